@@ -1,0 +1,29 @@
+"""The contract between a served detector and its clients, the same for every family.
+
+Ensemble ``NAME``::
+
+    IMAGE           BYTES [1]     an encoded picture: JPEG, PNG, WebP or BMP
+    num_detections  INT32 [1]     how many rows below are detections
+    boxes           FP32  [M,4]   x1,y1,x2,y2 in pixels of the upright original picture, clipped to it
+    scores          FP32  [M]     descending, 0 in the padding
+    classes         INT32 [M]     -1 in the padding
+
+M is the card's ``max_detections``. Request parameters ``score_threshold``, ``iou_threshold`` and
+``max_detections`` override the card's for one request. The card itself is JSON in the ensemble's
+configuration, under ``parameters`` / :data:`CARD_PARAMETER`.
+"""
+
+from __future__ import annotations
+
+IMAGE = "IMAGE"
+NUM_DETECTIONS = "num_detections"
+BOXES = "boxes"
+SCORES = "scores"
+CLASSES = "classes"
+OUTPUTS = (NUM_DETECTIONS, BOXES, SCORES, CLASSES)
+
+CARD_PARAMETER = "detserve_card"
+
+SCORE_THRESHOLD = "score_threshold"
+IOU_THRESHOLD = "iou_threshold"
+MAX_DETECTIONS = "max_detections"

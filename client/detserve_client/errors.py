@@ -1,0 +1,77 @@
+"""Everything detserve raises on purpose.
+
+::
+
+    DetserveError                     a mistake somebody can mend; its text is one sentence
+    ├── CardError                     a detector card that is wrong or contradicts the graph
+    ├── SourceError                   a picture source that cannot be read on this side
+    ├── MissingExtra                  an optional library is needed and not installed
+    └── InferenceError                the server, or the way to it, gave no detections
+        ├── ServerUnavailable         connection refused, connection lost, server not ready
+        ├── DeadlineExceeded          no answer in time
+        ├── ModelNotFound             no such model, or not loaded
+        ├── RequestRejected           the server says that the request is wrong (a bad picture, wrong dtype)
+        ├── Overloaded                the server's queue is full or the request waited too long there
+        ├── AccessDenied              the server or gateway refuses this client
+        ├── ServerFault               the server failed in a way the request is not to blame for
+        └── ContractViolation         the answer does not follow the detserve contract
+
+A bug of detserve is any other exception; it keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class DetserveError(Exception):
+    """A mistake somebody can mend. ``str(error)`` is one sentence: what came, what was expected, the mend."""
+
+
+class CardError(DetserveError):
+    """A detector card is wrong or contradicts its graph."""
+
+
+class SourceError(DetserveError):
+    """A picture source cannot be read on this side."""
+
+
+class MissingExtra(DetserveError):
+    """An optional library is needed and not installed."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library} is not installed; install it with: pip install 'detserve[{extra}]'")
+
+
+class InferenceError(DetserveError):
+    """The server, or the way to it, gave no detections."""
+
+
+class ServerUnavailable(InferenceError):
+    """Connection refused, connection lost, or the server is not ready."""
+
+
+class DeadlineExceeded(InferenceError):
+    """No answer came in time."""
+
+
+class ModelNotFound(InferenceError):
+    """The server has no such model, or has not loaded it."""
+
+
+class RequestRejected(InferenceError):
+    """The server says that the request is wrong: a picture that cannot be decoded, a wrong dtype."""
+
+
+class Overloaded(InferenceError):
+    """The server's queue is full, or the request waited there for too long."""
+
+
+class AccessDenied(InferenceError):
+    """The server or gateway refuses this client."""
+
+
+class ServerFault(InferenceError):
+    """The server failed in a way the request is not to blame for."""
+
+
+class ContractViolation(InferenceError):
+    """The answer does not follow the detserve contract."""

@@ -1,0 +1,1 @@
+"""From a running server to numbers: speed and accuracy."""
