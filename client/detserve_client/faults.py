@@ -53,7 +53,7 @@ BY_HTTP_STATUS: dict[int, type[InferenceError]] = {
     504: DeadlineExceeded,
 }
 
-# What Triton says is clearer than its status: a full queue is UNAVAILABLE, an error of a python model INTERNAL.
+# What Triton says is clearer than its status: a full queue is UNAVAILABLE, a python model's error INTERNAL.
 BY_TEXT: tuple[tuple[re.Pattern[str], type[InferenceError]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
     for pattern, kind in (
