@@ -52,7 +52,7 @@ SAID_OVER_GRPC = [
     ("INTERNAL", "in ensemble 'pets', boom", ServerFault),
     (
         "INVALID_ARGUMENT",
-        "[request id: <id_unknown>] inference input 'IMAGE' data-type is 'FP32', but model 'pets' expects 'BYTES'",
+        "[request id: <id_unknown>] inference input 'IMAGE' data-type is 'FP32', but model expects 'BYTES'",
         RequestRejected,
     ),
     ("RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (9 vs. 4)", RequestRejected),
@@ -97,7 +97,7 @@ def test_a_rejected_picture_reads_as_one_sentence() -> None:
     [
         ("[request id: 3] in ensemble 'pets', no room", "no room"),
         (
-            "in ensemble 'pets', Failed to process the request(s) for model instance 'pets_step_0_0', message: "
+            "in ensemble 'pets', Failed to process the request(s) for model instance 's_0_0', message: "
             "RuntimeError: boom\n\nAt:\n  /repo/model.py(17): execute\n",
             "RuntimeError: boom",
         ),

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
-from test_detections import detections
 
 from detserve_client import Card, ContractViolation, Detections, RequestRejected
 from detserve_client.wire import (
@@ -17,6 +16,7 @@ from detserve_client.wire import (
     picture_tensor,
     request_parameters,
 )
+from tests.client.test_detections import detections
 
 
 @given(detections())
@@ -38,7 +38,8 @@ def test_padding_keeps_the_best(found: Detections) -> None:
         ("boxes", None, "output boxes is missing; it has num_detections, scores, classes"),
         ("boxes", np.zeros((1, 5, 4)), r"boxes is float64 \[1, 5, 4\]; expected float32 \[1, 5, 4\]"),
         ("boxes", np.zeros((5, 4), np.float32), r"boxes is float32 \[5, 4\]; expected float32 \[1, 5, 4\]"),
-        ("scores", np.zeros((), np.float32), r"scores is float32 \[\]"),
+        ("num_detections", np.zeros((), np.int32), r"num_detections is int32 \[\]; expected int32 \[1, 1\]"),
+        ("scores", np.zeros((), np.float32), "breaks the contract"),
         ("scores", np.zeros((2, 5), np.float32), r"expected float32 \[1, 5\]"),
         ("classes", np.zeros((1, 4), np.int32), r"classes is int32 \[1, 4\]; expected int32 \[1, 5\]"),
         ("num_detections", np.array([[6]], np.int32), "num_detections is 6; expected 0 to 5"),
