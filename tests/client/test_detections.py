@@ -101,7 +101,7 @@ def test_filter_mistakes(found: Detections) -> None:
     with pytest.raises(ValueError, match="no class 'horse'; it has cat, dog, bicycle"):
         found.of("horse")
     with pytest.raises(ValueError, match=r"the mask is int64 \(2,\); expected bool \(2,\)"):
-        found[np.array([0, 1])]  # type: ignore[index]
+        found[np.array([0, 1])]
 
 
 @given(detections())
@@ -146,6 +146,7 @@ def test_supervision_detections(found: Detections) -> None:
     rows = found.to_supervision()
     assert np.array_equal(rows.xyxy, found.boxes)
     assert list(rows.data["class_name"]) == ["dog", "cat"]
+    assert rows.class_id is not None
     assert rows.class_id.tolist() == [1, 0]
 
 
