@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -12,6 +13,8 @@ from rich.table import Table
 
 from detserve_server.embedded import RunningServer, embedded_server
 from detserve_server.ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
+
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -32,7 +35,8 @@ def serve(
     For one machine and for tests: production is the container of docker-compose.yml.
     """
     console = Console()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, _interrupt_once)
     try:
         with embedded_server(
             repository,
@@ -47,6 +51,13 @@ def serve(
             server.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")
+
+
+def _interrupt_once(_number: int, _frame: FrameType | None) -> None:
+    """Begin a clean stop which a second signal (``timeout`` sends two) does not break off."""
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _table(server: RunningServer) -> Table:
