@@ -1,4 +1,4 @@
-"""The detector card (``card.json`` beside the ONNX): what must be known about a detector beside its weights."""
+"""The detector card: what must be known about a detector beside its weights; card.json beside the ONNX."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Card(_Strict):
     labels: Annotated[list[str], Field(min_length=1)]
     thresholds: Thresholds = Thresholds()
     candidates: Annotated[int, Field(gt=0)] = 1000
-    max_picture_pixels: Annotated[int, Field(gt=0)] = 100_000_000
+    max_picture_pixels: Annotated[int, Field(gt=0)] = 50_000_000
     origin: Origin = Origin()
 
     @classmethod
