@@ -125,9 +125,10 @@ def test_a_model_that_raises_gives_its_sentence_and_keeps_the_log(tmp_path: Path
 
 
 def test_a_model_without_its_file_does_not_hang(tmp_path: Path) -> None:
-    write_repository(tmp_path)
-    (tmp_path / "tiny_preprocess/1/model.py").unlink()
-    with pytest.raises(ServerStartError, match="Python model file not found"), embedded_server(tmp_path):
+    models = write_repository(tmp_path / "models")
+    (models / "tiny_preprocess/1/model.py").unlink()
+    started = embedded_server(models, log_file=tmp_path / "triton.log")
+    with pytest.raises(ServerStartError, match="Python model file not found"), started:
         pass
 
 
@@ -149,8 +150,9 @@ def test_a_missing_repository_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_a_server_that_is_killed_while_serving_is_noticed(tiny: Path) -> None:
-    with pytest.raises(ServerStopped, match="was ended by SIGKILL"), embedded_server(tiny) as server:
+def test_a_server_that_is_killed_while_serving_is_noticed(tiny: Path, tmp_path: Path) -> None:
+    started = embedded_server(tiny, log_file=tmp_path / "triton.log")
+    with pytest.raises(ServerStopped, match="was ended by SIGKILL"), started as server:
         os.kill(server.pid, signal.SIGKILL)
         server.wait()
     assert not _group_is_alive(server.pid)
@@ -163,12 +165,13 @@ def test_an_exception_in_the_block_stops_the_server(tiny: Path) -> None:
     assert not _group_is_alive(server.pid)
 
 
-def test_nothing_survives_a_parent_that_is_killed(tiny: Path) -> None:
+def test_nothing_survives_a_parent_that_is_killed(tiny: Path, tmp_path: Path) -> None:
     program = textwrap.dedent(
         f"""
         import pathlib, time
         from detserve_server.embedded import embedded_server
-        with embedded_server(pathlib.Path({str(tiny)!r})) as server:
+        log = pathlib.Path({str(tmp_path / "triton.log")!r})
+        with embedded_server(pathlib.Path({str(tiny)!r}), log_file=log) as server:
             print(server.pid, server.region_prefix, flush=True)
             time.sleep(600)
         """
