@@ -1,0 +1,80 @@
+"""The command line and environment of the embedded tritonserver."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from detserve_server.distribution import TritonDistribution, site_packages
+from detserve_server.ports import LOOPBACK
+
+#: Closed on gRPC and HTTP alike: what changes the server, and what reads files or memory of this machine.
+CLOSED_PROTOCOLS = ("shared-memory", "model-repository", "trace", "logging")
+
+#: glibc gives every picture buffer back to the kernel and asks for it again at the next request; with these it
+#: keeps them (see README, "What costs time").
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "2147483648",
+    "MALLOC_TOP_PAD_": "67108864",
+}
+
+
+def server_arguments(
+    binary: Path,
+    repository: Path,
+    *,
+    backends: Path,
+    grpc_port: int,
+    http_port: int,
+    metrics_port: int,
+    region_prefix: str,
+    models: Sequence[str] | None = None,
+) -> list[str]:
+    """The command line: loopback only, no model control, closed protocols, strict readiness."""
+    closed = f"{','.join(CLOSED_PROTOCOLS)}:detserve-{secrets.token_hex(4)}={secrets.token_hex(16)}"
+    control = ["none"] if models is None else ["explicit", *(f"--load-model={name}" for name in models)]
+    return [
+        str(binary),
+        f"--model-repository={repository}",
+        f"--model-control-mode={control[0]}",
+        *control[1:],
+        "--disable-auto-complete-config",
+        "--strict-readiness=true",
+        "--exit-on-error=true",
+        "--exit-timeout-secs=5",
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={region_prefix}",
+        f"--grpc-address={LOOPBACK}",
+        f"--grpc-port={grpc_port}",
+        f"--grpc-restricted-protocol={closed}",
+        f"--http-address={LOOPBACK}",
+        f"--http-port={http_port}",
+        f"--http-restricted-api={closed}",
+        f"--http-thread-count={min(8, 2 * (os.cpu_count() or 4))}",
+        f"--metrics-address={LOOPBACK}",
+        f"--metrics-port={metrics_port}",
+        "--metrics-config=summary_latencies=true",
+        "--allow-gpu-metrics=false",
+        "--log-format=ISO8601",
+    ]
+
+
+def server_environment(found: TritonDistribution, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The inherited environment with what tritonserver and its Python stubs need.
+
+    The stubs import numpy, cv2 and onnxruntime from the packages of the running Python, and leave no
+    ``__pycache__`` in the repository.
+    """
+    libraries = [*map(str, found.library_path), *filter(None, [inherited.get("LD_LIBRARY_PATH")])]
+    packages = [*map(str, site_packages()), *filter(None, [inherited.get("PYTHONPATH")])]
+    return {
+        **inherited,
+        **ALLOCATOR,
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+        "PYTHONPATH": os.pathsep.join(packages),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -1,0 +1,91 @@
+"""Where the tritonserver binary, its libraries and its Python stub are in this environment."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from detserve_client.errors import MissingExtra
+
+from detserve_server.errors import ServerStartError
+
+PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@dataclass(frozen=True)
+class TritonDistribution:
+    """The files of the ``nvidia-pytriton`` wheel and of this Python that the embedded server needs."""
+
+    version: str
+    binary: Path
+    libs_dir: Path
+    python_backend_dir: Path
+    stub: Path
+    libpython_dir: Path | None
+
+    @property
+    def library_path(self) -> list[Path]:
+        """What the dynamic linker must search, in order."""
+        return [self.libs_dir, *([self.libpython_dir] if self.libpython_dir else [])]
+
+
+def find_distribution() -> TritonDistribution:
+    """Find the wheel's files without importing it.
+
+    Raises :class:`MissingExtra` when the wheel is not installed, :class:`ServerStartError` when it carries no stub
+    for the running Python.
+    """
+    try:
+        wheel = distribution("nvidia-pytriton")
+    except PackageNotFoundError:
+        raise MissingExtra("nvidia-pytriton", "server") from None
+    site_dir = Path(str(wheel.locate_file("")))
+    triton_dir = site_dir / "pytriton" / "tritonserver"
+    found = TritonDistribution(
+        version=wheel.version,
+        binary=triton_dir / "bin" / "tritonserver",
+        libs_dir=site_dir / "nvidia_pytriton.libs",
+        python_backend_dir=triton_dir / "backends" / "python",
+        stub=triton_dir / "python_backend_stubs" / PYTHON_VERSION / "triton_python_backend_stub",
+        libpython_dir=libpython_dir(),
+    )
+    if not found.binary.is_file():
+        raise ServerStartError(
+            f"nvidia-pytriton {wheel.version} carries no tritonserver at {found.binary}; reinstall it from its Linux wheel"
+        )
+    if not found.stub.is_file():
+        versions = ", ".join(sorted(path.name for path in found.stub.parent.parent.glob("3.*")))
+        raise ServerStartError(
+            f"nvidia-pytriton {wheel.version} has no Python backend for Python {PYTHON_VERSION} "
+            f"(it has {versions}); run detserve with one of these"
+        )
+    return found
+
+
+def libpython_dir() -> Path | None:
+    """The folder of the running Python's shared library, or ``None`` where the system linker must find it."""
+    folder = Path(sysconfig.get_config_var("LIBDIR") or "/nowhere")
+    return folder if list(folder.glob(f"libpython{PYTHON_VERSION}.so*")) else None
+
+
+def site_packages() -> list[Path]:
+    """The folders this Python imports installed packages from, in order."""
+    return [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+
+
+@contextmanager
+def assembled_backends(found: TritonDistribution) -> Iterator[Path]:
+    """A temporary backend directory holding the python backend with the stub of the running Python."""
+    with TemporaryDirectory(prefix="detserve-backends-") as folder:
+        python = Path(folder) / "python"
+        python.mkdir()
+        for source in (*found.python_backend_dir.iterdir(), found.stub):
+            if source.is_file():
+                (python / source.name).symlink_to(source)
+        yield Path(folder)

@@ -1,0 +1,206 @@
+"""A real Triton server on this machine, for as long as a ``with`` block runs."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from detserve_server import guard
+from detserve_server.command_line import server_arguments, server_environment
+from detserve_server.distribution import assembled_backends, find_distribution
+from detserve_server.errors import ServerStartError
+from detserve_server.logs import cause_of_death
+from detserve_server.ports import LOOPBACK, choose_ports
+from detserve_server.repository import ModelOutline, check_names, read_repository, with_steps
+from detserve_server.shared_memory import MIB, free_bytes, remove_regions, start_bytes
+
+_POLL_S = 0.05
+_STOP_S = 10.0
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """Where a running server listens. ``models`` are the names it loaded."""
+
+    grpc_url: str
+    http_url: str
+    metrics_url: str
+    pid: int
+    models: tuple[str, ...]
+    log_file: Path
+    region_prefix: str
+
+
+@contextmanager
+def embedded_server(
+    repository: Path,
+    *,
+    grpc_port: int | None = None,
+    http_port: int | None = None,
+    metrics_port: int | None = None,
+    models: Sequence[str] | None = None,
+    ready_timeout_s: float = 120,
+    log_file: Path | None = None,
+) -> Iterator[RunningServer]:
+    """Serve a model repository on 127.0.0.1 until the block ends.
+
+    Ports that are not given are chosen. ``models`` loads only these, with the models their ensembles are made of.
+    The server's log goes to ``log_file`` or to a temporary file, which is kept only when the server fails.
+
+    Raises :class:`ServerStartError`: no repository or model there, no room in ``/dev/shm``, a port in use, a model
+    that does not load, no readiness in ``ready_timeout_s``.
+    """
+    repository = Path(repository).resolve()
+    serving = _check_repository(repository, models)
+    ports = choose_ports({"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port})
+    found = find_distribution()
+    region_prefix = f"detserve_{os.getpid()}_{secrets.token_hex(4)}_"
+    with assembled_backends(found) as backends, _log(log_file) as log:
+        arguments = server_arguments(
+            found.binary,
+            repository,
+            backends=backends,
+            grpc_port=ports["gRPC"],
+            http_port=ports["HTTP"],
+            metrics_port=ports["metrics"],
+            region_prefix=region_prefix,
+            models=models,
+        )
+        with _process(
+            arguments, server_environment(found, os.environ), log, region_prefix, backends
+        ) as process:
+            _wait_until_ready(process, ports["HTTP"], ready_timeout_s, log)
+            yield RunningServer(
+                grpc_url=f"grpc://{LOOPBACK}:{ports['gRPC']}",
+                http_url=f"http://{LOOPBACK}:{ports['HTTP']}",
+                metrics_url=f"http://{LOOPBACK}:{ports['metrics']}/metrics",
+                pid=process.pid,
+                models=tuple(model.name for model in serving),
+                log_file=log,
+                region_prefix=region_prefix,
+            )
+
+
+def _check_repository(repository: Path, models: Sequence[str] | None) -> list[ModelOutline]:
+    """The models that will be served; raises when something is sure to stop them from loading."""
+    present = read_repository(repository)
+    if models is not None:
+        check_names(present, list(models), repository)
+        present = with_steps(present, list(models))
+    needed, free = start_bytes(present), free_bytes()
+    if free < needed:
+        raise ServerStartError(
+            f"/dev/shm has {free / MIB:.1f} MiB free and these models need {needed / MIB:.0f} MiB to start; "
+            f"enlarge it (docker run --shm-size) or serve fewer instances"
+        )
+    return present
+
+
+@contextmanager
+def _log(log_file: Path | None) -> Iterator[Path]:
+    """The log's path; a temporary one is removed unless the server failed."""
+    if log_file is not None:
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            log_file.touch()
+        except OSError as error:
+            raise ServerStartError(f"the log {log_file} cannot be written ({error.strerror})") from None
+        yield log_file
+        return
+    handle, name = tempfile.mkstemp(prefix="detserve-triton-", suffix=".log")
+    os.close(handle)
+    try:
+        yield Path(name)
+    except ServerStartError:
+        raise
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _process(
+    arguments: list[str], environment: dict[str, str], log: Path, region_prefix: str, folder: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the server in a process group of its own, and end the whole group."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            arguments,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    watcher = None
+    try:
+        watcher = _start_guard(process.pid, region_prefix, folder)
+        yield process
+    finally:
+        _stop(process)
+        remove_regions(region_prefix)
+        if watcher is not None:
+            watcher.kill()
+            watcher.wait()
+
+
+def _start_guard(server_pid: int, region_prefix: str, folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-I", "-S", guard.__file__]
+    return subprocess.Popen(
+        [*command, str(os.getpid()), str(server_pid), region_prefix, str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_S)
+    deadline = time.monotonic() + 2
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            process.poll()
+            time.sleep(_POLL_S)
+    process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], http_port: int, timeout_s: float, log: Path) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not _is_ready(http_port):
+        if process.poll() is not None:
+            raise ServerStartError(f"{_cause(log)}; the whole log is at {log}")
+        if time.monotonic() > deadline:
+            raise ServerStartError(f"the server was not ready after {timeout_s:g} s; its log is at {log}")
+        time.sleep(_POLL_S)
+
+
+def _is_ready(http_port: int) -> bool:
+    connection = http.client.HTTPConnection(LOOPBACK, http_port, timeout=2)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _cause(log: Path) -> str:
+    return cause_of_death(log.read_text(encoding="utf-8", errors="replace"))

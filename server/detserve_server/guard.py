@@ -1,0 +1,43 @@
+"""Runs beside the embedded server and ends it if the Python that started it dies without doing so.
+
+Started as a script with the standard library only: ``guard.py PARENT_PID SERVER_PID REGION_PREFIX FOLDER``.
+The kernel's parent-death signal would not do: it fires when the *thread* that started the server ends, and it
+leaves the shared memory and the temporary folder behind.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+_INTERVAL_S = 0.3
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def guard(parent_pid: int, server_pid: int, region_prefix: str, folder: str) -> None:
+    """Return when the server has ended; when the parent ends first, end the server's whole process group."""
+    while os.getppid() == parent_pid:
+        if not _alive(server_pid):
+            return
+        time.sleep(_INTERVAL_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server_pid, signal.SIGKILL)
+    time.sleep(_INTERVAL_S)
+    for path in Path("/dev/shm").glob("*"):  # noqa: S108
+        if path.name.startswith(region_prefix):
+            path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    guard(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -1,0 +1,110 @@
+"""Reading a Triton model repository from outside: which models, which of them run in Python, what they need."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detserve_server.errors import ServerStartError
+
+_ELEMENT_BYTES = {
+    "TYPE_BOOL": 1, "TYPE_UINT8": 1, "TYPE_INT8": 1,
+    "TYPE_UINT16": 2, "TYPE_INT16": 2, "TYPE_FP16": 2, "TYPE_BF16": 2,
+    "TYPE_UINT32": 4, "TYPE_INT32": 4, "TYPE_FP32": 4,
+    "TYPE_UINT64": 8, "TYPE_INT64": 8, "TYPE_FP64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelOutline:
+    """What detserve needs to know of one ``config.pbtxt``.
+
+    ``backend`` is "" and ``steps`` names the composing models when the model is an ensemble.
+    ``fixed_tensor_bytes`` is the size of one batch item's inputs and outputs with fixed dimensions;
+    ``open_tensors`` counts the others (strings, dimension -1).
+    """
+
+    name: str
+    backend: str
+    max_batch_size: int = 0
+    instances: int = 1
+    fixed_tensor_bytes: int = 0
+    open_tensors: int = 0
+    steps: tuple[str, ...] = field(default=())
+
+
+def read_repository(folder: Path) -> list[ModelOutline]:
+    """Outline every model of a repository, in order of name.
+
+    Raises :class:`ServerStartError` when the folder does not exist, holds no model, or holds a ``config.pbtxt`` that
+    cannot be parsed.
+    """
+    if not folder.is_dir():
+        raise ServerStartError(
+            f"the model repository {folder} does not exist; give the folder that holds the models"
+        )
+    configs = sorted(folder.glob("*/config.pbtxt"))
+    if not configs:
+        raise ServerStartError(
+            f"{folder} holds no model; expected folders with a config.pbtxt, as made by: detserve build"
+        )
+    return [read_model(path) for path in configs]
+
+
+def read_model(config_file: Path) -> ModelOutline:
+    """Outline one model; raises :class:`ServerStartError` when its ``config.pbtxt`` cannot be parsed."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        config = text_format.Parse(config_file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ServerStartError(
+            f"{config_file} is no model configuration ({error}); build the model again"
+        ) from None
+    tensors = [*config.input, *config.output]
+    sizes = [_tensor_bytes(model_config_pb2.DataType.Name(one.data_type), list(one.dims)) for one in tensors]
+    return ModelOutline(
+        name=config.name or config_file.parent.name,
+        backend=config.backend,
+        max_batch_size=config.max_batch_size,
+        instances=_instances(config),
+        fixed_tensor_bytes=sum(size for size in sizes if size is not None),
+        open_tensors=sum(size is None for size in sizes),
+        steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
+    )
+
+
+def _tensor_bytes(data_type: str, dims: list[int]) -> int | None:
+    if data_type not in _ELEMENT_BYTES or any(dim < 0 for dim in dims):
+        return None
+    return math.prod(dims) * _ELEMENT_BYTES[data_type]
+
+
+def _instances(config: Any) -> int:
+    """Triton's own default for a group without a count: one instance (two for KIND_CPU without auto-complete)."""
+    counts = [max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group]
+    return sum(counts) or 1
+
+
+def check_names(models: list[ModelOutline], wanted: list[str], folder: Path) -> None:
+    """Raise :class:`ServerStartError` naming the first wanted model that the repository does not have."""
+    present = [model.name for model in models]
+    for name in wanted:
+        if name not in present:
+            raise ServerStartError(f"{folder} has no model {name!r}; it has {', '.join(present)}")
+
+
+def with_steps(models: list[ModelOutline], wanted: list[str]) -> list[ModelOutline]:
+    """The wanted models and, for ensembles, the models they are made of."""
+    by_name = {model.name: model for model in models}
+    chosen: dict[str, ModelOutline] = {}
+    waiting = list(wanted)
+    while waiting:
+        name = waiting.pop(0)
+        if name in by_name and name not in chosen:
+            chosen[name] = by_name[name]
+            waiting.extend(by_name[name].steps)
+    return list(chosen.values())
