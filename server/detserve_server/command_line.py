@@ -7,14 +7,13 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detserve_server.distribution import TritonDistribution, site_packages
+from detserve_server.distribution import TritonDistribution
 from detserve_server.ports import LOOPBACK
 
 #: Closed on gRPC and HTTP alike: what changes the server, and what reads files or memory of this machine.
 CLOSED_PROTOCOLS = ("shared-memory", "model-repository", "trace", "logging")
 
-#: glibc gives every picture buffer back to the kernel and asks for it again at the next request; with these it
-#: keeps them (see README, "What costs time").
+#: By default glibc gives every picture buffer back to the kernel and asks for it again at the next request.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "2147483648",
@@ -65,16 +64,14 @@ def server_arguments(
 def server_environment(found: TritonDistribution, inherited: Mapping[str, str]) -> dict[str, str]:
     """The inherited environment with what tritonserver and its Python stubs need.
 
-    The stubs import numpy, cv2 and onnxruntime from the packages of the running Python, and leave no
-    ``__pycache__`` in the repository.
+    The stubs embed an isolated interpreter, which ignores ``PYTHONPATH``: it takes the standard library and the
+    packages (numpy, cv2, onnxruntime) of the first ``python3`` on ``PATH``.
     """
     libraries = [*map(str, found.library_path), *filter(None, [inherited.get("LD_LIBRARY_PATH")])]
-    packages = [*map(str, site_packages()), *filter(None, [inherited.get("PYTHONPATH")])]
+    programs = [str(found.interpreter_dir), *filter(None, [inherited.get("PATH")])]
     return {
         **inherited,
         **ALLOCATOR,
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-        "PYTHONPATH": os.pathsep.join(packages),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join(programs),
     }

@@ -27,6 +27,7 @@ class TritonDistribution:
     libs_dir: Path
     python_backend_dir: Path
     stub: Path
+    interpreter_dir: Path
     libpython_dir: Path | None
 
     @property
@@ -38,8 +39,8 @@ class TritonDistribution:
 def find_distribution() -> TritonDistribution:
     """Find the wheel's files without importing it.
 
-    Raises :class:`MissingExtra` when the wheel is not installed, :class:`ServerStartError` when it carries no stub
-    for the running Python.
+    Raises :class:`MissingExtra` when the wheel is not installed, :class:`ServerStartError` when it does not fit
+    the running Python.
     """
     try:
         wheel = distribution("nvidia-pytriton")
@@ -53,17 +54,23 @@ def find_distribution() -> TritonDistribution:
         libs_dir=site_dir / "nvidia_pytriton.libs",
         python_backend_dir=triton_dir / "backends" / "python",
         stub=triton_dir / "python_backend_stubs" / PYTHON_VERSION / "triton_python_backend_stub",
+        interpreter_dir=Path(sys.executable).parent,
         libpython_dir=libpython_dir(),
     )
     if not found.binary.is_file():
         raise ServerStartError(
-            f"nvidia-pytriton {wheel.version} carries no tritonserver at {found.binary}; reinstall it from its Linux wheel"
+            f"nvidia-pytriton {wheel.version} has no file {found.binary}; reinstall it from its Linux wheel"
         )
     if not found.stub.is_file():
         versions = ", ".join(sorted(path.name for path in found.stub.parent.parent.glob("3.*")))
         raise ServerStartError(
             f"nvidia-pytriton {wheel.version} has no Python backend for Python {PYTHON_VERSION} "
             f"(it has {versions}); run detserve with one of these"
+        )
+    if not (found.interpreter_dir / "python3").exists():
+        raise ServerStartError(
+            f"{found.interpreter_dir} has no python3, by which the server finds this Python's packages; "
+            f"run detserve from a virtual environment"
         )
     return found
 
@@ -72,11 +79,6 @@ def libpython_dir() -> Path | None:
     """The folder of the running Python's shared library, or ``None`` where the system linker must find it."""
     folder = Path(sysconfig.get_config_var("LIBDIR") or "/nowhere")
     return folder if list(folder.glob(f"libpython{PYTHON_VERSION}.so*")) else None
-
-
-def site_packages() -> list[Path]:
-    """The folders this Python imports installed packages from, in order."""
-    return [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from detserve_server.errors import ServerStartError
 from detserve_server.logs import cause_of_death
 from detserve_server.ports import LOOPBACK, choose_ports
 from detserve_server.repository import ModelOutline, check_names, read_repository, with_steps
-from detserve_server.shared_memory import MIB, free_bytes, remove_regions, start_bytes
+from detserve_server.shared_memory import MIB, SHM_DIR, free_bytes, remove_regions, start_bytes
 
 _POLL_S = 0.05
 _STOP_S = 10.0
@@ -55,11 +55,11 @@ def embedded_server(
 ) -> Iterator[RunningServer]:
     """Serve a model repository on 127.0.0.1 until the block ends.
 
-    Ports that are not given are chosen. ``models`` loads only these, with the models their ensembles are made of.
-    The server's log goes to ``log_file`` or to a temporary file, which is kept only when the server fails.
+    Ports that are not given are chosen. ``models`` loads only these, with the steps of their ensembles. The
+    server's log goes to ``log_file`` or to a temporary file, which is kept only when the server fails.
 
-    Raises :class:`ServerStartError`: no repository or model there, no room in ``/dev/shm``, a port in use, a model
-    that does not load, no readiness in ``ready_timeout_s``.
+    Raises :class:`ServerStartError`: no repository or model there, no room in ``/dev/shm``, a port in use, a
+    model that does not load, no readiness in ``ready_timeout_s``.
     """
     repository = Path(repository).resolve()
     serving = _check_repository(repository, models)
@@ -101,7 +101,7 @@ def _check_repository(repository: Path, models: Sequence[str] | None) -> list[Mo
     needed, free = start_bytes(present), free_bytes()
     if free < needed:
         raise ServerStartError(
-            f"/dev/shm has {free / MIB:.1f} MiB free and these models need {needed / MIB:.0f} MiB to start; "
+            f"{SHM_DIR} has {free / MIB:.1f} MiB free and these models need {needed / MIB:.0f} MiB to start; "
             f"enlarge it (docker run --shm-size) or serve fewer instances"
         )
     return present

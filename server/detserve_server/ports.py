@@ -9,8 +9,8 @@ from detserve_server.errors import PortTaken, ServerStartError
 
 LOOPBACK = "127.0.0.1"
 
-# Below the range Linux takes for outgoing connections (32768 up): Triton binds its ports seconds after they are
-# chosen, and an outgoing connection of any process could take one of that range meanwhile.
+# Below the range Linux takes for outgoing connections (32768 up): Triton binds its ports seconds after they
+# are chosen, and an outgoing connection of any process could take one of that range meanwhile.
 _CHOICE = range(20_000, 32_000)
 
 
@@ -28,8 +28,8 @@ def is_free(port: int) -> bool:
 def choose_ports(wanted: dict[str, int | None]) -> dict[str, int]:
     """Keep the ports that are given, choose free ones for those that are ``None``.
 
-    ``wanted`` maps what the port is for ("gRPC") to its number. Raises :class:`PortTaken` when a given port is
-    in use or given twice.
+    ``wanted`` maps what the port is for ("gRPC") to its number. Raises :class:`PortTaken` when a given port
+    is in use or given twice.
     """
     chosen: dict[str, int] = {}
     for purpose, port in wanted.items():

@@ -1,4 +1,4 @@
-"""Reading a Triton model repository from outside: which models, which of them run in Python, what they need."""
+"""Reading a Triton model repository from outside: which models, how they are run, what they need."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ModelOutline:
 def read_repository(folder: Path) -> list[ModelOutline]:
     """Outline every model of a repository, in order of name.
 
-    Raises :class:`ServerStartError` when the folder does not exist, holds no model, or holds a ``config.pbtxt`` that
-    cannot be parsed.
+    Raises :class:`ServerStartError` when the folder does not exist, holds no model, or holds a ``config.pbtxt``
+    that cannot be parsed.
     """
     if not folder.is_dir():
         raise ServerStartError(
@@ -84,7 +84,6 @@ def _tensor_bytes(data_type: str, dims: list[int]) -> int | None:
 
 
 def _instances(config: Any) -> int:
-    """Triton's own default for a group without a count: one instance (two for KIND_CPU without auto-complete)."""
     counts = [max(1, group.count) * max(1, len(group.gpus)) for group in config.instance_group]
     return sum(counts) or 1
 

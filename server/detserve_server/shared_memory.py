@@ -27,8 +27,8 @@ def start_bytes(models: Iterable[ModelOutline]) -> int:
 def shm_size_bytes(models: Iterable[ModelOutline], *, open_tensor_bytes: int = OPEN_TENSOR_BYTES) -> int:
     """Bytes of shared memory to give a server of these models, rounded up to 64 MiB.
 
-    Every instance of a python model has a region of 1 MiB which grows to hold the inputs and outputs of two full
-    batches: the one it computes and the one whose outputs the next step still reads. So::
+    Every instance of a python model has a region of 1 MiB which grows to hold the inputs and outputs of two
+    full batches: the one it computes and the one whose outputs the next step still reads. So::
 
         sum over python models: instances * (1 MiB + 2 * max_batch_size * bytes of one request's tensors)
     """
