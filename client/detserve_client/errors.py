@@ -4,13 +4,14 @@
 
     DetserveError                     a mistake somebody can mend; its text is one sentence
     ├── CardError                     a detector card that is wrong or contradicts the graph
+    ├── EndpointError                 an address of a server that cannot be understood
     ├── SourceError                   a picture source that cannot be read on this side
     ├── MissingExtra                  an optional library is needed and not installed
     └── InferenceError                the server, or the way to it, gave no detections
         ├── ServerUnavailable         connection refused, connection lost, server not ready
         ├── DeadlineExceeded          no answer in time
         ├── ModelNotFound             no such model, or not loaded
-        ├── RequestRejected           the server says that the request is wrong (a bad picture, wrong dtype)
+        ├── RequestRejected           the request is wrong: a bad picture, a threshold out of range
         ├── Overloaded                the server's queue is full or the request waited too long there
         ├── AccessDenied              the server or gateway refuses this client
         ├── ServerFault               the server failed in a way the request is not to blame for
@@ -28,6 +29,10 @@ class DetserveError(Exception):
 
 class CardError(DetserveError):
     """A detector card is wrong or contradicts its graph."""
+
+
+class EndpointError(DetserveError):
+    """The address of a server cannot be understood."""
 
 
 class SourceError(DetserveError):
@@ -58,7 +63,7 @@ class ModelNotFound(InferenceError):
 
 
 class RequestRejected(InferenceError):
-    """The server says that the request is wrong: a picture that cannot be decoded, a wrong dtype."""
+    """The request is wrong: a picture that cannot be decoded, a threshold out of range, a wrong dtype."""
 
 
 class Overloaded(InferenceError):

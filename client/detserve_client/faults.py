@@ -1,0 +1,131 @@
+"""What a server, or the way to it, says when it fails, as one of detserve's errors."""
+
+from __future__ import annotations
+
+import re
+
+from detserve_client.errors import (
+    AccessDenied,
+    ContractViolation,
+    DeadlineExceeded,
+    InferenceError,
+    ModelNotFound,
+    Overloaded,
+    RequestRejected,
+    ServerFault,
+    ServerUnavailable,
+)
+
+BY_GRPC_CODE: dict[str, type[InferenceError]] = {
+    "CANCELLED": ServerUnavailable,
+    "UNKNOWN": ServerFault,
+    "INVALID_ARGUMENT": RequestRejected,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "NOT_FOUND": ModelNotFound,
+    "ALREADY_EXISTS": ServerFault,
+    "PERMISSION_DENIED": AccessDenied,
+    "RESOURCE_EXHAUSTED": Overloaded,
+    "FAILED_PRECONDITION": ServerFault,
+    "ABORTED": ServerFault,
+    "OUT_OF_RANGE": RequestRejected,
+    "UNIMPLEMENTED": ContractViolation,
+    "INTERNAL": ServerFault,
+    "UNAVAILABLE": ServerUnavailable,
+    "DATA_LOSS": ServerFault,
+    "UNAUTHENTICATED": AccessDenied,
+}
+
+BY_HTTP_STATUS: dict[int, type[InferenceError]] = {
+    400: RequestRejected,
+    401: AccessDenied,
+    403: AccessDenied,
+    404: ModelNotFound,
+    407: AccessDenied,
+    408: DeadlineExceeded,
+    413: RequestRejected,
+    415: RequestRejected,
+    422: RequestRejected,
+    429: Overloaded,
+    500: ServerFault,
+    501: ContractViolation,
+    502: ServerUnavailable,
+    503: ServerUnavailable,
+    504: DeadlineExceeded,
+}
+
+# What Triton says is clearer than its status: a full queue is UNAVAILABLE, an error of a python model INTERNAL.
+BY_TEXT: tuple[tuple[re.Pattern[str], type[InferenceError]], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), kind)
+    for pattern, kind in (
+        (r"^picture\b|^parameter\b", RequestRejected),
+        (r"request for unknown model|has no available versions|model .* is not ready", ModelNotFound),
+        (r"exceeds maximum queue size|request timeout expired", Overloaded),
+        (r"(protocol|api) is restricted", AccessDenied),
+        (r"message larger than max", RequestRejected),
+        (r"^unexpected (shape|data ?type) for input|^\[.*\] unexpected shape", RequestRejected),
+    )
+)
+
+_PREFIX = re.compile(
+    r"""^(?:
+        \[request\ id:[^\]]*\]\s*
+        | in\ ensemble\ '[^']*',\s*
+        | failed\ to\ process\ the\ request\(s\)\ for\ model\ (?:instance\ )?'[^']*',\s*message:\s*
+        | (?:TritonModelException|ValueError|TritonError|c_python_backend_utils\.TritonError):\s*
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def error_from_grpc(code: str, text: str, *, url: str, model: str) -> InferenceError:
+    """The error for a gRPC status: ``code`` is its name, e.g. ``UNAVAILABLE``; ``text`` its details."""
+    return _error(BY_GRPC_CODE.get(code, ServerFault), text or code, url, model)
+
+
+def error_from_http(status: int, text: str, *, url: str, model: str) -> InferenceError:
+    """The error for an HTTP status other than 200 and the server's words."""
+    by_class = {3: ContractViolation, 4: RequestRejected}.get(status // 100, ServerFault)
+    return _error(BY_HTTP_STATUS.get(status, by_class), text or f"HTTP status {status}", url, model)
+
+
+def unreachable(reason: str, *, url: str) -> ServerUnavailable:
+    """The error for a connection that is refused, lost or never made."""
+    return ServerUnavailable(_sentence(ServerUnavailable, reason, url, ""))
+
+
+def too_late(timeout_s: float, *, url: str) -> DeadlineExceeded:
+    """The error for an answer that did not come within ``timeout_s``."""
+    return DeadlineExceeded(f"no answer from {url} within {timeout_s:.3g} s")
+
+
+def plain(text: str) -> str:
+    """Triton's text without its prefixes and tracebacks, on one line and without a full stop."""
+    text = text.split("\n\nAt:\n")[0].strip()
+    while prefix := _PREFIX.match(text):
+        text = text[prefix.end() :]
+    text = text.rpartition("last error: ")[2]
+    return " ".join(text.split()).rstrip(".")
+
+
+def _error(kind: type[InferenceError], text: str, url: str, model: str) -> InferenceError:
+    text = plain(text)
+    for pattern, kind_by_text in BY_TEXT:
+        if pattern.search(text):
+            kind = kind_by_text
+            break
+    return kind(_sentence(kind, text, url, model))
+
+
+def _sentence(kind: type[InferenceError], text: str, url: str, model: str) -> str:
+    if kind is RequestRejected:
+        # A request has one picture, so its index in the batch says nothing.
+        return re.sub(r"^picture \d+\b:?", "the picture is rejected:", text)
+    return {
+        ServerUnavailable: f"{url} cannot be reached: {text}; is the server running there?",
+        DeadlineExceeded: f"no answer from {url} in time: {text}",
+        ModelNotFound: f"{url} has no model {model!r} ready: {text}",
+        Overloaded: f"{url} is overloaded: {text}",
+        AccessDenied: f"{url} refuses this client: {text}",
+        ServerFault: f"{url} failed: {text}",
+        ContractViolation: f"{url} does not answer as a Triton server: {text}",
+    }[kind]

@@ -1,0 +1,145 @@
+"""What goes over the wire and how it is read back.
+
+Nothing here does I/O, so that sync and async clients share it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detserve_client import contract
+from detserve_client.card import Card
+from detserve_client.detections import Detections
+from detserve_client.errors import CardError, ContractViolation, RequestRejected
+
+Outputs = Mapping[str, NDArray[Any]]
+"""The output tensors of one request by name, batch dimension included."""
+
+
+@dataclass(frozen=True)
+class DetectionRequest:
+    """One encoded picture for one model. ``parameters`` are Triton's request parameters."""
+
+    model: str
+    picture: bytes
+    parameters: Mapping[str, float | int] = field(default_factory=dict)
+
+
+def request_parameters(
+    score_threshold: float | None, iou_threshold: float | None, max_detections: int | None
+) -> dict[str, float | int]:
+    """Map what overrides the card for one request to request parameters; None leaves the card's value.
+
+    Raises:
+        RequestRejected: a value is out of range.
+    """
+    parameters: dict[str, float | int] = {}
+    for name, value in (
+        (contract.SCORE_THRESHOLD, score_threshold),
+        (contract.IOU_THRESHOLD, iou_threshold),
+    ):
+        if value is not None:
+            if not (math.isfinite(value) and 0 <= value <= 1):
+                raise RequestRejected(f"{name} is {value}; expected 0 to 1")
+            parameters[name] = float(value)
+    if max_detections is not None:
+        if max_detections < 1:
+            raise RequestRejected(f"{contract.MAX_DETECTIONS} is {max_detections}; expected 1 or more")
+        parameters[contract.MAX_DETECTIONS] = int(max_detections)
+    return parameters
+
+
+def picture_tensor(request: DetectionRequest) -> NDArray[np.object_]:
+    """The input tensor: object ``(1, 1)``, the encoded picture."""
+    tensor = np.empty((1, 1), np.object_)
+    tensor[0, 0] = request.picture
+    return tensor
+
+
+_DTYPES: dict[str, type[np.generic]] = {
+    contract.NUM_DETECTIONS: np.int32,
+    contract.BOXES: np.float32,
+    contract.SCORES: np.float32,
+    contract.CLASSES: np.int32,
+}
+
+
+def decode(outputs: Outputs, *, model: str, labels: tuple[str, ...]) -> Detections:
+    """Check the output tensors of one picture against the contract and cut off the padding.
+
+    Raises:
+        ContractViolation: a tensor is missing, has a wrong dtype or shape, or holds impossible values.
+    """
+    try:
+        return _decode(outputs, labels)
+    except ValueError as error:
+        raise ContractViolation(f"the answer of model {model!r} breaks the contract: {error}") from None
+
+
+def _decode(outputs: Outputs, labels: tuple[str, ...]) -> Detections:
+    for name in contract.OUTPUTS:
+        if name not in outputs:
+            raise ValueError(f"output {name} is missing; it has {', '.join(outputs) or 'none'}")
+    rows = outputs[contract.SCORES].shape[-1] if outputs[contract.SCORES].ndim else 0
+    shapes = {
+        contract.NUM_DETECTIONS: (1, 1),
+        contract.BOXES: (1, rows, 4),
+        contract.SCORES: (1, rows),
+        contract.CLASSES: (1, rows),
+    }
+    for name, shape in shapes.items():
+        tensor = outputs[name]
+        if tensor.dtype != _DTYPES[name] or tensor.shape != shape:
+            expected = f"{np.dtype(_DTYPES[name])} {list(shape)}"
+            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}; expected {expected}")
+    count = int(outputs[contract.NUM_DETECTIONS][0, 0])
+    if not 0 <= count <= rows:
+        raise ValueError(f"num_detections is {count}; expected 0 to {rows}")
+    scores = outputs[contract.SCORES][0, :count]
+    if (scores[1:] > scores[:-1]).any():
+        raise ValueError("scores are not in descending order")
+    boxes, classes = outputs[contract.BOXES][0, :count], outputs[contract.CLASSES][0, :count]
+    return Detections(boxes=boxes, scores=scores, classes=classes, labels=labels)
+
+
+def padded_outputs(detections: Detections, rows: int) -> dict[str, NDArray[Any]]:
+    """The inverse of :func:`decode`: the best ``rows`` detections as output tensors padded to ``rows``."""
+    order = np.argsort(-detections.scores, kind="stable")[:rows]
+    count = len(order)
+    boxes = np.zeros((1, rows, 4), np.float32)
+    scores = np.zeros((1, rows), np.float32)
+    classes = np.full((1, rows), -1, np.int32)
+    boxes[0, :count] = detections.boxes[order]
+    scores[0, :count] = detections.scores[order]
+    classes[0, :count] = detections.classes[order]
+    return {
+        contract.NUM_DETECTIONS: np.array([[count]], np.int32),
+        contract.BOXES: boxes,
+        contract.SCORES: scores,
+        contract.CLASSES: classes,
+    }
+
+
+def card_of(config: Mapping[str, Any], model: str) -> Card:
+    """The detector card in a model configuration.
+
+    Raises:
+        ContractViolation: there is none, or it is not a card.
+    """
+    try:
+        text = config["parameters"][contract.CARD_PARAMETER]["string_value"]
+    except (KeyError, TypeError):
+        raise ContractViolation(
+            f"model {model!r} has no parameter {contract.CARD_PARAMETER} in its configuration, so it is not "
+            "a detector built by detserve; name the ensemble, not one of its steps"
+        ) from None
+    try:
+        return Card.from_json(text, where=f"the card of model {model!r}")
+    except CardError as error:
+        raise ContractViolation(str(error)) from None
