@@ -1,4 +1,4 @@
-"""The detector card (``card.json`` beside the ONNX): what must be known about a detector beside its weights."""
+"""The detector card: what must be known about a detector beside its weights; card.json beside the ONNX."""
 
 from __future__ import annotations
 

@@ -1,0 +1,127 @@
+"""Checkpoint and card -> prepared ONNX, the same shape for every family.
+
+::
+
+    images   UINT8 [N,H,W,3]   RGB
+    boxes    FP32  [N,K,4]     x1,y1,x2,y2 in network pixels
+    scores   FP32  [N,K]       descending
+    classes  INT32 [N,K]
+
+Colour order, normalisation, head decode, best class and top-K are in the graph; NMS is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from detserve_builder.batch import BATCH, NotBatchable, check_batch, free_batch
+from detserve_builder.checkpoint import Checkpoint
+from detserve_builder.errors import BuildError
+from detserve_builder.families import FAMILIES
+from detserve_builder.graph import float32, int64, layer
+from detserve_client.card import Card, ColorOrder
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_graphsurgeon as gs
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared ONNX. ``batch_obstacle`` says why it takes one picture at a time, or is None."""
+
+    model: onnx.ModelProto
+    batch_obstacle: str | None
+
+
+def prepare(checkpoint: Checkpoint, card: Card, probe: NDArray[np.uint8]) -> Prepared:
+    """Graph surgery. ``probe`` uint8 [2,H,W,3] are two different pictures that batching is proved with.
+
+    Raises :class:`~detserve_client.errors.CardError` where the card contradicts the graph and
+    :class:`BuildError` where the result is no valid graph.
+    """
+    try:
+        model = _prepared_model(checkpoint, card, any_batch=True)
+        check_batch(model, probe)
+        return Prepared(model, None)
+    except NotBatchable as obstacle:
+        return Prepared(_prepared_model(checkpoint, card, any_batch=False), str(obstacle))
+
+
+def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> onnx.ModelProto:
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    graph = gs.import_onnx(checkpoint.model)
+    shapes = {output.name: output.shape for output in graph.outputs}
+    if any_batch:
+        free_batch(graph)
+        for output in graph.outputs:
+            output.shape = [BATCH, *shapes[output.name][1:]]
+    _put_normalisation_in_front(graph, card, BATCH if any_batch else 1)
+    family = next(family for family in FAMILIES if family.name == card.family)
+    boxes, scores = family.decode(graph, card)
+    graph.outputs = _best(graph, boxes, scores, card)
+    _shape_outputs(graph, BATCH if any_batch else 1, card)
+    graph.name = card.name
+    graph.cleanup().toposort()
+    model = gs.export_onnx(graph)
+    model.producer_name = "detserve"
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise BuildError(f"{checkpoint.path}: the prepared graph is not valid ({reason})") from error
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def _put_normalisation_in_front(graph: gs.Graph, card: Card, batch: str | int) -> None:
+    """``images`` UINT8 NHWC RGB -> what the network was trained on.
+
+    Transposing bytes before the cast moves a quarter of the memory.
+    """
+    import onnx_graphsurgeon as gs
+
+    spec, network_input = card.preprocess, graph.inputs[0]
+    consumers = list(network_input.outputs)
+    network_input.name = "network_input"
+    width, height = card.input_wh
+    images = gs.Variable("images", np.uint8, [batch, height, width, 3])
+    tensor = layer(graph, "Transpose", images, perm=[0, 3, 1, 2])
+    tensor = layer(graph, "Cast", tensor, to=1)
+    if spec.color is ColorOrder.BGR:
+        tensor = layer(graph, "Gather", tensor, int64(2, 1, 0), axis=1)
+    factor = spec.scale / float32(spec.std).reshape(1, 3, 1, 1)
+    shift = float32(spec.mean).reshape(1, 3, 1, 1) / float32(spec.std).reshape(1, 3, 1, 1)
+    if np.any(factor != 1):
+        tensor = layer(graph, "Mul", tensor, float32(factor))
+    if np.any(shift != 0):
+        tensor = layer(graph, "Sub", tensor, float32(shift))
+    for node in consumers:
+        node.inputs = [tensor if given is network_input else given for given in node.inputs]
+    graph.inputs = [images]
+
+
+def _best(graph: gs.Graph, boxes: gs.Tensor, scores: gs.Tensor, card: Card) -> list[gs.Tensor]:
+    """Best class of every anchor, then the K best anchors: boxes [N,A,4], scores [N,A,C] -> [N,K,...]."""
+    best = layer(graph, "ReduceMax", scores, axes=[2], keepdims=0)
+    winner = layer(graph, "ArgMax", scores, axis=2, keepdims=0)
+    values, indices = layer(graph, "TopK", best, int64(card.candidates), outputs=2, axis=1)
+    classes = layer(graph, "Cast", layer(graph, "GatherElements", winner, indices, axis=1), to=6)
+    rows = layer(graph, "Unsqueeze", indices, int64(2))
+    rows = layer(graph, "Expand", rows, int64(1, 1, 4))
+    return [layer(graph, "GatherElements", boxes, rows, axis=1), values, classes]
+
+
+def _shape_outputs(graph: gs.Graph, batch: str | int, card: Card) -> None:
+    described = (
+        ("boxes", np.float32, [batch, card.candidates, 4]),
+        ("scores", np.float32, [batch, card.candidates]),
+        ("classes", np.int32, [batch, card.candidates]),
+    )
+    for tensor, (name, dtype, shape) in zip(graph.outputs, described, strict=True):
+        tensor.name, tensor.dtype, tensor.shape = name, dtype, shape

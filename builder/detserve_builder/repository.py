@@ -1,0 +1,137 @@
+"""Prepared ONNX and card -> the four model folders of a Triton repository, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detserve_builder.errors import BuildError
+from detserve_builder.prepare import Prepared
+from detserve_builder.triton_config import Target, configs, to_pbtxt
+from detserve_builder.warmup import write_warmup
+from detserve_client.card import Card
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MAX_BATCH_SIZE = 8
+MANIFEST = "detserve.json"
+_STEPS = Path(__file__).parent / "steps"
+_VERSIONED = ("detserve", "numpy", "onnx", "onnxruntime", "opencv-python")
+
+
+@dataclass(frozen=True)
+class WarmupPicture:
+    """A real picture, as sent and as the network sees it (uint8 [H,W,3]), with its geometry."""
+
+    encoded: bytes
+    image: NDArray[np.uint8]
+    geometry: NDArray[np.float32]
+
+
+def write_repository(
+    folder: Path,
+    card: Card,
+    prepared: Prepared,
+    *,
+    target: Target,
+    warmup: WarmupPicture,
+    measured: dict[str, Any],
+) -> list[Path]:
+    """Write NAME, NAME_preprocess, NAME_detector and NAME_postprocess under ``folder``.
+
+    An earlier build of the same name is replaced at the end, when everything new is complete; returns the
+    four folders. Raises :class:`BuildError` where the folder cannot be written.
+    """
+    with _staging(folder) as staged:
+        max_batch_size = 1 if prepared.batch_obstacle else MAX_BATCH_SIZE
+        _write_models(staged, card, prepared, target)
+        names = write_warmup(staged, card, prepared.model, warmup)
+        for name, config in configs(card, target=target, max_batch_size=max_batch_size, warmup=names).items():
+            (staged / name / "config.pbtxt").write_text(to_pbtxt(config))
+        manifest = _manifest(staged, card, prepared, target, measured)
+        (staged / card.name / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        return _exchange(staged, folder)
+
+
+def _write_models(staged: Path, card: Card, prepared: Prepared, target: Target) -> None:
+    for step in ("preprocess", "detector", "postprocess"):
+        version_folder = staged / f"{card.name}_{step}" / "1"
+        version_folder.mkdir(parents=True)
+        if step == "detector":
+            import onnx
+
+            onnx.save_model(prepared.model, version_folder / "model.onnx")
+            if target is not Target.EMBEDDED:
+                continue
+        shutil.copyfile(_STEPS / f"{step}_model.py", version_folder / "model.py")
+        shutil.copyfile(_STEPS / f"detserve_{step}.py", version_folder / f"detserve_{step}.py")
+    ensemble = staged / card.name / "1"
+    ensemble.mkdir(parents=True)
+    (ensemble / ".keep").touch()  # Triton wants the folder, git does not keep empty ones
+
+
+def _manifest(
+    staged: Path, card: Card, prepared: Prepared, target: Target, measured: dict[str, Any]
+) -> dict[str, Any]:
+    files = sorted(path for path in staged.rglob("*") if path.is_file() and path.name != ".keep")
+    return {
+        "schema_version": 1,
+        "card": card.model_dump(mode="json"),
+        "target": target.value,
+        "precision": "fp32",
+        "batch_obstacle": prepared.batch_obstacle,
+        "versions": {name: version(name) for name in _VERSIONED},
+        "sha256": {
+            path.relative_to(staged).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in files
+        },
+        "measured": measured,
+    }
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A folder beside the repository, on the same file system, where Triton does not look."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, os.strerror(13))
+        staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.resolve().parent))
+    except OSError as error:
+        raise BuildError(f"{folder}: the repository cannot be written ({error.strerror})") from None
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _exchange(staged: Path, folder: Path) -> list[Path]:
+    """Rename the new folders into place; any failure puts the old ones back."""
+    old = staged / ".old"
+    old.mkdir()
+    moved: list[tuple[Path, Path]] = []
+    new = sorted(path for path in staged.iterdir() if path != old)
+    try:
+        for source in new:
+            destination = folder / source.name
+            if destination.exists():
+                destination.rename(old / source.name)
+                moved.append((old / source.name, destination))
+            source.rename(destination)
+            moved.append((destination, source))
+    except OSError as error:
+        for now, before in reversed(moved):
+            now.rename(before)
+        raise BuildError(f"{folder}: the new build cannot be put in place ({error.strerror})") from None
+    return [folder / source.name for source in new]

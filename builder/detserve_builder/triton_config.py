@@ -1,0 +1,185 @@
+"""The four model configurations of a detector: dict -> Triton's own protobuf -> config.pbtxt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from detserve_client import contract
+from detserve_client.card import Card
+
+Json = dict[str, Any]
+
+# Requests wait at most this long and in at most this number for a step; more is refused at once, so that
+# overload shows as a distinct error and not as latency without bound.
+_QUEUE = {
+    "timeout_action": "REJECT",
+    "default_timeout_microseconds": 10_000_000,
+    "allow_timeout_override": True,
+    "max_queue_size": 256,
+}
+GEOMETRY = {"name": "geometry", "data_type": "TYPE_FP32", "dims": [6]}
+
+
+class Target(str, Enum):
+    """Where the detector step runs."""
+
+    EMBEDDED = "embedded"  # python backend and ONNX Runtime: needs pip only
+    ONNXRUNTIME = "onnxruntime"  # Triton's onnxruntime backend
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Names of the files under each model's ``warmup/`` folder, by tensor."""
+
+    preprocess: Mapping[str, str]
+    detector: Mapping[str, str]
+    postprocess: Mapping[str, str]
+
+
+def configs(card: Card, *, target: Target, max_batch_size: int, warmup: Warmup) -> dict[str, Json]:
+    """Model name -> configuration, for the three steps and the ensemble."""
+    name = card.name
+    return {
+        f"{name}_preprocess": _preprocess(card, max_batch_size, warmup.preprocess),
+        f"{name}_detector": _detector(card, target, max_batch_size, warmup.detector),
+        f"{name}_postprocess": _postprocess(card, max_batch_size, warmup.postprocess),
+        name: _ensemble(card, max_batch_size),
+    }
+
+
+def to_pbtxt(config: Json) -> str:
+    """Text of config.pbtxt. An unknown field or a wrong type raises google.protobuf's ParseError: our bug."""
+    from google.protobuf import json_format, text_format
+    from tritonclient.grpc import model_config_pb2
+
+    message = json_format.ParseDict(config, model_config_pb2.ModelConfig())
+    return str(text_format.MessageToString(message))
+
+
+def _preprocess(card: Card, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
+    inputs, outputs = [_picture()], [_images(card), GEOMETRY]
+    return {
+        **_step(f"{card.name}_preprocess", "python", max_batch_size, inputs, outputs, warmup),
+        "instance_group": [{"kind": "KIND_CPU", "count": 2}],
+        "parameters": _card_parameter(card),
+    }
+
+
+def _detector(card: Card, target: Target, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
+    backend = "python" if target is Target.EMBEDDED else "onnxruntime"
+    step = _step(f"{card.name}_detector", backend, max_batch_size, [_images(card)], _candidates(card), warmup)
+    if target is Target.EMBEDDED:
+        step["instance_group"] = [{"kind": "KIND_CPU", "count": 1}]
+        step["parameters"] = {"threads": {"string_value": "0"}}
+    else:
+        step["default_model_filename"] = "model.onnx"
+        step["instance_group"] = [{"kind": "KIND_AUTO", "count": 1}]
+    return step
+
+
+def _postprocess(card: Card, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
+    inputs = [*_candidates(card), GEOMETRY]
+    return {
+        **_step(f"{card.name}_postprocess", "python", max_batch_size, inputs, _detections(card), warmup),
+        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
+        "parameters": _card_parameter(card),
+    }
+
+
+def _ensemble(card: Card, max_batch_size: int) -> Json:
+    def same(tensors: list[Json]) -> dict[str, str]:
+        return {tensor["name"]: tensor["name"] for tensor in tensors}
+
+    candidates = {tensor["name"]: f"candidate_{tensor['name']}" for tensor in _candidates(card)}
+    geometry = {"geometry": "geometry"}
+    steps = [
+        ("preprocess", same([_picture()]), {"images": "images", **geometry}),
+        ("detector", {"images": "images"}, candidates),
+        ("postprocess", {**candidates, **geometry}, same(_detections(card))),
+    ]
+    return {
+        "name": card.name,
+        "platform": "ensemble",
+        "max_batch_size": max_batch_size,
+        "input": [_picture()],
+        "output": _detections(card),
+        "ensemble_scheduling": {
+            "step": [
+                {
+                    "model_name": f"{card.name}_{step}",
+                    "model_version": -1,
+                    "input_map": inputs,
+                    "output_map": outputs,
+                }
+                for step, inputs, outputs in steps
+            ]
+        },
+        "parameters": _card_parameter(card),
+    }
+
+
+def _step(
+    name: str,
+    backend: str,
+    max_batch_size: int,
+    inputs: list[Json],
+    outputs: list[Json],
+    warmup: Mapping[str, str],
+) -> Json:
+    """What the three steps have in common. Ready means: a real picture went through at batch 1."""
+    return {
+        "name": name,
+        "backend": backend,
+        "max_batch_size": max_batch_size,
+        "input": inputs,
+        "output": outputs,
+        "dynamic_batching": {"default_queue_policy": _QUEUE},
+        "model_warmup": [
+            {
+                "name": "a real picture",
+                "batch_size": 1,
+                "inputs": {
+                    tensor["name"]: {
+                        "data_type": tensor["data_type"],
+                        "dims": tensor["dims"],
+                        "input_data_file": warmup[tensor["name"]],
+                    }
+                    for tensor in inputs
+                },
+            }
+        ],
+    }
+
+
+def _picture() -> Json:
+    return {"name": contract.IMAGE, "data_type": "TYPE_STRING", "dims": [1]}
+
+
+def _images(card: Card) -> Json:
+    width, height = card.input_wh
+    return {"name": "images", "data_type": "TYPE_UINT8", "dims": [height, width, 3]}
+
+
+def _candidates(card: Card) -> list[Json]:
+    return [
+        {"name": "boxes", "data_type": "TYPE_FP32", "dims": [card.candidates, 4]},
+        {"name": "scores", "data_type": "TYPE_FP32", "dims": [card.candidates]},
+        {"name": "classes", "data_type": "TYPE_INT32", "dims": [card.candidates]},
+    ]
+
+
+def _detections(card: Card) -> list[Json]:
+    rows = card.thresholds.max_detections
+    return [
+        {"name": contract.NUM_DETECTIONS, "data_type": "TYPE_INT32", "dims": [1]},
+        {"name": contract.BOXES, "data_type": "TYPE_FP32", "dims": [rows, 4]},
+        {"name": contract.SCORES, "data_type": "TYPE_FP32", "dims": [rows]},
+        {"name": contract.CLASSES, "data_type": "TYPE_INT32", "dims": [rows]},
+    ]
+
+
+def _card_parameter(card: Card) -> Json:
+    return {contract.CARD_PARAMETER: {"string_value": card.model_dump_json()}}

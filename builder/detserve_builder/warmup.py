@@ -1,0 +1,43 @@
+"""Warm-up data: one real picture, as every step receives it, so that ready means a picture went through."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detserve_builder.triton_config import Warmup
+from detserve_client.card import Card
+
+if TYPE_CHECKING:
+    import onnx
+
+    from detserve_builder.repository import WarmupPicture
+
+
+def write_warmup(staged: Path, card: Card, model: onnx.ModelProto, picture: WarmupPicture) -> Warmup:
+    """Write the files under each step's ``warmup/`` folder and return their names."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    boxes, scores, classes = session.run(
+        ["boxes", "scores", "classes"], {session.get_inputs()[0].name: picture.image[None]}
+    )
+    # A string tensor in a warm-up file is its length in four little-endian bytes, then the bytes.
+    encoded = struct.pack("<I", len(picture.encoded)) + picture.encoded
+    contents = {
+        "preprocess": {"IMAGE": encoded},
+        "detector": {"images": picture.image.tobytes()},
+        "postprocess": {
+            "boxes": boxes.tobytes(),
+            "scores": scores.tobytes(),
+            "classes": classes.tobytes(),
+            "geometry": picture.geometry.tobytes(),
+        },
+    }
+    for step, tensors in contents.items():
+        folder = staged / f"{card.name}_{step}" / "warmup"
+        folder.mkdir()
+        for name, data in tensors.items():
+            (folder / name).write_bytes(data)
+    return Warmup(**{step: {name: name for name in tensors} for step, tensors in contents.items()})
