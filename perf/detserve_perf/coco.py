@@ -49,7 +49,9 @@ def load_annotations(path: Path) -> Annotations:
     try:
         annotations = json.loads(path.read_bytes())
     except OSError as error:
-        raise MeasurementError(f"{path} cannot be read ({error.strerror}); expected a COCO instances.json") from None
+        raise MeasurementError(
+            f"{path} cannot be read ({error.strerror}); expected a COCO instances.json"
+        ) from None
     except ValueError as error:
         raise MeasurementError(f"{path} is no JSON ({error}); expected a COCO instances.json") from None
     for key, fields in _EXPECTED.items():
@@ -59,7 +61,9 @@ def load_annotations(path: Path) -> Annotations:
         for entry in entries:
             missing = [f for f in fields if not isinstance(entry, dict) or f not in entry]
             if missing:
-                raise MeasurementError(f"{path}: an entry of {key!r} has no {missing[0]!r}; expected COCO's format")
+                raise MeasurementError(
+                    f"{path}: an entry of {key!r} has no {missing[0]!r}; expected COCO's format"
+                )
     return dict(annotations)
 
 

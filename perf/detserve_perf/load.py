@@ -59,10 +59,17 @@ def run_load(
     timeout_s = 120 + requests * point.batch
     try:
         done = subprocess.run(
-            command, env=analyzer.environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+            command,
+            env=analyzer.environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        raise MeasurementError(f"{_at(point)} did not finish within {timeout_s} s; send fewer --requests") from None
+        raise MeasurementError(
+            f"{_at(point)} did not finish within {timeout_s} s; send fewer --requests"
+        ) from None
     if done.returncode != 0 or not report.is_file():
         reason = _reason(done.stdout + done.stderr) or f"exit status {done.returncode}"
         raise MeasurementError(f"perf_analyzer failed at {_at(point)}: {reason}")
@@ -83,7 +90,9 @@ def parse_report(text: str, point: LoadPoint) -> LoadResult:
             )
         except (KeyError, TypeError, ValueError):
             break
-    raise MeasurementError(f"perf_analyzer's report lacks {_at(point)}; expected its columns of 2.49 or later")
+    raise MeasurementError(
+        f"perf_analyzer's report lacks {_at(point)}; expected its columns of 2.49 or later"
+    )
 
 
 def _at(point: LoadPoint) -> str:

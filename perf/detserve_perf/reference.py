@@ -35,7 +35,7 @@ def load_reference(repository: Path, model: str, workers: int) -> list[DetectOne
 
     Raises :class:`MeasurementError` when the repository holds no such detector, or :class:`CardError`.
     """
-    card = _card(repository, model)
+    card = repository_card(repository, model)
     pre = _step(repository, model, "preprocess")
     detector = _step(repository, model, "detector")
     post = _step(repository, model, "postprocess")
@@ -103,7 +103,8 @@ def _one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(threads)
 
 
-def _card(repository: Path, model: str) -> Card:
+def repository_card(repository: Path, model: str) -> Card:
+    """The card in the manifest of ``model``; raises :class:`MeasurementError` or :class:`CardError`."""
     manifest = repository / model / "detserve.json"
     try:
         card = json.loads(manifest.read_bytes())["card"]

@@ -82,7 +82,9 @@ def _difference(model: str, before: ModelCounters, after: ModelCounters) -> Stag
             "the server's log says why"
         )
     if requests == 0:
-        raise MeasurementError(f"{model} answered no request during the measurement; is it part of the ensemble?")
+        raise MeasurementError(
+            f"{model} answered no request during the measurement; is it part of the ensemble?"
+        )
 
     def per_request_ms(field: str) -> float:
         total_ns: int = getattr(after, field) - getattr(before, field)

@@ -82,7 +82,10 @@ class Report:
 
     def write(self, folder: Path) -> list[Path]:
         """Write NAME.md, NAME.json and a CSV per table (NAME.csv, then NAME_2.csv ...), each whole or not at all."""
-        files = {f"{self.name}.md": self.to_markdown(), f"{self.name}.json": json.dumps(self.data, indent=2) + "\n"}
+        files = {
+            f"{self.name}.md": self.to_markdown(),
+            f"{self.name}.json": json.dumps(self.data, indent=2) + "\n",
+        }
         for number, table in enumerate(self.tables, 1):
             files[f"{self.name}.csv" if number == 1 else f"{self.name}_{number}.csv"] = table.to_csv()
         for name, text in files.items():

@@ -55,7 +55,9 @@ class TritonQueries:
         """The model's statistics since it was loaded, those of its newest version."""
         versions = self._ask(self._client.get_inference_statistics, model).get("model_stats", [])
         if not versions:
-            raise MeasurementError(f"{self._endpoint} keeps no statistics of {model}; start it with statistics on")
+            raise MeasurementError(
+                f"{self._endpoint} keeps no statistics of {model}; start it with statistics on"
+            )
         return ModelCounters.from_statistics(max(versions, key=lambda entry: int(entry.get("version") or 0)))
 
     def _ask(self, question: Callable[..., Any], model: str) -> dict[str, Any]:
