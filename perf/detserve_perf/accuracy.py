@@ -77,7 +77,8 @@ def measure_accuracy(
     after each.
 
     Raises :class:`MeasurementError`: wrong annotations, an absent picture, labels that match no category, a
-    picture that failed. Raises an :class:`~detserve_client.errors.InferenceError` when the server does not answer.
+    picture that failed. Raises an :class:`~detserve_client.errors.InferenceError` when the server does not
+    answer.
     """
     annotations = load_annotations(annotations_file)
     pictures = pictures_of(annotations, images)
@@ -95,9 +96,9 @@ def measure_accuracy(
             max_detections=MAX_DETECTIONS,
         )
         results: list[Result] = []
-        for image_id, outcome in zip(pictures, outcomes, strict=True):
+        for (image_id, path), outcome in zip(pictures.items(), outcomes, strict=True):
             if outcome.detections is None:
-                raise MeasurementError(f"{outcome.source} failed, so nothing was scored: {outcome.error}")
+                raise MeasurementError(f"{path} failed, so nothing was scored: {outcome.error}")
             results += coco_results(image_id, outcome.detections, category_by_class)
             on_picture()
     limit = card.thresholds.max_detections
@@ -119,8 +120,8 @@ def pictures_of(annotations: Annotations, images: Path) -> dict[int, Path]:
     absent = [path for path in pictures.values() if not path.is_file()]
     if absent:
         raise MeasurementError(
-            f"{len(absent)} of {len(pictures)} annotated pictures are not in {images}, {absent[0].name} for one; "
-            "give the annotations' own folder as --images"
+            f"{len(absent)} of {len(pictures)} annotated pictures are not in {images}, "
+            f"{absent[0].name} for one; give the annotations' own folder as --images"
         )
     return pictures
 
@@ -178,7 +179,8 @@ def _limit_note(max_detections: int) -> list[str]:
     if max_detections >= MAX_DETECTIONS:
         return []
     return [
-        f"the model returns at most {max_detections} detections a picture; COCO's AP looks at {MAX_DETECTIONS}"
+        f"the model returns at most {max_detections} detections a picture; "
+        f"COCO's AP looks at {MAX_DETECTIONS}"
     ]
 
 

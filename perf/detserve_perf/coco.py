@@ -30,7 +30,10 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """COCO's figures in 0..1; a size without annotated boxes is None. Small is below 32², large above 96² px²."""
+    """COCO's figures in 0..1; a size without annotated boxes is None.
+
+    Small boxes are below 32² px², large ones above 96² px².
+    """
 
     ap: float | None
     ap50: float | None
@@ -75,7 +78,9 @@ _EXPECTED = {
 
 
 def categories_by_class(labels: Sequence[str], annotations: Annotations) -> dict[int, int]:
-    """Class index of the card -> category id of the annotations, by name; a label without a category is left out.
+    """Class index of the card -> category id of the annotations, by name.
+
+    A label without a category is left out.
 
     Raises :class:`MeasurementError` when no label is a category.
     """
@@ -84,8 +89,8 @@ def categories_by_class(labels: Sequence[str], annotations: Annotations) -> dict
     if not found:
         names = ", ".join(str(category["name"]) for category in annotations["categories"][:3])
         raise MeasurementError(
-            f"none of the card's labels ({', '.join(labels[:3])}, ...) is a category of the annotations ({names}, ...); "
-            "both must use the same names"
+            f"none of the card's labels ({', '.join(labels[:3])}, ...) is a category of the "
+            f"annotations ({names}, ...); both must use the same names"
         )
     return found
 
@@ -97,8 +102,8 @@ def _key(name: str) -> str:
 def score(annotations: Annotations, results: Iterable[Result], category_ids: Iterable[int]) -> AccuracyTable:
     """Score detections with pycocotools over the categories of ``category_ids`` and every annotated picture.
 
-    Each result has ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels) and ``score``, as in
-    COCO's results format. Neither argument is changed. Raises :class:`MeasurementError` for a result of a
+    Each result has ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels) and ``score``, as
+    in COCO's results format. Neither argument is changed. Raises :class:`MeasurementError` for a result of a
     picture that is not annotated.
     """
     try:

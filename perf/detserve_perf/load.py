@@ -77,7 +77,7 @@ def run_load(
 
 
 def parse_report(text: str, point: LoadPoint) -> LoadResult:
-    """Read perf_analyzer's CSV (microseconds); raises :class:`MeasurementError` when the point is not in it."""
+    """Read perf_analyzer's CSV; raises :class:`MeasurementError` when the point is not in it."""
     for row in csv.DictReader(io.StringIO(text)):
         if row.get("Concurrency") != str(point.concurrency):
             continue

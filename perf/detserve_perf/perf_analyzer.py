@@ -165,7 +165,8 @@ def _unpack_wheels(wheels: Path, whole: Path) -> None:
     if complaint is not None:
         raise MeasurementError(
             f"perf_analyzer is not installed and the wheel tritonclient=={_VERSION}, "
-            f"which carries one for Linux on x86-64, could not be fetched ({complaint}); put a perf_analyzer on PATH"
+            f"which carries one for Linux on x86-64, could not be fetched ({complaint}); "
+            "put a perf_analyzer on PATH"
         )
     wanted = {
         _PROGRAM_IN_WHEEL: whole / "bin" / "perf_analyzer",

@@ -73,9 +73,9 @@ def load_reference(repository: Path, model: str, workers: int) -> list[DetectOne
 
 def reference_pictures_per_s(workers: list[DetectOne], pictures: list[bytes], count: int) -> float:
     """Throughput over ``count`` pictures, taken from ``pictures`` in turn and shared among the workers."""
+    for detect in workers:
+        detect(pictures[0])
     with _one_opencv_thread(), ThreadPoolExecutor(len(workers)) as pool:
-        for future in [pool.submit(detect, pictures[0]) for detect in workers]:
-            future.result()
         turns = itertools.islice(itertools.cycle(pictures), count)  # next() on it is atomic under the GIL
         started_s = time.perf_counter()
         for future in [pool.submit(_drain, detect, turns) for detect in workers]:
@@ -110,7 +110,8 @@ def repository_card(repository: Path, model: str) -> Card:
         card = json.loads(manifest.read_bytes())["card"]
     except OSError:
         raise MeasurementError(
-            f"{repository} holds no detector {model} ({manifest} cannot be read); --repository takes the served one"
+            f"{repository} holds no detector {model} ({manifest} cannot be read); "
+            "--repository takes the served one"
         ) from None
     except (ValueError, KeyError, TypeError):
         raise MeasurementError(f"{manifest} holds no card; build the repository again") from None

@@ -1,7 +1,7 @@
 """A speed sweep: load points against the server, with the in-process reference in between.
 
-One repeat is a reference, then every point; a last reference closes the run. A point's ratio is its throughput
-over the mean of the two references around it, so that a machine that gets slower halfway does not change it.
+The order is reference, point, reference, point, ..., reference. A point's ratio is its throughput over the
+mean of the two references around it, so that a machine that gets slower halfway does not change it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
@@ -39,7 +40,6 @@ class PointRun:
     """One run of one point. ``ratio`` is served / in-process, None without a reference."""
 
     point: LoadPoint
-    repeat: int
     load: LoadResult
     stages: tuple[StageTimes, ...]
     ratio: float | None = None
@@ -47,7 +47,10 @@ class PointRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Everything one sweep measured. ``reference_pictures_per_s`` has repeats + 1 runs, or none."""
+    """Everything one sweep measured, in the order of measuring.
+
+    ``reference_pictures_per_s`` has one run more than ``runs``, or none.
+    """
 
     model: str
     url: str
@@ -68,7 +71,8 @@ class SweepSettings:
 
     def phases(self, *, reference: bool) -> int:
         """How often ``on_progress`` of :func:`sweep` is called."""
-        return 1 + self.repeats * len(self.points) + (self.repeats + 1) * reference
+        runs = self.repeats * len(self.points)
+        return 1 + runs + (runs + 1) * reference
 
 
 def sweep(
@@ -84,8 +88,9 @@ def sweep(
     ``repository`` is the served one, whose steps are the in-process reference; without it, or when the server
     is on another host, there is no reference and the notes say so.
 
-    Raises :class:`MeasurementError`: no pictures, no perf_analyzer, a request that failed, a repository that is
-    not the served one. Raises an :class:`~detserve_client.errors.InferenceError` when the server does not answer.
+    Raises :class:`MeasurementError`: no pictures, no perf_analyzer, a request that failed, a repository
+    that is not the served one. Raises an :class:`~detserve_client.errors.InferenceError` when the server does
+    not answer.
     """
     endpoint = _plain_endpoint(url)
     pictures = read_pictures(pictures_folder)
@@ -124,12 +129,12 @@ class _Measurement:
     def load(self, point: LoadPoint, requests: int) -> LoadResult:
         return run_load(self.analyzer, self.endpoint, self.model, self.corpus, point, requests)
 
-    def run(self, point: LoadPoint, repeat: int) -> PointRun:
+    def run(self, point: LoadPoint) -> PointRun:
         watched = [self.model, *self.steps]
         before = {name: self.queries.counters(name) for name in watched}
         load = self.load(point, self.requests)
         stages = stage_times(before, {name: self.queries.counters(name) for name in watched})
-        return PointRun(point, repeat, load, tuple(stages[1:] or stages))
+        return PointRun(point, load, tuple(stages[1:] or stages))
 
 
 def _interleave(
@@ -149,28 +154,22 @@ def _interleave(
 
     on_progress("warm-up")
     measure.load(settings.points[-1], 1)
-    for repeat in range(settings.repeats):
+    for point in settings.points * settings.repeats:
         run_reference()
-        for point in settings.points:
-            on_progress(f"concurrency {point.concurrency}, batch {point.batch}")
-            runs.append(measure.run(point, repeat))
+        on_progress(f"concurrency {point.concurrency}, batch {point.batch}")
+        runs.append(measure.run(point))
     run_reference()
     return with_ratios(runs, references), references
 
 
 def with_ratios(runs: Sequence[PointRun], references: Sequence[float]) -> list[PointRun]:
-    """Each run with its throughput over the mean of the references before and after its repeat."""
+    """Each run with its throughput over the mean of the references right before and after it."""
     if not references:
         return list(runs)
+    around = pairwise(references)
     return [
-        PointRun(
-            run.point,
-            run.repeat,
-            run.load,
-            run.stages,
-            run.load.pictures_per_s / mean(references[run.repeat : run.repeat + 2]),
-        )
-        for run in runs
+        replace(run, ratio=run.load.pictures_per_s / mean(pair))
+        for run, pair in zip(runs, around, strict=True)
     ]
 
 
@@ -183,7 +182,8 @@ def _plain_endpoint(url: str) -> Endpoint:
     endpoint = Endpoint.parse(url)
     if endpoint.tls:
         raise MeasurementError(
-            f"{url} is behind TLS, which sweep does not measure; give the server's own grpc:// or http:// address"
+            f"{url} is behind TLS, which sweep does not measure; "
+            "give the server's own grpc:// or http:// address"
         )
     return endpoint
 
@@ -204,11 +204,12 @@ def _reference(
     if not is_loopback(endpoint.host):
         return (
             [],
-            f"no in-process reference: {endpoint.host} is not this machine, so the cores would not be the same",
+            f"no in-process reference: {endpoint.host} is not this machine, so its cores are others",
         )
     if repository_card(repository, model) != served_card:
         raise MeasurementError(
-            f"{repository} holds another {model} than {endpoint} serves: their cards differ; give the served repository"
+            f"{repository} holds another {model} than {endpoint} serves: their cards differ; "
+            "give the served repository"
         )
     return load_reference(repository, model, cores()), None
 
@@ -223,4 +224,7 @@ def _check_batches(config: dict[str, object], model: str, points: Sequence[LoadP
 def _unsteady(references: Sequence[float]) -> str | None:
     if len(references) < 2 or spread(references) <= 0.1:
         return None
-    return f"the in-process reference varied by {spread(references):.0%}: something else used this machine meanwhile"
+    return (
+        f"the in-process reference varied by {spread(references):.0%}: "
+        "something else used this machine meanwhile"
+    )

@@ -24,7 +24,7 @@ _SPEED = (
 _STAGES = (
     Column("batch", "batch"),
     Column("concurrency", "concurrency"),
-    Column("model", "model"),
+    Column("step", "step"),
     Column("queue ms", "queue_ms"),
     Column("compute input ms", "compute_input_ms"),
     Column("compute infer ms", "compute_infer_ms"),
@@ -44,7 +44,8 @@ def sweep_report(result: Sweep, settings: SweepSettings) -> Report:
         ("in-process reference", _reference_fact(result)),
         (
             "load",
-            f"{result.pictures} distinct pictures, {settings.requests} requests a point, {settings.repeats} repeats",
+            f"{result.pictures} distinct pictures, {settings.requests} requests a point, "
+            f"{settings.repeats} repeats",
         ),
         ("date", machine.date),
         ("command", f"`{machine.command}`"),
@@ -52,7 +53,7 @@ def sweep_report(result: Sweep, settings: SweepSettings) -> Report:
     return Report(
         name="sweep",
         title=f"Speed of {result.model}",
-        tables=[speed_table(result.runs), stages_table(result.runs)],
+        tables=[speed_table(result.runs), stages_table(result.runs, result.model)],
         facts=facts,
         notes=result.notes,
         data={**_figures(result), "settings": asdict(settings)},
@@ -81,14 +82,14 @@ def speed_table(runs: Sequence[PointRun]) -> Table:
     return Table("Throughput and latency", _SPEED, rows)
 
 
-def stages_table(runs: Sequence[PointRun]) -> Table:
-    """One row a point and composing model: medians of the mean time per request."""
+def stages_table(runs: Sequence[PointRun], model: str) -> Table:
+    """One row a point and step of ``model``: medians of the mean time per request."""
     rows: list[list[Cell]] = []
     for point, own in _by_point(runs):
         for position, stage in enumerate(own[0].stages):
             figures = (median(getattr(run.stages[position], field) for run in own) for field in _STAGE_FIELDS)
-            rows.append([point.batch, point.concurrency, stage.model, *figures])
-    return Table("Time per request in each model", _STAGES, rows)
+            rows.append([point.batch, point.concurrency, stage.model.removeprefix(f"{model}_"), *figures])
+    return Table("Time per request in each step", _STAGES, rows)
 
 
 def _by_point(runs: Sequence[PointRun]) -> list[tuple[LoadPoint, list[PointRun]]]:

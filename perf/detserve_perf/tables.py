@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -57,10 +58,12 @@ class Table:
 
     def print(self, console: Console) -> None:
         """Draw it on the terminal."""
-        drawn = RichTable(title=self.title, title_justify="left")
+        drawn = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for i, column in enumerate(self.columns):
             text = any(isinstance(row[i], str) for row in self.rows)
-            drawn.add_column(column.heading, justify="left" if text else "right")
+            drawn.add_column(
+                column.heading, justify="left" if text else "right", no_wrap=text, overflow="fold"
+            )
         for row in self.rows:
             drawn.add_row(*self._shown(row))
         console.print(drawn)
@@ -81,7 +84,7 @@ class Report:
     data: dict[str, Any]
 
     def write(self, folder: Path) -> list[Path]:
-        """Write NAME.md, NAME.json and a CSV per table (NAME.csv, then NAME_2.csv ...), each whole or not at all."""
+        """Write NAME.md, NAME.json, NAME.csv and NAME_2.csv for a second table, each whole or not at all."""
         files = {
             f"{self.name}.md": self.to_markdown(),
             f"{self.name}.json": json.dumps(self.data, indent=2) + "\n",

@@ -23,14 +23,13 @@ class TritonQueries:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._as_json: dict[str, Any] = {}
-        client: Any
         if endpoint.protocol == "grpc":
-            import tritonclient.grpc as client
+            from tritonclient.grpc import InferenceServerClient
 
             self._as_json = {"as_json": True}
         else:
-            import tritonclient.http as client
-        self._client = client.InferenceServerClient(endpoint.address, ssl=endpoint.tls)
+            from tritonclient.http import InferenceServerClient
+        self._client = InferenceServerClient(endpoint.address, ssl=endpoint.tls)
 
     def __enter__(self) -> Self:
         """Return itself."""

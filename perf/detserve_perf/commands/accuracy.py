@@ -26,7 +26,8 @@ def accuracy(
     """COCO's average precision of a served detector: overall, by size and by class."""
     from detserve_perf.accuracy import accuracy_report, measure_accuracy
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("detecting", total=None)
         result = measure_accuracy(
             url,

@@ -35,7 +35,8 @@ def sweep(
     batches, concurrencies = _numbers(batch, "--batch"), _numbers(concurrency, "--concurrency")
     points = tuple(LoadPoint(c, b) for b, c in product(batches, concurrencies))
     settings = SweepSettings(points, requests, repeats)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("starting", total=settings.phases(reference=repository is not None))
         begun = 0
 
