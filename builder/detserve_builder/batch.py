@@ -66,12 +66,12 @@ def check_batch(model: onnx.ModelProto, images: NDArray[np.uint8]) -> None:
 
     Raises :class:`NotBatchable` with the first node, in execution order, whose output differs.
     """
-    import onnxruntime as ort
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
     try:
         together = _run(model, images)
         apart = [_run(model, images[index : index + 1]) for index in range(len(images))]
-    except ort.capi.onnxruntime_pybind11_state.OnnxRuntimeException as error:
+    except (Fail, InvalidArgument, RuntimeException) as error:
         raise NotBatchable(f"this node accepts one picture only: {_node_of(str(error))}") from None
     if all(_same(together[name], [single[name] for single in apart]) for name in together):
         return

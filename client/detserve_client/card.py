@@ -83,7 +83,7 @@ class Card(_Strict):
     labels: Annotated[list[str], Field(min_length=1)]
     thresholds: Thresholds = Thresholds()
     candidates: Annotated[int, Field(gt=0)] = 1000
-    max_picture_pixels: Annotated[int, Field(gt=0)] = 100_000_000
+    max_picture_pixels: Annotated[int, Field(gt=0)] = 50_000_000
     origin: Origin = Origin()
 
     @classmethod

@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from detserve_client.errors import MissingExtra
-
 from detserve_server.errors import ServerStartError
 
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -33,6 +33,8 @@ def decode(encoded: bytes, *, max_picture_pixels: int) -> NDArray[np.uint8]:
         raise PictureError("empty, expected the bytes of a JPEG, PNG, WebP or BMP picture")
     if not _is_known(encoded):
         raise PictureError(f"not a JPEG, PNG, WebP or BMP picture (it begins with {encoded[:8]!r})")
+    if encoded.startswith(_MAGIC["PNG"]) and not _png_is_whole(encoded):
+        raise PictureError(_damaged(encoded))
     try:
         picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
@@ -41,7 +43,7 @@ def decode(encoded: bytes, *, max_picture_pixels: int) -> NDArray[np.uint8]:
             raise PictureError(_too_large(max_picture_pixels)) from None
         picture = None
     if picture is None:
-        raise PictureError(f"damaged or truncated, it cannot be decoded ({len(encoded)} bytes)")
+        raise PictureError(_damaged(encoded))
     if picture.shape[0] * picture.shape[1] > max_picture_pixels:
         raise PictureError(_too_large(max_picture_pixels))
     return np.asarray(picture, np.uint8)
@@ -79,6 +81,21 @@ def _is_known(encoded: bytes) -> bool:
     return any(encoded.startswith(magic) for magic in _MAGIC.values()) or (
         encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP"
     )
+
+
+def _png_is_whole(encoded: bytes) -> bool:
+    """Whether every chunk lies inside the file. OpenCV allocates what a chunk's length claims, up to 2 GB."""
+    position = len(_MAGIC["PNG"])
+    while position + 12 <= len(encoded):
+        length = int.from_bytes(encoded[position : position + 4], "big")
+        if encoded[position + 4 : position + 8] == b"IEND":
+            return True
+        position += 12 + length
+    return False
+
+
+def _damaged(encoded: bytes) -> str:
+    return f"damaged or truncated, it cannot be decoded ({len(encoded)} bytes)"
 
 
 def _too_large(max_picture_pixels: int) -> str:

@@ -1,0 +1,156 @@
+"""The served preprocess: every kind of picture, geometry that inverts, refusals in one sentence."""
+
+from __future__ import annotations
+
+import io
+import resource
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from detserve_builder.steps.detserve_preprocess import PictureError, decode, fit, preprocess
+
+RULES = ["letterbox_center", "letterbox_topleft", "stretch"]
+LIMIT = 100_000_000
+MAGIC = [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF0000WEBP", b""]
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def gradient(width: int, height: int) -> np.ndarray:
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([columns * 255 // width, rows * 255 // height, np.full_like(rows, 40)], -1).astype(
+        np.uint8
+    )
+
+
+@given(
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    input_wh=st.tuples(st.integers(8, 96), st.integers(8, 96)),
+    rule=st.sampled_from(RULES),
+)
+def test_geometry_maps_the_picture_into_the_network_input(size, input_wh, rule) -> None:
+    picture = np.full((size[1], size[0], 3), 200, np.uint8)
+    image, geometry = fit(picture, input_wh=input_wh, resize=rule, pad_value=7)
+    assert image.shape == (input_wh[1], input_wh[0], 3)
+    scale, offset, picture_wh = geometry[:2], geometry[2:4], geometry[4:]
+    assert tuple(picture_wh) == size
+    low, high = np.round(offset).astype(int), np.round(picture_wh * scale + offset).astype(int)
+    inside = image[low[1] : high[1], low[0] : high[0]]
+    assert (inside == 200).all()
+    assert (image == 200).sum() == inside.size
+    assert inside.size > 0
+
+
+def test_letterbox_center_keeps_the_ratio() -> None:
+    image, geometry = fit(gradient(640, 480), input_wh=(416, 416), resize="letterbox_center", pad_value=114)
+    assert geometry[2:4].tolist() == [0, 52]
+    assert (image[:52] == 114).all()
+    assert (image[-52:] == 114).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(orientation: int) -> None:
+    upright = gradient(60, 40)
+    sideways = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    stored = Image.fromarray(upright)
+    if orientation in sideways:
+        stored = stored.transpose(sideways[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = decode(encoded(stored, "JPEG", quality=98, exif=exif), max_picture_pixels=LIMIT)
+    assert picture.shape[:2] == ((60, 40) if orientation in (5, 7) else (40, 60))
+    if orientation in (1, *sideways):
+        assert np.abs(picture.astype(int) - upright).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK", "I;16"])
+def test_every_kind_of_picture_becomes_rgb(kind: str, mode: str) -> None:
+    rgb = Image.fromarray(gradient(50, 30))
+    if mode == "I;16":
+        if kind != "PNG":
+            pytest.skip("16 bit exists in PNG only")
+        grey = np.asarray(rgb.convert("L"))
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+    else:
+        image = rgb.convert(mode)
+    try:
+        data = encoded(image, kind, **({"quality": 98} if kind in ("JPEG", "WEBP") else {}))
+    except (OSError, KeyError):
+        pytest.skip(f"Pillow writes no {mode} {kind}")
+    picture = decode(data, max_picture_pixels=LIMIT)
+    assert picture.shape == (30, 50, 3)
+    assert picture.dtype == np.uint8
+    expected = np.asarray(rgb.convert("L").convert("RGB") if mode in ("L", "I;16") else rgb).astype(int)
+    if mode not in ("1", "P"):
+        assert np.abs(picture - expected).mean() < 8
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (8000, 6000)])
+@pytest.mark.parametrize("rule", RULES)
+def test_extreme_sizes(size, rule) -> None:
+    ok, data = cv2.imencode(".png", np.full((size[1], size[0]), 90, np.uint8))
+    assert ok
+    image, geometry = preprocess(
+        data.tobytes(), input_wh=(64, 64), resize=rule, pad_value=114, max_picture_pixels=LIMIT
+    )
+    assert image.shape == (64, 64, 3)
+    assert (image == 90).any()
+    assert np.isfinite(geometry).all()
+    assert (geometry[:2] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"hello, I am text", "not a JPEG"),
+        (b"\xff\xd8\xff\xe0 nothing else", "damaged or truncated"),
+        (b"GIF89a" + bytes(40), "not a JPEG"),
+    ],
+)
+def test_refusals(data: bytes, words: str) -> None:
+    with pytest.raises(PictureError, match=words):
+        decode(data, max_picture_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_truncated_jpeg_is_refused(progressive: bool, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG", progressive=progressive)
+    with pytest.raises(PictureError, match="damaged or truncated"):
+        decode(data[: int(len(data) * share)], max_picture_pixels=LIMIT)
+
+
+def test_a_png_claiming_a_huge_chunk_costs_nothing() -> None:
+    claim = MAGIC[1] + (0x7FFFFFFF).to_bytes(4, "big") + b"IHDR" + bytes(100)
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PictureError, match="damaged"):
+        decode(claim, max_picture_pixels=LIMIT)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before_kib + 100_000
+
+
+def test_a_picture_beyond_the_limit_is_refused() -> None:
+    data = encoded(Image.new("L", (400, 300)), "PNG")
+    with pytest.raises(PictureError, match="larger than the 119999 pixels"):
+        decode(data, max_picture_pixels=400 * 300 - 1)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300), st.sampled_from(MAGIC))
+def test_garbage_never_escapes_as_another_error(garbage: bytes, magic: bytes) -> None:
+    try:
+        picture = decode(magic + garbage, max_picture_pixels=10_000)
+    except PictureError:
+        return
+    assert picture.ndim == 3
