@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
-from typing_extensions import Self
-
 from detserve_client.card import Card
 from detserve_client.detections import Detections
 from detserve_client.endpoint import Endpoint
@@ -83,7 +81,7 @@ class DetectionClient:
         self._transport = transport
         self._card: Card | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> DetectionClient:
         """Return the client itself."""
         return self
 
@@ -151,8 +149,8 @@ class DetectionClient:
         """Detect in many pictures, in order, with ``window`` of them under way at a time.
 
         A source that fails yields an :class:`Outcome` with its error; the others go on. No more than
-        ``window`` sources are taken from ``sources`` ahead of what has been yielded. The other arguments are as in
-        :meth:`detect`, ``timeout_s`` for each picture by itself.
+        ``window`` sources are taken from ``sources`` ahead of what has been yielded. The other arguments are
+        as in :meth:`detect`, ``timeout_s`` for each picture by itself.
 
         Raises:
             RequestRejected: a threshold is out of range (at once, before any picture).

@@ -6,6 +6,7 @@
     ├── CardError                     a detector card that is wrong or contradicts the graph
     ├── EndpointError                 an address of a server that cannot be understood
     ├── SourceError                   a picture source that cannot be read on this side
+    ├── OutputError                   a result that cannot be written
     ├── MissingExtra                  an optional library is needed and not installed
     └── InferenceError                the server, or the way to it, gave no detections
         ├── ServerUnavailable         connection refused, connection lost, server not ready
@@ -37,6 +38,10 @@ class EndpointError(DetserveError):
 
 class SourceError(DetserveError):
     """A picture source cannot be read on this side."""
+
+
+class OutputError(DetserveError):
+    """A result cannot be written."""
 
 
 class MissingExtra(DetserveError):

@@ -53,12 +53,12 @@ BY_HTTP_STATUS: dict[int, type[InferenceError]] = {
     504: DeadlineExceeded,
 }
 
-# What Triton says is clearer than its status: a full queue is UNAVAILABLE, an error of a python model INTERNAL.
+# What Triton says is clearer than its status: a full queue is UNAVAILABLE, a python model's error INTERNAL.
 BY_TEXT: tuple[tuple[re.Pattern[str], type[InferenceError]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
     for pattern, kind in (
         (r"^picture\b|^parameter\b", RequestRejected),
-        (r"request for unknown model|has no available versions|model .* is not ready", ModelNotFound),
+        (r"request for unknown model|has no available versions|model version not ready", ModelNotFound),
         (r"exceeds maximum queue size|request timeout expired", Overloaded),
         (r"(protocol|api) is restricted", AccessDenied),
         (r"message larger than max", RequestRejected),
@@ -75,6 +75,9 @@ _PREFIX = re.compile(
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
+
+
+_CONNECTION_PREFIX = re.compile(r"^(?:[A-Z_]+: )?ipv[46]:\S+: (?:Failed to connect to remote host: )?")
 
 
 def error_from_grpc(code: str, text: str, *, url: str, model: str) -> InferenceError:
@@ -103,7 +106,7 @@ def plain(text: str) -> str:
     text = text.split("\n\nAt:\n")[0].strip()
     while prefix := _PREFIX.match(text):
         text = text[prefix.end() :]
-    text = text.rpartition("last error: ")[2]
+    text = _CONNECTION_PREFIX.sub("", text.rpartition("last error: ")[2])
     return " ".join(text.split()).rstrip(".")
 
 

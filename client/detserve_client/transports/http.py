@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from http.client import BadStatusLine, RemoteDisconnected
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -102,16 +104,28 @@ class HttpTransport:
                 redirect=False,
                 timeout=self._urllib3.Timeout(total=timeout_s),
             )
+        except errors.NewConnectionError as error:  # a TimeoutError by class, yet no time-out
+            raise unreachable(_reason(error), url=self._url) from error
         except errors.TimeoutError as error:
             raise too_late(timeout_s, url=self._url) from error
-        except errors.ClosedPoolError:
-            raise
-        except errors.HTTPError as error:
-            raise unreachable(str(error), url=self._url) from error
+        except (errors.ProtocolError, errors.SSLError) as error:
+            if _is_not_http(error):
+                raise ContractViolation(f"{self._url} does not speak HTTP; is that its gRPC port?") from error
+            raise unreachable(_reason(error), url=self._url) from error
         if response.status != 200:
             text = _server_text(response.data)
             raise error_from_http(response.status, text, url=self._url, model=model)
         return response
+
+
+def _is_not_http(error: Exception) -> bool:
+    cause = error.args[-1]
+    return isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected)
+
+
+def _reason(error: Exception) -> str:
+    """The innermost words of a connection error, without its number."""
+    return re.sub(r"\[\w+ ?-?\d*\] ?|[()]", "", str(error.args[-1]).rpartition(": ")[2]).strip()
 
 
 def _server_text(body: bytes) -> str:

@@ -1,0 +1,107 @@
+"""``detserve detect``: pictures in, detections out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detserve_client.client import DetectionClient, Outcome
+from detserve_client.commands.detect_report import print_report, progress_of
+from detserve_client.drawing import drawn_path, require_drawing, save_drawn
+from detserve_client.errors import OutputError, SourceError
+from detserve_client.results import write_coco, write_json
+from detserve_client.sources import PictureFile, expand_sources
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def detect(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Pictures, folders (searched through) or glob patterns.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Name of the served detector.", show_default=False)],
+    url: Annotated[
+        str, typer.Option(help="Where the server listens: grpc://HOST:PORT or http://HOST:PORT.")
+    ] = "grpc://localhost:8001",
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the pictures with boxes drawn in to this folder."),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the detections of all pictures as JSON.")
+    ] = None,
+    coco: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a COCO results file. image_id is the picture's name where that is a number, else a "
+            "running number; category_id is the class index.",
+        ),
+    ] = None,
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least score. Without it: the detector card's.")
+    ] = None,
+    iou: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Most overlap of two boxes of a class. Without it: the card's."),
+    ] = None,
+    max_detections: Annotated[
+        int | None, typer.Option(min=1, help="Most detections in a picture. Without it: the card's.")
+    ] = None,
+    window: Annotated[int, typer.Option(min=1, help="How many requests are under way at a time.")] = 8,
+) -> None:
+    """Detect objects in pictures with a served detector."""
+    pictures = expand_sources(sources)
+    targets = _drawing_targets(save, pictures)
+    outcomes: list[Outcome] = []
+    started_s = time.perf_counter()
+    with DetectionClient(url, model) as client:
+        stream = client.detect_many(
+            (picture.path for picture in pictures),
+            window=window,
+            score_threshold=score,
+            iou_threshold=iou,
+            max_detections=max_detections,
+        )
+        for outcome in progress_of(stream, total=len(pictures)):
+            outcomes.append(_drawn(outcome, pictures[len(outcomes)], targets))
+    elapsed_s = time.perf_counter() - started_s
+    if json is not None:
+        write_json(json, outcomes)
+    if coco is not None:
+        write_coco(coco, outcomes)
+    print_report(outcomes, elapsed_s)
+    if any(outcome.error is not None for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _drawing_targets(save: Path | None, pictures: list[PictureFile]) -> dict[Path, Path]:
+    """Where each drawn picture goes, by source path; empty when nothing is drawn."""
+    if save is None:
+        return {}
+    require_drawing()
+    targets = {picture.path: drawn_path(save, picture.name) for picture in pictures}
+    originals = {picture.path.resolve() for picture in pictures}
+    for target in targets.values():
+        if target.resolve() in originals:
+            raise OutputError(f"--save {save} would overwrite the picture {target}; name another folder")
+    return targets
+
+
+def _drawn(outcome: Outcome, picture: PictureFile, targets: dict[Path, Path]) -> Outcome:
+    if outcome.detections is None or not targets:
+        return outcome
+    try:
+        save_drawn(picture.path, outcome.detections, targets[picture.path])
+    except SourceError as error:
+        return Outcome(outcome.source, error=error)
+    return outcome

@@ -1,0 +1,63 @@
+"""What ``detserve detect`` shows: progress, a table, the failures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from detserve_client.client import Outcome
+from detserve_client.detections import Detections
+
+_ROWS = 40
+
+
+def progress_of(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
+    """Pass the outcomes on and show a progress bar on stderr while they come."""
+    console = Console(stderr=True)
+    return track(outcomes, "detecting", total=total, console=console, transient=True)
+
+
+def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
+    """Print a table of the pictures and a summary on stdout, and each failure on stderr."""
+    done = [outcome for outcome in outcomes if outcome.detections is not None]
+    failed = [outcome for outcome in outcomes if outcome.detections is None]
+    console, stderr = Console(), Console(stderr=True)
+    if done:
+        console.print(_table(done))
+    found = sum(len(outcome.detections or ()) for outcome in done)
+    console.print(
+        f"{len(done)} pictures, {found} detections, {len(failed)} failed, "
+        f"{elapsed_s:.2f} s, {len(outcomes) / elapsed_s:.1f} pictures/s"
+    )
+    for outcome in failed:
+        text, source = str(outcome.error), str(outcome.source)
+        where = "" if source in text else f"{source}: "
+        stderr.print(f"[red]failed[/red] {escape(where + text)}", soft_wrap=True, highlight=False)
+
+
+def _table(done: Sequence[Outcome]) -> Table:
+    table = Table("picture", "detections", "classes", "best")
+    for outcome in done[:_ROWS]:
+        detections = outcome.detections
+        if detections is not None:
+            table.add_row(
+                escape(str(outcome.source)), str(len(detections)), _classes(detections), _best(detections)
+            )
+    if len(done) > _ROWS:
+        table.add_row(f"and {len(done) - _ROWS} more", "", "", "")
+    return table
+
+
+def _classes(detections: Detections) -> str:
+    counts = Counter(detection.label for detection in detections)
+    return escape(", ".join(f"{count} {label}" for label, count in counts.most_common()))
+
+
+def _best(detections: Detections) -> str:
+    best = max(detections, key=lambda detection: detection.score, default=None)
+    return "" if best is None else f"{best.score:.2f}"

@@ -1,0 +1,61 @@
+"""The result files of a run: JSON, and COCO results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from detserve_client.client import Outcome
+from detserve_client.files import write_whole
+
+
+def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write a JSON list with one entry per picture: ``source`` and either ``detections`` or ``error``.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    entries = [
+        {"source": str(outcome.source), "error": str(outcome.error)}
+        if outcome.detections is None
+        else {"source": str(outcome.source), "detections": outcome.detections.to_dicts()}
+        for outcome in outcomes
+    ]
+    _write(path, entries)
+
+
+def write_coco(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write a COCO results file; failed pictures have no rows. Ids are those of :func:`coco_image_ids`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    image_ids = coco_image_ids([Path(str(outcome.source)) for outcome in outcomes])
+    rows = []
+    for image_id, outcome in zip(image_ids, outcomes, strict=True):
+        if outcome.detections is not None:
+            rows.extend(outcome.detections.to_coco(image_id))
+    _write(path, rows)
+
+
+def coco_image_ids(paths: Sequence[Path]) -> list[int]:
+    """An id for each picture: the number its name is, as in COCO, else the least number not taken, from 1."""
+    numbers = [int(path.stem) if path.stem.isascii() and path.stem.isdigit() else None for path in paths]
+    taken = {number for number in numbers if number is not None}
+    ids: list[int] = []
+    used: set[int] = set()
+    running = 1
+    for number in numbers:
+        if number is None or number in used:
+            while running in taken:
+                running += 1
+            number = running
+            taken.add(number)
+        used.add(number)
+        ids.append(number)
+    return ids
+
+
+def _write(path: Path, content: object) -> None:
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
