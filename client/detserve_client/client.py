@@ -26,11 +26,15 @@ DEFAULT_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one source: either ``detections`` or ``error`` is set."""
+    """What became of one source: either ``detections`` or ``error`` is set.
+
+    ``latency_s`` is the time from taking the source in hand to its detections, reading and encoding included.
+    """
 
     source: PictureSource
     detections: Detections | None = None
     error: InferenceError | SourceError | None = None
+    latency_s: float | None = None
 
     def get(self) -> Detections:
         """The detections; raises ``error`` if there are none."""
@@ -163,8 +167,10 @@ class DetectionClient:
         self.card()
 
         def outcome_of(source: PictureSource) -> Outcome:
+            started_s = time.perf_counter()
             try:
-                return Outcome(source, detections=self._detect(source, parameters, limit_s))
+                detections = self._detect(source, parameters, limit_s)
+                return Outcome(source, detections, latency_s=time.perf_counter() - started_s)
             except (InferenceError, SourceError) as error:
                 return Outcome(source, error=error)
 

@@ -19,7 +19,9 @@ _ROWS = 40
 def progress_of(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
     """Pass the outcomes on and show a progress bar on stderr while they come."""
     console = Console(stderr=True)
-    return track(outcomes, "detecting", total=total, console=console, transient=True)
+    return track(
+        outcomes, "detecting", total=total, console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
@@ -31,8 +33,8 @@ def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
         console.print(_table(done))
     found = sum(len(outcome.detections or ()) for outcome in done)
     console.print(
-        f"{len(done)} pictures, {found} detections, {len(failed)} failed, "
-        f"{elapsed_s:.2f} s, {len(outcomes) / elapsed_s:.1f} pictures/s"
+        f"pictures {len(done)}, detections {found}, failed {len(failed)}, in {elapsed_s:.2f} s",
+        highlight=False,
     )
     for outcome in failed:
         text, source = str(outcome.error), str(outcome.source)
@@ -41,15 +43,19 @@ def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
 
 
 def _table(done: Sequence[Outcome]) -> Table:
-    table = Table("picture", "detections", "classes", "best")
+    table = Table("picture", "detections", "classes", "best score", "latency ms")
     for outcome in done[:_ROWS]:
         detections = outcome.detections
         if detections is not None:
             table.add_row(
-                escape(str(outcome.source)), str(len(detections)), _classes(detections), _best(detections)
+                escape(str(outcome.source)),
+                str(len(detections)),
+                _classes(detections),
+                _best(detections),
+                f"{(outcome.latency_s or 0) * 1000:.1f}",
             )
     if len(done) > _ROWS:
-        table.add_row(f"and {len(done) - _ROWS} more", "", "", "")
+        table.add_row(f"and {len(done) - _ROWS} more")
     return table
 
 

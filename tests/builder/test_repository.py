@@ -1,0 +1,118 @@
+"""What a build writes, and that it writes all of it or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from detserve_builder.build import build
+from detserve_builder.errors import BuildError
+from detserve_builder.triton_config import Target
+from detserve_client import Card
+from tests.builder.tiny_networks import save_linear_network
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> str:
+    return str(save_linear_network(tmp_path / "net.onnx", {"output": [84, 8]}))
+
+
+def config(repository: Path, name: str) -> model_config_pb2.ModelConfig:
+    return text_format.Parse((repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("target", list(Target))
+def test_the_four_models(tmp_path, network, target) -> None:
+    repository = tmp_path / "repository"
+    built = build(network, name="tiny", repository=repository, target=target)
+    assert sorted(path.name for path in repository.iterdir()) == sorted(f.name for f in built.folders)
+    ensemble = config(repository, "tiny")
+    assert [step.model_name for step in ensemble.ensemble_scheduling.step] == [
+        "tiny_preprocess",
+        "tiny_detector",
+        "tiny_postprocess",
+    ]
+    assert Card.from_json(ensemble.parameters["detserve_card"].string_value) == built.card
+    detector = config(repository, "tiny_detector")
+    assert detector.backend == ("python" if target is Target.EMBEDDED else "onnxruntime")
+    assert (repository / "tiny_detector/1/model.py").exists() == (target is Target.EMBEDDED)
+    for step in ("preprocess", "detector", "postprocess"):
+        model = config(repository, f"tiny_{step}")
+        assert model.max_batch_size == 8
+        policy = model.dynamic_batching.default_queue_policy
+        assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+        assert policy.max_queue_size > 0
+        assert model.instance_group[0].count >= 1
+        for tensor in model.input:
+            file = repository / f"tiny_{step}" / "warmup" / tensor.name
+            assert model.model_warmup[0].inputs[tensor.name].input_data_file == tensor.name
+            assert file.stat().st_size > 0
+        assert all(-1 not in tensor.dims for tensor in (*model.input, *model.output))
+
+
+def test_the_manifest_has_every_file_but_itself(tmp_path, network) -> None:
+    build(network, name="tiny", repository=tmp_path / "repository")
+    manifest = json.loads((tmp_path / "repository/tiny/detserve.json").read_text())
+    found = contents(tmp_path / "repository")
+    del found["tiny/detserve.json"], found["tiny/1/.keep"]
+    assert manifest["sha256"] == found
+    assert manifest["card"]["origin"]["sha256"] == hashlib.sha256(Path(network).read_bytes()).hexdigest()
+
+
+def test_a_build_is_reproducible_and_replaces_itself(tmp_path, network) -> None:
+    for name in ("one", "two", "two"):
+        build(network, name="tiny", repository=tmp_path / name)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_failed_build_leaves_the_old_repository(tmp_path, network) -> None:
+    repository = tmp_path / "repository"
+    build(network, name="tiny", repository=repository)
+    before = contents(repository)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(Path(network).read_bytes()[:500])
+    with pytest.raises(BuildError):
+        build(str(broken), name="tiny", repository=repository)
+    assert contents(repository) == before
+
+
+def test_a_build_that_cannot_be_put_in_place_is_taken_back(tmp_path, network) -> None:
+    repository = tmp_path / "repository"
+    other = str(save_linear_network(tmp_path / "other.onnx", {"output": [84, 8]}, seed=5))
+    build(network, name="tiny", repository=repository)
+    before = contents(repository)
+    # a file in the place of the last folder: it moves away, but a folder with the name of a mount cannot
+    real_rename = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name == "tiny_preprocess" and self.parent.name.startswith(".repository"):
+            raise OSError(16, "Device or resource busy")
+        return real_rename(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(BuildError, match="cannot be put in place"):
+            build(other, name="tiny", repository=repository)
+    assert contents(repository) == before
+
+
+def test_a_repository_that_cannot_be_written(tmp_path, network) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuildError, match="the repository cannot be written"):
+        build(network, name="tiny", repository=tmp_path / "file" / "repository")
+    with pytest.raises(BuildError, match="the repository cannot be written"):
+        build(network, name="tiny", repository=Path("/proc/detserve"))

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detserve_client import (
+    Card,
+    ContractViolation,
+    DeadlineExceeded,
+    DetectionClient,
+    Detections,
+    EndpointError,
+    FakeTransport,
+    InferenceError,
+    ModelNotFound,
+    Outcome,
+    Overloaded,
+    RequestRejected,
+    ServerUnavailable,
+    SourceError,
+)
+from detserve_client.wire import DetectionRequest, Outputs
+
+
+class CountingTransport(FakeTransport):
+    """A fake that keeps what it was asked."""
+
+    def __init__(self, card: Card, answer: Callable[[DetectionRequest], Detections | Outputs]) -> None:
+        super().__init__(card, answer)
+        self.requests: list[DetectionRequest] = []
+        self.timeouts_s: list[float] = []
+        self.configs = 0
+        self.closed = 0
+
+    def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
+        self.requests.append(request)
+        self.timeouts_s.append(timeout_s)
+        return super().infer(request, timeout_s)
+
+    def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        self.configs += 1
+        return super().model_config(model, timeout_s)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def failing(*errors: InferenceError, then: Detections) -> Callable[[DetectionRequest], Detections]:
+    left = list(errors)
+
+    def answer(request: DetectionRequest) -> Detections:
+        if left:
+            raise left.pop(0)
+        return then
+
+    return answer
+
+
+def client_of(transport: FakeTransport, **options: Any) -> DetectionClient:
+    return DetectionClient("grpc://fake", "pets", transport=transport, **options)
+
+
+def test_detect(card: Card, found: Detections, tmp_path: Path) -> None:
+    transport = CountingTransport(card, lambda request: found)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"encoded")
+    with client_of(transport) as client:
+        assert client.detect(path, score_threshold=0.2, iou_threshold=0.5, max_detections=3) == found
+        assert client.detect(str(path)) == found
+        assert client.card() == card
+        assert client.ready()
+    assert transport.requests[0] == DetectionRequest(
+        "pets", b"encoded", {"score_threshold": 0.2, "iou_threshold": 0.5, "max_detections": 3}
+    )
+    assert transport.requests[1].parameters == {}
+    assert transport.configs == 1
+    assert transport.closed == 1
+
+
+def test_another_model_is_not_found(card: Card, found: Detections) -> None:
+    with DetectionClient(
+        "grpc://fake", "cars", transport=FakeTransport(card, lambda request: found)
+    ) as client:
+        assert not client.ready()
+        with pytest.raises(ModelNotFound, match="'cars'"):
+            client.detect(b"picture")
+
+
+def test_wrong_address() -> None:
+    with pytest.raises(EndpointError, match="'pets:8001'"):
+        DetectionClient("pets:8001", "pets")
+
+
+def test_an_answer_against_the_contract(card: Card) -> None:
+    with client_of(FakeTransport(card, lambda request: {})) as client, pytest.raises(ContractViolation):
+        client.detect(b"picture")
+
+
+def test_wrong_parameters_are_never_sent(card: Card, found: Detections) -> None:
+    transport = CountingTransport(card, lambda request: found)
+    with client_of(transport) as client:
+        with pytest.raises(RequestRejected, match="score_threshold is 2"):
+            client.detect(b"picture", score_threshold=2)
+        with pytest.raises(RequestRejected, match="score_threshold is 2"):
+            client.detect_many([b"picture"], score_threshold=2)
+        with pytest.raises(ValueError, match="timeout_s is 0"):
+            client.detect(b"picture", timeout_s=0)
+        with pytest.raises(ValueError, match="window is 0"):
+            client.detect_many([b"picture"], window=0)
+    assert transport.requests == []
+
+
+def test_an_unavailable_server_is_tried_again(card: Card, found: Detections) -> None:
+    refused = [ServerUnavailable("refused")] * 3
+    transport = CountingTransport(card, failing(*refused, then=found))
+    with client_of(transport) as client:
+        assert client.detect(b"picture", timeout_s=20) == found
+    assert len(transport.requests) == 4
+    assert transport.timeouts_s == sorted(transport.timeouts_s, reverse=True)
+    assert 0 < transport.timeouts_s[-1] < 20
+
+
+def test_no_more_than_four_tries(card: Card, found: Detections) -> None:
+    transport = CountingTransport(card, failing(*[ServerUnavailable("refused")] * 4, then=found))
+    with client_of(transport) as client, pytest.raises(ServerUnavailable, match="refused"):
+        client.detect(b"picture")
+
+
+def test_no_try_past_the_deadline(card: Card, found: Detections) -> None:
+    transport = CountingTransport(card, failing(*[ServerUnavailable("refused")] * 4, then=found))
+    with client_of(transport) as client, pytest.raises(ServerUnavailable):
+        client.detect(b"picture", timeout_s=0.02)
+    assert len(transport.requests) == 1
+
+
+@pytest.mark.parametrize("kind", [DeadlineExceeded, Overloaded, RequestRejected, ModelNotFound])
+def test_nothing_else_is_tried_again(card: Card, found: Detections, kind: type[InferenceError]) -> None:
+    transport = CountingTransport(card, failing(kind("said"), then=found))
+    with client_of(transport) as client, pytest.raises(kind):
+        client.detect(b"picture")
+    assert len(transport.requests) == 1
+
+
+def test_the_card_is_fetched_with_retries_too(card: Card, found: Detections) -> None:
+    class Starting(FakeTransport):
+        refusals = 2
+
+        def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+            if self.refusals:
+                self.refusals -= 1
+                raise ServerUnavailable("starting")
+            return super().model_config(model, timeout_s)
+
+    with client_of(Starting(card, lambda request: found)) as client:
+        assert client.card() == card
+
+
+def test_ready_is_false_where_no_server_is(card: Card, found: Detections) -> None:
+    class Gone(FakeTransport):
+        def ready(self, model: str, timeout_s: float) -> bool:
+            raise ServerUnavailable("refused")
+
+    with client_of(Gone(card, lambda request: found)) as client:
+        assert not client.ready()
+
+
+def test_many_come_in_order_and_one_bad_picture_fails_alone(card: Card, tmp_path: Path) -> None:
+    def answer(request: DetectionRequest) -> Detections:
+        number = int(request.picture)
+        time.sleep(0.01 * (number % 3))
+        if number == 4:
+            raise RequestRejected("the picture is rejected: torn")
+        return Detections.empty(card.labels)
+
+    sources: list[Any] = [str(number).encode() for number in range(12)]
+    sources[7] = tmp_path / "absent.jpg"
+    with client_of(FakeTransport(card, answer)) as client:
+        outcomes = list(client.detect_many(sources, window=4))
+    assert [outcome.source for outcome in outcomes] == sources
+    errors = {index: outcome.error for index, outcome in enumerate(outcomes) if outcome.error is not None}
+    assert {index: type(error) for index, error in errors.items()} == {4: RequestRejected, 7: SourceError}
+    with pytest.raises(RequestRejected, match="torn"):
+        outcomes[4].get()
+    assert outcomes[0].get() == Detections.empty(card.labels)
+    assert all(outcome.latency_s for outcome in outcomes if outcome.error is None)
+
+
+def test_no_more_than_the_window_is_under_way(card: Card) -> None:
+    under_way, most, lock = 0, 0, threading.Lock()
+    all_in = threading.Barrier(3)
+
+    def answer(request: DetectionRequest) -> Detections:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        all_in.wait(timeout=10)
+        with lock:
+            under_way -= 1
+        return Detections.empty(card.labels)
+
+    with client_of(FakeTransport(card, answer)) as client:
+        outcomes = list(client.detect_many([b"picture"] * 9, window=3))
+    assert all(outcome.error is None for outcome in outcomes)
+    assert most == 3
+
+
+def test_sources_are_taken_as_they_are_needed(card: Card) -> None:
+    taken = 0
+
+    def sources() -> Iterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield b"picture"
+
+    with client_of(FakeTransport(card, lambda request: Detections.empty(card.labels))) as client:
+        stream = client.detect_many(sources(), window=3)
+        assert taken == 0
+        for yielded in range(1, 6):
+            assert isinstance(next(stream), Outcome)
+            assert taken == 3 + yielded
+        stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_bug_in_the_sources_keeps_its_traceback(card: Card) -> None:
+    def sources() -> Iterator[bytes]:
+        yield b"picture"
+        raise KeyError("a bug")
+
+    with client_of(FakeTransport(card, lambda request: Detections.empty(card.labels))) as client:
+        stream = client.detect_many(sources())
+        with pytest.raises(KeyError, match="a bug"):
+            list(stream)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from detserve_client import SourceError
+from detserve_client.pictures import encoded_picture
+
+GREEN_BGR = (0, 200, 0)
+
+
+def decoded(encoded: bytes) -> np.ndarray[Any, Any]:
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    return pixels
+
+
+def test_files_and_bytes_go_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"anything")
+    assert encoded_picture(path) == b"anything"
+    assert encoded_picture(str(path)) == b"anything"
+    assert encoded_picture(b"anything") == b"anything"
+
+
+@pytest.mark.parametrize("view", ["whole", "every second pixel"])
+def test_pixels_become_a_jpeg(view: str) -> None:
+    pixels = np.full((20, 30, 3), GREEN_BGR, np.uint8)
+    if view != "whole":
+        pixels = pixels[::2, ::2]
+    encoded = encoded_picture(pixels)
+    assert encoded.startswith(b"\xff\xd8\xff")
+    back = decoded(encoded)
+    assert back.shape == pixels.shape
+    assert np.abs(back.astype(int) - GREEN_BGR).max() < 4
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK"])
+def test_a_pil_image_becomes_a_jpeg(mode: str) -> None:
+    encoded = encoded_picture(Image.new("RGB", (30, 20), (0, 200, 0)).convert(mode))
+    assert decoded(encoded).shape == (20, 30, 3)
+
+
+def test_a_pil_image_keeps_its_own_pixels_whatever_its_exif_says() -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # turn by 90 degrees to be upright
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(file, "JPEG", exif=exif)
+    assert decoded(encoded_picture(Image.open(file))).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (b"", "the picture is empty; expected a JPEG, PNG, WebP or BMP"),
+        ("no/such/file.jpg", "no/such/file.jpg cannot be read: No such file or directory"),
+        (".", "cannot be read: Is a directory"),
+        (7, "a picture source of type int came; expected a path, bytes"),
+        (np.zeros((4, 4, 3)), r"an array float64 \(4, 4, 3\) came; expected uint8 \(h, w, 3\) in BGR"),
+        (np.zeros((4, 4), np.uint8), r"an array uint8 \(4, 4\) came"),
+        (np.zeros((0, 4, 3), np.uint8), r"an array uint8 \(0, 4, 3\) came"),
+        (np.zeros((1, 70_000, 3), np.uint8), "cannot become a JPEG; expected sides of at most 65500 pixels"),
+        (Image.new("RGB", (70_000, 1)), "cannot become a JPEG"),
+    ],
+)
+def test_mistakes(source: Any, sentence: str) -> None:
+    with pytest.raises(SourceError, match=sentence):
+        encoded_picture(source)
+
+
+def test_pixels_without_opencv_name_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['cv2'] = None\n"
+        "import numpy as np\n"
+        "from detserve_client import MissingExtra\n"
+        "from detserve_client.pictures import encoded_picture\n"
+        "try: encoded_picture(np.zeros((4, 4, 3), np.uint8))\n"
+        "except MissingExtra as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'detserve[draw]'" in done.stdout

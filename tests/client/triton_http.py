@@ -1,0 +1,102 @@
+"""A real HTTP server of a few lines that speaks Triton's protocol and says what a test tells it to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+from detserve_client import Card, Detections
+from detserve_client.wire import padded_outputs
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+DATATYPES = {"int32": "INT32", "float32": "FP32"}
+
+
+@dataclass
+class Reply:
+    """What the server says."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def error_reply(status: int, text: str) -> Reply:
+    """Triton's way to say an error."""
+    return Reply(status, json.dumps({"error": text}).encode())
+
+
+def infer_reply(detections: Detections, rows: int = 5) -> Reply:
+    """An answer with binary tensors."""
+    outputs, binary = [], b""
+    for name, tensor in padded_outputs(detections, rows).items():
+        content = tensor.tobytes()
+        outputs.append(
+            {
+                "name": name,
+                "datatype": DATATYPES[tensor.dtype.name],
+                "shape": list(tensor.shape),
+                "parameters": {"binary_data_size": len(content)},
+            }
+        )
+        binary += content
+    header = json.dumps({"model_name": "pets", "model_version": "1", "outputs": outputs}).encode()
+    return Reply(body=header + binary, headers={HEADER_LENGTH: str(len(header))})
+
+
+@dataclass
+class Received:
+    """What came in: the JSON header of an inference request, and the encoded picture."""
+
+    header: dict[str, Any]
+    picture: bytes
+
+
+@contextmanager
+def http_server(card: Card, answer: Callable[[Received], Reply]) -> Iterator[str]:
+    """Serve until the block ends; yields the URL. ``answer`` answers inference requests."""
+    config = {"name": "pets", "parameters": {"detserve_card": {"string_value": card.to_json()}}}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            if self.path == "/v2/models/pets/ready":
+                self._send(Reply())
+            elif self.path == "/v2/models/pets/config":
+                self._send(Reply(body=json.dumps(config).encode()))
+            elif self.path.endswith("/ready"):
+                self._send(error_reply(400, "Model version not ready"))
+            else:
+                self._send(error_reply(404, "Request for unknown model: 'x' is not found"))
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers[HEADER_LENGTH])
+            # a BYTES element carries its own length of 4 bytes
+            self._send(answer(Received(json.loads(body[:length]), body[length + 4 :])))
+
+        def _send(self, reply: Reply) -> None:
+            self.send_response(reply.status)
+            for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.body)
+
+        def log_message(self, format: str, *values: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

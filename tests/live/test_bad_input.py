@@ -1,0 +1,123 @@
+"""Bad input: one sentence each, and a server that goes on."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+
+from detserve_client import (
+    DeadlineExceeded,
+    DetectionClient,
+    InferenceError,
+    ModelNotFound,
+    RequestRejected,
+    ServerUnavailable,
+)
+from tests.live.conftest import DEFAULT
+
+
+def bomb() -> bytes:
+    """A PNG of a few kilobytes that claims 30000x30000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1_000_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+BAD = {
+    "empty": (b"", "empty"),
+    "text": (b"this is a text file, not a picture\n" * 5, "not a JPEG"),
+    "truncated": (None, "damaged or truncated"),
+    "bomb": (bomb(), "larger than the"),
+}
+
+
+def bad_picture(kind: str, sample) -> bytes:
+    data = BAD[kind][0]
+    return sample.read_bytes()[:-2000] if data is None else data
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_picture_is_one_sentence(client: DetectionClient, sample, kind) -> None:
+    with pytest.raises(RequestRejected) as caught:
+        client.detect(bad_picture(kind, sample))
+    assert BAD[kind][1] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(client.detect(sample)) > 0
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_one_bad_request_among_seven_good_ones_fails_alone(server, sample, kind) -> None:
+    """Sent at once, so that dynamic batching puts them together."""
+    good = sample.read_bytes()
+    pictures = [good] * 3 + [bad_picture(kind, sample)] + [good] * 4
+    with DetectionClient(server.grpc_url, DEFAULT) as client, ThreadPoolExecutor(8) as pool:
+        expected = client.detect(good)
+
+        def outcome(picture: bytes):
+            try:
+                return client.detect(picture)
+            except InferenceError as error:
+                return error
+
+        for _ in range(5):
+            outcomes = list(pool.map(outcome, pictures))
+            assert isinstance(outcomes.pop(3), RequestRejected)
+            assert all(found == expected for found in outcomes)
+
+
+def test_a_wrong_dtype_is_refused(server) -> None:
+    tensor = grpcclient.InferInput("IMAGE", [1, 1], "FP32")
+    tensor.set_data_from_numpy(np.zeros((1, 1), np.float32))
+    with grpcclient.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as connection:
+        with pytest.raises(Exception, match="TYPE_FP32|data-type"):
+            connection.infer(DEFAULT, [tensor])
+        assert connection.is_server_live()
+
+
+def test_a_wrong_model_name(url) -> None:
+    with DetectionClient(url, "no_such_model") as client, pytest.raises(ModelNotFound, match="no_such_model"):
+        client.detect(b"anything")
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_a_threshold_out_of_range(client: DetectionClient, sample, value) -> None:
+    with pytest.raises(RequestRejected, match="score_threshold"):
+        client.detect(sample, score_threshold=value)
+
+
+@pytest.mark.parametrize("value", ["many", 101, -1])
+def test_the_server_checks_parameters_by_itself(server, sample, value) -> None:
+    tensor = grpcclient.InferInput("IMAGE", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[sample.read_bytes()]], dtype=object))
+    with grpcclient.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as connection:
+        with pytest.raises(Exception, match=r"parameter max_detections is .*, expected 0 to 100"):
+            connection.infer(DEFAULT, [tensor], parameters={"max_detections": value})
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_server_that_is_down(scheme, sample) -> None:
+    with DetectionClient(f"{scheme}://127.0.0.1:9", DEFAULT, timeout_s=2) as client:
+        with pytest.raises(ServerUnavailable, match="127.0.0.1:9"):
+            client.detect(sample)
+
+
+def test_a_deadline_that_passes(client: DetectionClient) -> None:
+    client.card()
+    noise = np.random.default_rng(0).integers(0, 255, (4000, 5000, 3), np.uint8)
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    with pytest.raises(DeadlineExceeded):
+        client.detect(buffer.getvalue(), timeout_s=0.05)
+    assert client.ready()
