@@ -20,6 +20,7 @@ _SPEED = (
     Column("p90 ms", "p90_ms", 1),
     Column("p99 ms", "p99_ms", 1),
     Column("served / in-process", "served_over_in_process"),
+    Column("its spread %", "ratio_spread_percent", 1),
 )
 _STAGES = (
     Column("batch", "batch"),
@@ -61,7 +62,7 @@ def sweep_report(result: Sweep, settings: SweepSettings) -> Report:
 
 
 def speed_table(runs: Sequence[PointRun]) -> Table:
-    """One row a point: medians over its runs, and the throughput's spread."""
+    """One row a point: medians over its runs, and how far the runs lie apart."""
     rows: list[list[Cell]] = []
     for point, own in _by_point(runs):
         throughputs = [run.load.pictures_per_s for run in own]
@@ -71,12 +72,13 @@ def speed_table(runs: Sequence[PointRun]) -> Table:
                 point.batch,
                 point.concurrency,
                 median(throughputs),
-                100 * spread(throughputs) if len(own) > 1 else None,
+                _spread_percent(throughputs),
                 *(
                     median(getattr(run.load, field) for run in own)
                     for field in ("p50_ms", "p90_ms", "p99_ms")
                 ),
                 median(ratios) if ratios else None,
+                _spread_percent(ratios),
             ]
         )
     return Table("Throughput and latency", _SPEED, rows)
@@ -90,6 +92,10 @@ def stages_table(runs: Sequence[PointRun], model: str) -> Table:
             figures = (median(getattr(run.stages[position], field) for run in own) for field in _STAGE_FIELDS)
             rows.append([point.batch, point.concurrency, stage.model.removeprefix(f"{model}_"), *figures])
     return Table("Time per request in each step", _STAGES, rows)
+
+
+def _spread_percent(values: Sequence[float]) -> float | None:
+    return 100 * spread(values) if len(values) > 1 else None
 
 
 def _by_point(runs: Sequence[PointRun]) -> list[tuple[LoadPoint, list[PointRun]]]:

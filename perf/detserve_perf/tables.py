@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from detserve_perf.files import write_text_atomically
 
@@ -58,15 +59,25 @@ class Table:
 
     def print(self, console: Console) -> None:
         """Draw it on the terminal."""
-        drawn = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        drawn = RichTable(
+            title=self.title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            collapse_padding=True,
+        )
         for i, column in enumerate(self.columns):
             text = any(isinstance(row[i], str) for row in self.rows)
             drawn.add_column(
-                column.heading, justify="left" if text else "right", no_wrap=text, overflow="fold"
+                column.heading,
+                justify="left" if text else "right",
+                no_wrap=text,
+                min_width=max(map(len, column.heading.split())),
             )
         for row in self.rows:
-            drawn.add_row(*self._shown(row))
+            drawn.add_row(*map(Text, self._shown(row)))
         console.print(drawn)
+        console.print()
 
     def _shown(self, row: Sequence[Cell]) -> list[str]:
         return [_shown(cell, column.decimals) for cell, column in zip(row, self.columns, strict=True)]
@@ -112,8 +123,8 @@ class Report:
             console.print(f"note: {note}", highlight=False, markup=False)
 
 
-def _piped(cells: Any) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _piped(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _shown(cell: Cell, decimals: int) -> str:
