@@ -46,7 +46,7 @@ def test_half_the_boxes_found_before_a_false_one() -> None:
 
 
 def test_a_box_that_is_a_little_off_counts_at_low_iou_only() -> None:
-    """IoU of 100x100 boxes shifted by 20: 80 * 100 / (120 * 100) = 2/3, so it counts at .50, .55, .60 and .65."""
+    """100x100 boxes shifted by 20 have an IoU of 80 / 120 = 0.67: found at .50, .55, .60 and .65 of ten."""
     table = score(annotations_of((0, 3, [0, 0, 100, 100])), [result(0, 3, [20, 0, 100, 100], 0.5)], [3])
     assert table.ap == pytest.approx(0.4)
     assert table.ap50 == pytest.approx(1)
@@ -57,11 +57,9 @@ def test_a_class_is_scored_by_itself() -> None:
     box = [10.0, 10.0, 100.0, 100.0]
     annotations = annotations_of((0, 7, box), (0, 3, box))
     table = score(annotations, [result(0, 7, box, 0.9)], [7, 3, 9])
-    assert [(one.name, one.boxes, one.ap, one.ap50) for one in table.classes] == [
-        ("barcode", 1, 0.0, 0.0),
-        ("qr code", 1, 1.0, 1.0),
-        ("person", 0, None, None),
-    ]
+    assert [(one.name, one.boxes) for one in table.classes] == [("barcode", 1), ("qr code", 1), ("person", 0)]
+    assert [one.ap for one in table.classes] == [0, pytest.approx(1), None]
+    assert [one.ap50 for one in table.classes] == [0, pytest.approx(1), None]
     assert table.ap == pytest.approx(0.5)
 
 
