@@ -116,7 +116,7 @@ def measure_accuracy(
 
 def pictures_of(annotations: Annotations, images: Path) -> dict[int, Path]:
     """Image id -> file; raises :class:`MeasurementError` when a file is absent."""
-    pictures = {int(image["id"]): images / image["file_name"] for image in annotations["images"]}
+    pictures = {image["id"]: images / image["file_name"] for image in annotations["images"]}
     absent = [path for path in pictures.values() if not path.is_file()]
     if absent:
         raise MeasurementError(

@@ -61,13 +61,22 @@ def load_annotations(path: Path) -> Annotations:
         entries = annotations.get(key) if isinstance(annotations, dict) else None
         if not isinstance(entries, list) or not entries:
             raise MeasurementError(f"{path} has no list {key!r}; expected a COCO instances.json")
-        for entry in entries:
+        for position, entry in enumerate(entries):
             missing = [f for f in fields if not isinstance(entry, dict) or f not in entry]
             if missing:
                 raise MeasurementError(
-                    f"{path}: an entry of {key!r} has no {missing[0]!r}; expected COCO's format"
+                    f"{path}: {key}[{position}] has no {missing[0]!r}; expected COCO's format"
                 )
+    for position, entry in enumerate(annotations["annotations"]):
+        if not _is_box(entry["bbox"]):
+            raise MeasurementError(
+                f"{path}: annotations[{position}] has the bbox {entry['bbox']!r}; expected x, y, width, height"
+            )
     return dict(annotations)
+
+
+def _is_box(bbox: object) -> bool:
+    return isinstance(bbox, list) and len(bbox) == 4 and all(isinstance(n, (int, float)) for n in bbox)
 
 
 _EXPECTED = {
@@ -84,7 +93,7 @@ def categories_by_class(labels: Sequence[str], annotations: Annotations) -> dict
 
     Raises :class:`MeasurementError` when no label is a category.
     """
-    ids = {_key(category["name"]): int(category["id"]) for category in annotations["categories"]}
+    ids = {_key(category["name"]): category["id"] for category in annotations["categories"]}
     found = {index: ids[_key(label)] for index, label in enumerate(labels) if _key(label) in ids}
     if not found:
         names = ", ".join(str(category["name"]) for category in annotations["categories"][:3])

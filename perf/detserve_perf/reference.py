@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,9 @@ DetectOne = Callable[[bytes], object]
 
 def cores() -> int:
     """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def load_reference(repository: Path, model: str, workers: int) -> list[DetectOne]:

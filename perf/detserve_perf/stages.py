@@ -83,7 +83,7 @@ def _difference(model: str, before: ModelCounters, after: ModelCounters) -> Stag
         )
     if requests == 0:
         raise MeasurementError(
-            f"{model} answered no request during the measurement; is it part of the ensemble?"
+            f"{model} answered no request during the measurement; is a response cache in front of it?"
         )
 
     def per_request_ms(field: str) -> float:

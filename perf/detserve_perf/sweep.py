@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 from detserve_client.card import Card
 from detserve_client.endpoint import Endpoint
@@ -105,6 +106,8 @@ def sweep(
             queries, analyzer, endpoint, model, steps_of(config), corpus, settings.requests
         )
         runs, references = _interleave(measure, reference, pictures, settings, on_progress)
+        cached = [name for name in (model, *measure.steps) if _has_cache(queries.config(name))]
+        notes = (corpus_note(len(pictures)), _cache_note(cached), why_none, _unsteady(references))
         return Sweep(
             model=model,
             url=url,
@@ -112,7 +115,7 @@ def sweep(
             runs=tuple(runs),
             reference_pictures_per_s=tuple(references),
             machine=this_machine(triton=queries.version(), perf_analyzer=str(analyzer.program)),
-            notes=tuple(filter(None, (corpus_note(len(pictures)), why_none, _unsteady(references)))),
+            notes=tuple(filter(None, notes)),
         )
 
 
@@ -214,11 +217,21 @@ def _reference(
     return load_reference(repository, model, cores()), None
 
 
-def _check_batches(config: dict[str, object], model: str, points: Sequence[LoadPoint]) -> None:
-    limit = int(str(config.get("max_batch_size", 0)))
+def _check_batches(config: dict[str, Any], model: str, points: Sequence[LoadPoint]) -> None:
+    limit = int(config.get("max_batch_size", 0))
     largest = max(point.batch for point in points)
     if largest > max(limit, 1):
         raise MeasurementError(f"{model} takes batches of up to {limit}, got --batch {largest}")
+
+
+def _has_cache(config: dict[str, Any]) -> bool:
+    return bool(config.get("response_cache", {}).get("enable"))
+
+
+def _cache_note(models: Sequence[str]) -> str | None:
+    if not models:
+        return None
+    return f"the response cache of {', '.join(models)} is on: a picture sent again is answered from it"
 
 
 def _unsteady(references: Sequence[float]) -> str | None:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from typing_extensions import Self
-
 from detserve_client.endpoint import Endpoint
 from detserve_client.faults import error_from_grpc, error_from_http, unreachable
 from detserve_perf.errors import MeasurementError
@@ -31,7 +29,7 @@ class TritonQueries:
             from tritonclient.http import InferenceServerClient
         self._client = InferenceServerClient(endpoint.address, ssl=endpoint.tls)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> TritonQueries:
         """Return itself."""
         return self
 

@@ -134,8 +134,9 @@ def test_labels_that_match_nothing_are_refused() -> None:
     [
         ("{", "is no JSON"),
         ("[]", "has no list 'images'"),
-        ('{"images": [{"id": 1}]}', "an entry of 'images' has no 'file_name'"),
+        ('{"images": [{"id": 1}]}', "images\\[0\\] has no 'file_name'"),
         ('{"images": [{"id": 1, "file_name": "a"}], "annotations": []}', "has no list 'annotations'"),
+        (json.dumps(annotations_of((0, 7, [1, 2, 3]))), r"the bbox \[1, 2, 3\]; expected x, y"),
     ],
 )
 def test_a_file_that_is_no_coco_is_refused(tmp_path, content: str, words: str) -> None:
