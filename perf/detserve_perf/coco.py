@@ -70,7 +70,8 @@ def load_annotations(path: Path) -> Annotations:
     for position, entry in enumerate(annotations["annotations"]):
         if not _is_box(entry["bbox"]):
             raise MeasurementError(
-                f"{path}: annotations[{position}] has the bbox {entry['bbox']!r}; expected x, y, width, height"
+                f"{path}: annotations[{position}] has the bbox {entry['bbox']!r}; "
+                "expected x, y, width, height"
             )
     return dict(annotations)
 
