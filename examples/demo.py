@@ -44,14 +44,16 @@ def main() -> None:
         "picture", "found", "latency (median of 20)", title=f"{MODEL} on Triton, gRPC, one at a time"
     )
     results = {}
-    with embedded_server(CHECKOUT / "model_repository") as server:
-        with DetectionClient(server.grpc_url, MODEL) as client:
-            for picture in track(pictures, "detecting"):
-                found, latency_ms = timed_ms(client, picture)
-                save_drawn(picture, found, OUT / picture.name)
-                results[picture.name] = found.to_dicts()
-                names = ", ".join(f"{row.label} {row.score:.2f}" for row in found) or "nothing"
-                table.add_row(picture.name, names, f"{latency_ms:.1f} ms")
+    with (
+        embedded_server(CHECKOUT / "model_repository") as server,
+        DetectionClient(server.grpc_url, MODEL) as client,
+    ):
+        for picture in track(pictures, "detecting"):
+            found, latency_ms = timed_ms(client, picture)
+            save_drawn(picture, found, OUT / picture.name)
+            results[picture.name] = found.to_dicts()
+            names = ", ".join(f"{row.label} {row.score:.2f}" for row in found) or "nothing"
+            table.add_row(picture.name, names, f"{latency_ms:.1f} ms")
     (OUT / "detections.json").write_text(json.dumps(results, indent=2) + "\n")
     Console().print(table)
     print(f"annotated pictures and detections.json are in {OUT.relative_to(CHECKOUT)}/")

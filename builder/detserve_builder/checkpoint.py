@@ -34,7 +34,7 @@ class TensorInfo:
 class Checkpoint:
     """A detector as it came, as ONNX.
 
-    ``card_path`` is a card.json lying beside it, if any; ``card_fields`` are what the file format itself says.
+    ``card_path`` is a card.json beside it, if any; ``card_fields`` is what the file format itself says.
     """
 
     path: Path

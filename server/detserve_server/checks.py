@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from detserve_client.errors import DetserveError
-
 from detserve_server.distribution import PYTHON_VERSION, find_distribution, libpython_dir
 from detserve_server.manifest import Manifest, changed_files, missing_folders, read_manifests
 from detserve_server.ports import LOOPBACK, is_free

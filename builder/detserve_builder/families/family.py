@@ -41,8 +41,8 @@ class Family:
     """One kind of detector head.
 
     ``head`` is the schema of the card's ``head``. ``recognise`` returns None for a graph that is not of this
-    family; ``num_anchors`` is A for a card whose head is valid. ``decode`` adds nodes behind the graph's outputs
-    and raises CardError where the card's head or labels contradict the graph.
+    family; ``num_anchors`` is A for a card whose head is valid. ``decode`` adds nodes behind the graph's
+    outputs and raises CardError where the card's head or labels contradict the graph.
     """
 
     name: str
