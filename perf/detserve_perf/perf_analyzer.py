@@ -91,7 +91,8 @@ def why_not_starting(candidate: PerfAnalyzer) -> str | None:
         return str(error)
     if done.returncode == 0:
         return None
-    return _last_line(done.stderr + done.stdout) or f"exit status {done.returncode}"
+    line = _last_line(done.stderr + done.stdout).removeprefix(f"{candidate.program}: ")
+    return line or f"exit status {done.returncode}"
 
 
 def _installed() -> Iterator[PerfAnalyzer]:
