@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -74,16 +75,28 @@ def load_reference(repository: Path, model: str, workers: int) -> list[DetectOne
     return [one_worker() for _ in range(workers)]
 
 
-def reference_pictures_per_s(workers: list[DetectOne], pictures: list[bytes], count: int) -> float:
-    """Throughput over ``count`` pictures, taken from ``pictures`` in turn and shared among the workers."""
+@dataclass(frozen=True)
+class ReferenceRun:
+    """One run of the reference.
+
+    ``cores_share`` is the CPU time it got over what its workers could have had, near 1 on a quiet machine.
+    """
+
+    pictures_per_s: float
+    cores_share: float
+
+
+def run_reference(workers: list[DetectOne], pictures: list[bytes], count: int) -> ReferenceRun:
+    """Detect in ``count`` pictures, taken from ``pictures`` in turn and shared among the workers."""
     for detect in workers:
         detect(pictures[0])
     with _one_opencv_thread(), ThreadPoolExecutor(len(workers)) as pool:
         turns = itertools.islice(itertools.cycle(pictures), count)  # next() on it is atomic under the GIL
-        started_s = time.perf_counter()
+        started_s, used_s = time.perf_counter(), time.process_time()
         for future in [pool.submit(_drain, detect, turns) for detect in workers]:
             future.result()
-        return count / (time.perf_counter() - started_s)
+        took_s = time.perf_counter() - started_s
+        return ReferenceRun(count / took_s, (time.process_time() - used_s) / (took_s * len(workers)))
 
 
 def _drain(detect: DetectOne, turns: Iterator[bytes]) -> None:
@@ -127,5 +140,8 @@ def _step(repository: Path, model: str, step: str) -> ModuleType:
     if spec is None or spec.loader is None or not path.is_file():
         raise MeasurementError(f"{path} is absent; build the repository again")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(str(error.name), "perf") from None
     return module

@@ -25,15 +25,17 @@ from detserve_perf.machine import Machine, this_machine
 from detserve_perf.perf_analyzer import PerfAnalyzer, find_perf_analyzer
 from detserve_perf.reference import (
     DetectOne,
+    ReferenceRun,
     cores,
     load_reference,
-    reference_pictures_per_s,
     repository_card,
+    run_reference,
 )
 from detserve_perf.stages import StageTimes, stage_times
 from detserve_perf.triton import TritonQueries, steps_of
 
 OnProgress = Callable[[str], None]
+_QUIET = 0.9
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class PointRun:
 class Sweep:
     """Everything one sweep measured, in the order of measuring.
 
-    ``reference_pictures_per_s`` has one run more than ``runs``, or none.
+    ``references`` has one run more than ``runs``, or none.
     """
 
     model: str
     url: str
     pictures: int
     runs: tuple[PointRun, ...]
-    reference_pictures_per_s: tuple[float, ...]
+    references: tuple[ReferenceRun, ...]
     machine: Machine
     notes: tuple[str, ...]
 
@@ -107,13 +109,13 @@ def sweep(
         )
         runs, references = _interleave(measure, reference, pictures, settings, on_progress)
         cached = [name for name in (model, *measure.steps) if _has_cache(queries.config(name))]
-        notes = (corpus_note(len(pictures)), _cache_note(cached), why_none, _unsteady(references))
+        notes = (corpus_note(len(pictures)), _cache_note(cached), why_none, contention_note(references))
         return Sweep(
             model=model,
             url=url,
             pictures=len(pictures),
             runs=tuple(runs),
-            reference_pictures_per_s=tuple(references),
+            references=tuple(references),
             machine=this_machine(triton=queries.version(), perf_analyzer=str(analyzer.program)),
             notes=tuple(filter(None, notes)),
         )
@@ -146,30 +148,30 @@ def _interleave(
     pictures: list[bytes],
     settings: SweepSettings,
     on_progress: OnProgress,
-) -> tuple[list[PointRun], list[float]]:
+) -> tuple[list[PointRun], list[ReferenceRun]]:
     runs: list[PointRun] = []
-    references: list[float] = []
+    references: list[ReferenceRun] = []
 
-    def run_reference() -> None:
+    def refer() -> None:
         if reference:
             on_progress("in-process reference")
-            references.append(reference_pictures_per_s(reference, pictures, settings.requests))
+            references.append(run_reference(reference, pictures, settings.requests))
 
     on_progress("warm-up")
     measure.load(settings.points[-1], 1)
     for point in settings.points * settings.repeats:
-        run_reference()
+        refer()
         on_progress(f"concurrency {point.concurrency}, batch {point.batch}")
         runs.append(measure.run(point))
-    run_reference()
+    refer()
     return with_ratios(runs, references), references
 
 
-def with_ratios(runs: Sequence[PointRun], references: Sequence[float]) -> list[PointRun]:
+def with_ratios(runs: Sequence[PointRun], references: Sequence[ReferenceRun]) -> list[PointRun]:
     """Each run with its throughput over the mean of the references right before and after it."""
     if not references:
         return list(runs)
-    around = pairwise(references)
+    around = pairwise(reference.pictures_per_s for reference in references)
     return [
         replace(run, ratio=run.load.pictures_per_s / mean(pair))
         for run, pair in zip(runs, around, strict=True)
@@ -234,10 +236,11 @@ def _cache_note(models: Sequence[str]) -> str | None:
     return f"the response cache of {', '.join(models)} is on: a picture sent again is answered from it"
 
 
-def _unsteady(references: Sequence[float]) -> str | None:
-    if len(references) < 2 or spread(references) <= 0.1:
+def contention_note(references: Sequence[ReferenceRun]) -> str | None:
+    """What to say when the reference did not have its cores to itself, None when it did."""
+    if not references or (share := median(run.cores_share for run in references)) >= _QUIET:
         return None
     return (
-        f"the in-process reference varied by {spread(references):.0%}: "
-        "something else used this machine meanwhile"
+        f"the in-process reference got {share:.0%} of the cores' time: something else used this machine, "
+        "so the ratio is no fair one; measure again on a quiet machine"
     )

@@ -104,12 +104,13 @@ def _by_point(runs: Sequence[PointRun]) -> list[tuple[LoadPoint, list[PointRun]]
 
 
 def _reference_fact(result: Sweep) -> str:
-    runs = result.reference_pictures_per_s
+    runs = [run.pictures_per_s for run in result.references]
     if not runs:
         return ""
+    share = median(run.cores_share for run in result.references)
     return (
-        f"{median(runs):.1f} pictures/s on {result.machine.cores} threads, "
-        f"{len(runs)} runs, spread {100 * spread(runs):.1f} %"
+        f"{median(runs):.1f} pictures/s on {result.machine.cores} threads, {len(runs)} runs, "
+        f"spread {100 * spread(runs):.1f} %, {share:.0%} of the cores' time"
     )
 
 

@@ -54,7 +54,7 @@ def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Serve
     phases: list[str] = []
     result = _sweep(served, SAMPLES, phases)
     assert len(phases) == SETTINGS.phases(reference=True)
-    assert len(result.reference_pictures_per_s) == 2
+    assert len(result.references) == 2
     (run,) = result.runs
     steps = [f"{DEFAULT}_{step}" for step in ("preprocess", "detector", "postprocess")]
     assert [stage.model for stage in run.stages] == steps

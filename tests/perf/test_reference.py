@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import detserve_builder.steps
 from detserve_perf.errors import MeasurementError
-from detserve_perf.reference import load_reference, reference_pictures_per_s, repository_card
+from detserve_perf.reference import load_reference, repository_card, run_reference
 
 STEPS = Path(detserve_builder.steps.__file__).parent
 CARD = {
@@ -75,7 +75,9 @@ def test_the_three_steps_run_in_order(repository) -> None:
 def test_pictures_are_taken_in_turn_by_all_workers() -> None:
     seen: list[bytes] = []
     pictures = [b"a", b"b", b"c"]
-    assert reference_pictures_per_s([seen.append, seen.append], pictures, 8) > 0
+    run = run_reference([seen.append, seen.append], pictures, 8)
+    assert run.pictures_per_s > 0
+    assert run.cores_share > 0
     warm_up, measured = seen[:2], seen[2:]
     assert warm_up == [b"a", b"a"]
     assert sorted(measured) == sorted([b"a", b"b", b"c", b"a", b"b", b"c", b"a", b"b"])
@@ -83,13 +85,13 @@ def test_pictures_are_taken_in_turn_by_all_workers() -> None:
 
 def test_a_picture_that_fails_stops_the_reference(repository) -> None:
     with pytest.raises(ValueError, match="not a JPEG"):
-        reference_pictures_per_s(load_reference(repository, "tiny", 1), [PICTURE, b"no picture"], 4)
+        run_reference(load_reference(repository, "tiny", 1), [PICTURE, b"no picture"], 4)
 
 
 def test_opencv_gets_its_threads_back() -> None:
     before = cv2.getNumThreads()
     during: list[int] = []
-    reference_pictures_per_s([lambda _: during.append(cv2.getNumThreads())], [b"a"], 1)
+    run_reference([lambda _: during.append(cv2.getNumThreads())], [b"a"], 1)
     assert during[-1] == 1
     assert cv2.getNumThreads() == before
 

@@ -10,8 +10,17 @@ from detserve_perf.commands.sweep import _numbers
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load import LoadPoint, LoadResult
 from detserve_perf.machine import this_machine
+from detserve_perf.reference import ReferenceRun
 from detserve_perf.stages import StageTimes
-from detserve_perf.sweep import PointRun, Sweep, SweepSettings, is_loopback, spread, with_ratios
+from detserve_perf.sweep import (
+    PointRun,
+    Sweep,
+    SweepSettings,
+    contention_note,
+    is_loopback,
+    spread,
+    with_ratios,
+)
 from detserve_perf.sweep_report import speed_table, stages_table, sweep_report
 
 ONE, FOUR = LoadPoint(1), LoadPoint(4)
@@ -23,7 +32,7 @@ def run(point: LoadPoint, pictures_per_s: float, queue_ms: float = 1.0) -> Point
 
 
 RUNS = [run(ONE, 50.0), run(FOUR, 90.0), run(ONE, 60.0, 3.0), run(FOUR, 100.0)]
-REFERENCES = [100.0, 100.0, 120.0, 80.0, 120.0]
+REFERENCES = [ReferenceRun(speed, 0.95) for speed in (100.0, 100.0, 120.0, 80.0, 120.0)]
 
 
 def test_a_ratio_is_over_the_references_around_the_run() -> None:
@@ -77,6 +86,13 @@ def test_the_report_names_the_machine_and_holds_every_run() -> None:
     assert len(data["runs"]) == 4
     assert data["table"][0]["pictures_per_s"] == 55.0
     assert data["machine"]["triton"] == "2.51.0"
+
+
+def test_a_busy_machine_is_said() -> None:
+    assert contention_note([]) is None
+    assert contention_note(REFERENCES) is None
+    busy = [ReferenceRun(50.0, share) for share in (0.5, 0.6, 0.95)]
+    assert "got 60% of the cores' time" in str(contention_note(busy))
 
 
 def test_progress_counts_every_phase() -> None:
