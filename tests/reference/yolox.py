@@ -39,7 +39,7 @@ class YoloxReference:
         boxes = np.concatenate([centers - sizes / 2, centers + sizes / 2], 1) / ratio
         keep = scores >= score_threshold
         boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
-        kept = _class_wise_nms(boxes, scores, classes, iou_threshold)[:max_detections]
+        kept = class_wise_nms(boxes, scores, classes, iou_threshold)[:max_detections]
         limits = np.array([picture.shape[1], picture.shape[0]] * 2)
         return np.clip(boxes[kept], 0, limits), scores[kept], classes[kept]
 
@@ -56,7 +56,7 @@ class YoloxReference:
         return rows
 
 
-def _class_wise_nms(
+def class_wise_nms(
     boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou_threshold: float
 ) -> np.ndarray:
     """Greedy NMS on each class, vectorised over the rest (the multiclass_nms of the same source)."""

@@ -95,8 +95,8 @@ def _add_layer(network: Network, index: int, section: Section) -> None:
         raise BuildError(f"{section.where} is not supported; known are {known}")
     before = len(network.graph.nodes)
     network.maps.append(make(network, section))
-    for node in network.graph.nodes[before:]:
-        node.name = f"{section.name}_{index}/{node.op}"
+    for number, node in enumerate(network.graph.nodes[before:]):
+        node.name = f"{section.name}_{index}/{number}_{node.op}"
     if section.name == "yolo":
         network.last.tensor.name = f"yolo_{index}"
 
