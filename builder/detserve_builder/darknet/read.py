@@ -48,7 +48,7 @@ def read_darknet(path: Path, opset: int) -> DarknetNetwork:
     network = Network(cfg_path, graph, Weights(weights_path, content), image)
     for index, section in enumerate(sections):
         _add_layer(network, index, section)
-    network.weights.check_size(cfg_path)
+    network.weights.check(cfg_path)
     _check_yolo_maps(network)
     for yolo in network.yolo_maps:
         found = yolo.feature_map

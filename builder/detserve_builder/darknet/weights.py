@@ -26,7 +26,7 @@ class Weights:
     """The weights, taken in the order of the layers that own them.
 
     Beyond the end of the file it goes on counting and hands out nothing, so that the whole network is walked
-    and :meth:`check_size` can say how many bytes the .cfg asks for.
+    and :meth:`check` can say how many bytes the .cfg asks for.
     """
 
     def __init__(self, path: Path, content: bytes) -> None:
@@ -36,14 +36,12 @@ class Weights:
         whole = (len(content) - self._header_bytes) // 4
         self._values = np.frombuffer(content, "<f4", whole, self._header_bytes)
         self._taken = 0
+        self._not_finite: str | None = None
 
     def convolution(
         self, kernel_shape: tuple[int, int, int, int], *, batch_normalize: bool, where: str
     ) -> tuple[Float32, Float32]:
-        """The next layer's kernel [n,c/g,k,k] and bias [n], batch norm folded into both.
-
-        Raises :class:`BuildError` for values that are not finite: the file is damaged or of another .cfg.
-        """
+        """The next layer's kernel [n,c/g,k,k] and bias [n], batch norm folded into both."""
         filters = kernel_shape[0]
         bias = self._take(filters)
         scale, mean, variance = (self._take(filters) if batch_normalize else None for _ in range(3))
@@ -56,21 +54,22 @@ class Weights:
                 factor = scale / np.sqrt(variance.astype(np.float64) + _VARIANCE_FLOOR)
                 kernel = np.asarray(kernel * factor[:, None, None, None], np.float32)
                 bias = np.asarray(bias - mean * factor, np.float32)
-        if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
-            raise BuildError(
-                f"{self._path}: the weights for {where} are not finite; the file is damaged or belongs to "
-                "another .cfg"
-            )
+        if self._not_finite is None and not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+            self._not_finite = where
         return kernel, bias
 
-    def check_size(self, cfg_path: Path) -> None:
-        """Raise :class:`BuildError` unless the layers have taken exactly what the file holds."""
+    def check(self, cfg_path: Path) -> None:
+        """Raise :class:`BuildError` unless the layers took just what the file holds, all of it finite."""
         expected = self._header_bytes + 4 * self._taken
         if expected != self._size_bytes:
             what = "truncated" if expected > self._size_bytes else "too long"
             raise BuildError(
                 f"{self._path}: {what}, or weights of another network: {cfg_path.name} takes {expected} "
                 f"bytes, the file has {self._size_bytes}"
+            )
+        if self._not_finite is not None:
+            raise BuildError(
+                f"{self._path}: damaged: the weights for {self._not_finite} are not finite numbers"
             )
 
     def _take(self, count: int) -> Float32:
