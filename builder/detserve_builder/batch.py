@@ -35,7 +35,7 @@ def free_batch(graph: gs.Graph) -> None:
             )
         tensor.shape = [BATCH, *tensor.shape[1:]]
     for node in graph.nodes:
-        if node.op == "Reshape" and hasattr(node.inputs[1], "values"):
+        if node.op == "Reshape":
             _free_reshape(node)
     _forget_shapes(graph)
 
@@ -43,12 +43,25 @@ def free_batch(graph: gs.Graph) -> None:
 def _free_reshape(node: gs.Node) -> None:
     import onnx_graphsurgeon as gs
 
-    shape = np.array(node.inputs[1].values)
+    constant = _constant(node.inputs[1])
+    if constant is None:
+        return
+    shape = np.array(constant)
     if -1 not in shape:
         shape[0] = -1
     elif shape[0] == 1:
         shape[0] = 0
     node.inputs[1] = gs.Constant(f"{node.name or node.outputs[0].name}_shape", shape)
+
+
+def _constant(tensor: gs.Tensor) -> NDArray[np.int64] | None:
+    """The value of an initialiser, or of a Constant node as PyTorch writes them."""
+    if hasattr(tensor, "values"):
+        return np.asarray(tensor.values)
+    made_by = tensor.inputs[0] if tensor.inputs else None
+    if made_by is not None and made_by.op == "Constant" and "value" in made_by.attrs:
+        return np.asarray(made_by.attrs["value"].values)
+    return None
 
 
 def _forget_shapes(graph: gs.Graph) -> None:

@@ -42,7 +42,8 @@ def save_ssd(
         nodes.append(helper.make_node("AveragePool", ["images"], [f"map_{side}"], **pool))
     for name, fields in zip(names, (4, columns), strict=True):
         raw = f"{name}_raw" if (decoded and fields == 4) or (activation and name == names[1]) else name
-        weights[f"{name}_rows"] = np.array([0, -1, fields])
+        rows = numpy_helper.from_array(np.array([1 if batch == 1 else 0, -1, fields]))
+        nodes.append(helper.make_node("Constant", [], [f"{name}_rows"], value=rows))
         for side in MAP_SIDES:
             weight = rng.normal(0, 3, (per_cell * fields, 3)).astype(np.float32)
             head = f"{name}_{side}"
