@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from detserve_client.client import Outcome
 from detserve_client.detections import Detections
@@ -43,7 +43,13 @@ def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
 
 
 def _table(done: Sequence[Outcome]) -> Table:
-    table = Table("picture", "detections", "classes", "best score", "latency ms")
+    table = Table(
+        Column("picture", overflow="fold"),
+        Column("detections", justify="right"),
+        "classes",
+        Column("best score", justify="right"),
+        Column("latency ms", justify="right"),
+    )
     for outcome in done[:_ROWS]:
         detections = outcome.detections
         if detections is not None:
