@@ -146,8 +146,8 @@ def card_of(config: Mapping[str, Any], model: str) -> Card:
     inputs, outputs = ([tensor["name"] for tensor in config.get(side, ())] for side in ("input", "output"))
     if contract.IMAGE not in inputs or not set(outputs).issuperset(contract.OUTPUTS):
         raise ContractViolation(
-            f"model {model!r} takes {_listed(inputs)} and gives {_listed(outputs)}; expected {contract.IMAGE} "
-            f"and {_listed(contract.OUTPUTS)}, so it is not a detector built by detserve{step}"
+            f"model {model!r} takes {_listed(inputs)} and gives {_listed(outputs)}; expected "
+            f"{contract.IMAGE} and {_listed(contract.OUTPUTS)}, so it is not a detector built by detserve{step}"
         )
     try:
         text = config["parameters"][contract.CARD_PARAMETER]["string_value"]

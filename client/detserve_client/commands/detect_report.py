@@ -14,6 +14,7 @@ from detserve_client.client import Outcome
 from detserve_client.detections import Detections
 
 _ROWS = 40
+_PATH_CHARACTERS = 32
 
 
 def progress_of(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
@@ -44,7 +45,7 @@ def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
 
 def _table(done: Sequence[Outcome]) -> Table:
     table = Table(
-        Column("picture", overflow="fold"),
+        Column("picture", no_wrap=True),
         Column("detections", justify="right"),
         "classes",
         Column("best score", justify="right"),
@@ -54,7 +55,7 @@ def _table(done: Sequence[Outcome]) -> Table:
         detections = outcome.detections
         if detections is not None:
             table.add_row(
-                escape(str(outcome.source)),
+                escape(_end_of(str(outcome.source))),
                 str(len(detections)),
                 _classes(detections),
                 _best(detections),
@@ -63,6 +64,10 @@ def _table(done: Sequence[Outcome]) -> Table:
     if len(done) > _ROWS:
         table.add_row(f"and {len(done) - _ROWS} more")
     return table
+
+
+def _end_of(path: str) -> str:
+    return path if len(path) <= _PATH_CHARACTERS else f"…{path[1 - _PATH_CHARACTERS :]}"
 
 
 def _classes(detections: Detections) -> str:
