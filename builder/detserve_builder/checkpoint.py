@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detserve_builder.errors import BuildError
 from detserve_builder.zoo import find_in_zoo
@@ -31,7 +32,10 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An ONNX detector as it came. ``card_path`` is a card.json lying beside it, if any."""
+    """A detector as it came, as ONNX.
+
+    ``card_path`` is a card.json beside it, if any; ``card_fields`` is what the file format itself says.
+    """
 
     path: Path
     sha256: str
@@ -39,6 +43,7 @@ class Checkpoint:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     card_path: Path | None
+    card_fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_checkpoint(source: str) -> Checkpoint:

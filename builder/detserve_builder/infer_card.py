@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | 
     """
     path = said or checkpoint.card_path
     fields = _read_fields(path) if path else {}
-    family, draft = _recognise(checkpoint, fields.get("family"))
+    family, draft = _recognise(checkpoint, fields.get("family") or checkpoint.card_fields.get("family"))
     guessed = {
         "name": checkpoint.path.stem,
         "family": family.name,
@@ -36,7 +37,7 @@ def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | 
         "origin": {"source": checkpoint.path.name},
         **draft.card_fields,
     }
-    merged = _merge(guessed, fields)
+    merged = _merge(_merge(guessed, checkpoint.card_fields), fields)
     merged["name"] = name or merged["name"]
     recorded = merged["origin"].get("sha256") if isinstance(merged["origin"], dict) else None
     if recorded and recorded != checkpoint.sha256:
@@ -109,7 +110,7 @@ def _read_fields(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _merge(guessed: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+def _merge(guessed: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     """What the user says wins, field by field."""
     merged = dict(guessed)
     for key, value in said.items():

@@ -20,7 +20,7 @@ import numpy as np
 from detserve_builder.batch import BATCH, NotBatchable, check_batch, free_batch
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.errors import BuildError
-from detserve_builder.families import FAMILIES
+from detserve_builder.families import FAMILIES, Candidates
 from detserve_builder.graph import float32, int64, layer
 from detserve_client.card import Card, ColorOrder
 
@@ -64,8 +64,7 @@ def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> o
             output.shape = [BATCH, *shapes[output.name][1:]]
     _put_normalisation_in_front(graph, card, BATCH if any_batch else 1)
     family = next(family for family in FAMILIES if family.name == card.family)
-    boxes, scores = family.decode(graph, card)
-    graph.outputs = _best(graph, boxes, scores, card)
+    graph.outputs = _best(graph, family.decode(graph, card), card)
     _shape_outputs(graph, BATCH if any_batch else 1, card)
     graph.name = card.name
     graph.cleanup().toposort()
@@ -106,15 +105,16 @@ def _put_normalisation_in_front(graph: gs.Graph, card: Card, batch: str | int) -
     graph.inputs = [images]
 
 
-def _best(graph: gs.Graph, boxes: gs.Tensor, scores: gs.Tensor, card: Card) -> list[gs.Tensor]:
-    """Best class of every anchor, then the K best anchors: boxes [N,A,4], scores [N,A,C] -> [N,K,...]."""
-    best = layer(graph, "ReduceMax", scores, axes=[2], keepdims=0)
-    winner = layer(graph, "ArgMax", scores, axis=2, keepdims=0)
-    values, indices = layer(graph, "TopK", best, int64(card.candidates), outputs=2, axis=1)
-    classes = layer(graph, "Cast", layer(graph, "GatherElements", winner, indices, axis=1), to=6)
-    rows = layer(graph, "Unsqueeze", indices, int64(2))
-    rows = layer(graph, "Expand", rows, int64(1, 1, 4))
-    return [layer(graph, "GatherElements", boxes, rows, axis=1), values, classes]
+def _best(graph: gs.Graph, candidates: Candidates, card: Card) -> list[gs.Tensor]:
+    """Best class of every anchor, then the K best anchors: boxes [N,K,4], scores [N,K], classes [N,K]."""
+    scores, classes = candidates.scores, candidates.classes
+    if classes is None:
+        classes = layer(graph, "ArgMax", scores, axis=2, keepdims=0)
+        scores = layer(graph, "ReduceMax", scores, axes=[2], keepdims=0)
+    values, indices = layer(graph, "TopK", scores, int64(card.candidates), outputs=2, axis=1)
+    winners = layer(graph, "Cast", layer(graph, "GatherElements", classes, indices, axis=1), to=6)
+    rows = layer(graph, "Expand", layer(graph, "Unsqueeze", indices, int64(2)), int64(1, 1, 4))
+    return [layer(graph, "GatherElements", candidates.boxes, rows, axis=1), values, winners]
 
 
 def _shape_outputs(graph: gs.Graph, batch: str | int, card: Card) -> None:

@@ -64,8 +64,8 @@ def server_arguments(
 def server_environment(found: TritonDistribution, inherited: Mapping[str, str]) -> dict[str, str]:
     """The inherited environment with what tritonserver and its Python stubs need.
 
-    The stubs embed an isolated interpreter, which ignores ``PYTHONPATH``: it takes the standard library and the
-    packages (numpy, cv2, onnxruntime) of the first ``python3`` on ``PATH``.
+    The stubs embed an isolated interpreter, which ignores ``PYTHONPATH``: it takes the standard library and
+    the packages (numpy, cv2, onnxruntime) of the first ``python3`` on ``PATH``.
     """
     libraries = [*map(str, found.library_path), *filter(None, [inherited.get("LD_LIBRARY_PATH")])]
     programs = [str(found.interpreter_dir), *filter(None, [inherited.get("PATH")])]

@@ -38,8 +38,8 @@ class TritonDistribution:
 def find_distribution() -> TritonDistribution:
     """Find the wheel's files without importing it.
 
-    Raises :class:`MissingExtra` when the wheel is not installed, :class:`ServerStartError` when it does not fit
-    the running Python.
+    Raises :class:`MissingExtra` when the wheel is not installed, :class:`ServerStartError` when it does not
+    fit the running Python.
     """
     try:
         wheel = distribution("nvidia-pytriton")

@@ -13,20 +13,22 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from detserve_server import guard
 from detserve_server.command_line import server_arguments, server_environment
 from detserve_server.distribution import assembled_backends, find_distribution
-from detserve_server.errors import ServerStartError
-from detserve_server.logs import cause_of_death
+from detserve_server.errors import ServerStartError, ServerStopped
+from detserve_server.logs import ServerLog, cause_of_death, known_cause
 from detserve_server.ports import LOOPBACK, choose_ports
 from detserve_server.repository import ModelOutline, check_names, read_repository, with_steps
 from detserve_server.shared_memory import MIB, SHM_DIR, free_bytes, remove_regions, start_bytes
 
 _POLL_S = 0.05
 _STOP_S = 10.0
+_DYING_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class RunningServer:
     models: tuple[str, ...]
     log_file: Path
     region_prefix: str
+    _process: subprocess.Popen[bytes] = field(repr=False, compare=False)
+
+    def wait(self) -> NoReturn:
+        """Block while the server runs; raises :class:`ServerStopped` when it ends by itself."""
+        self._process.wait()
+        raise ServerStopped(f"the server {_ending(self._process)}; its log is at {self.log_file}")
 
 
 @contextmanager
@@ -66,7 +74,7 @@ def embedded_server(
     ports = choose_ports({"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port})
     found = find_distribution()
     region_prefix = f"detserve_{os.getpid()}_{secrets.token_hex(4)}_"
-    with assembled_backends(found) as backends, _log(log_file) as log:
+    with _log(log_file) as log, assembled_backends(found) as backends:
         arguments = server_arguments(
             found.binary,
             repository,
@@ -77,9 +85,8 @@ def embedded_server(
             region_prefix=region_prefix,
             models=models,
         )
-        with _process(
-            arguments, server_environment(found, os.environ), log, region_prefix, backends
-        ) as process:
+        environment = server_environment(found, os.environ)
+        with _process(arguments, environment, log.path, region_prefix, backends) as process:
             _wait_until_ready(process, ports["HTTP"], ready_timeout_s, log)
             yield RunningServer(
                 grpc_url=f"grpc://{LOOPBACK}:{ports['gRPC']}",
@@ -87,47 +94,49 @@ def embedded_server(
                 metrics_url=f"http://{LOOPBACK}:{ports['metrics']}/metrics",
                 pid=process.pid,
                 models=tuple(model.name for model in serving),
-                log_file=log,
+                log_file=log.path,
                 region_prefix=region_prefix,
+                _process=process,
             )
 
 
 def _check_repository(repository: Path, models: Sequence[str] | None) -> list[ModelOutline]:
     """The models that will be served; raises when something is sure to stop them from loading."""
-    present = read_repository(repository)
+    serving = read_repository(repository)
     if models is not None:
-        check_names(present, list(models), repository)
-        present = with_steps(present, list(models))
-    needed, free = start_bytes(present), free_bytes()
+        check_names(serving, list(models), repository)
+        serving = with_steps(serving, list(models))
+    needed, free = start_bytes(serving), free_bytes()
     if free < needed:
         raise ServerStartError(
             f"{SHM_DIR} has {free / MIB:.1f} MiB free and these models need {needed / MIB:.0f} MiB to start; "
             f"enlarge it (docker run --shm-size) or serve fewer instances"
         )
-    return present
+    return serving
 
 
 @contextmanager
-def _log(log_file: Path | None) -> Iterator[Path]:
-    """The log's path; a temporary one is removed unless the server failed."""
+def _log(log_file: Path | None) -> Iterator[ServerLog]:
+    """The log to write to; a temporary one is removed unless the server failed."""
     if log_file is not None:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
             log_file.touch()
         except OSError as error:
             raise ServerStartError(f"the log {log_file} cannot be written ({error.strerror})") from None
-        yield log_file
+        yield ServerLog(log_file, log_file.stat().st_size)
         return
     handle, name = tempfile.mkstemp(prefix="detserve-triton-", suffix=".log")
     os.close(handle)
+    failed = False
     try:
-        yield Path(name)
-    except ServerStartError:
+        yield ServerLog(Path(name), 0)
+    except (ServerStartError, ServerStopped):
+        failed = True
         raise
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    Path(name).unlink(missing_ok=True)
+    finally:
+        if not failed:
+            Path(name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -168,27 +177,34 @@ def _start_guard(server_pid: int, region_prefix: str, folder: Path) -> subproces
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the server to end, then kill what is left of its group, and wait until nothing of it lives."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_S)
-    deadline = time.monotonic() + 2
+    deadline_s = time.monotonic() + 2
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
+        while time.monotonic() < deadline_s:
+            os.killpg(process.pid, signal.SIGKILL)
             process.poll()
             time.sleep(_POLL_S)
     process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], http_port: int, timeout_s: float, log: Path) -> None:
-    deadline = time.monotonic() + timeout_s
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], http_port: int, timeout_s: float, log: ServerLog
+) -> None:
+    deadline_s = time.monotonic() + timeout_s
     while not _is_ready(http_port):
-        if process.poll() is not None:
-            raise ServerStartError(f"{_cause(log)}; the whole log is at {log}")
-        if time.monotonic() > deadline:
-            raise ServerStartError(f"the server was not ready after {timeout_s:g} s; its log is at {log}")
+        # Triton waits for ever on some models that cannot load; the reason in the log is final all the same.
+        if process.poll() is not None or known_cause(log.text()):
+            raise _start_error(process, log)
+        if time.monotonic() > deadline_s:
+            raise ServerStartError(
+                f"the server was not ready after {timeout_s:g} s; its log is at {log.path}"
+            )
         time.sleep(_POLL_S)
+    if known_cause(log.text()):  # Triton goes on without its metrics when their port is taken
+        raise _start_error(process, log)
 
 
 def _is_ready(http_port: int) -> bool:
@@ -202,5 +218,18 @@ def _is_ready(http_port: int) -> bool:
         connection.close()
 
 
-def _cause(log: Path) -> str:
-    return cause_of_death(log.read_text(encoding="utf-8", errors="replace"))
+def _start_error(process: subprocess.Popen[bytes], log: ServerLog) -> ServerStartError:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_DYING_S)
+    cause = cause_of_death(log.text(), _ending(process))
+    return ServerStartError(f"{cause}; the whole log is at {log.path}")
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    """How the server's process ended, in words."""
+    status = process.poll()
+    if status is None:
+        return "hangs"
+    if status < 0:
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"ended with status {status}"

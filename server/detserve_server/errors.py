@@ -3,8 +3,10 @@
 ::
 
     DetserveError
-    └── ServerStartError      the embedded server cannot start, or died before or while serving
-        └── PortTaken         a port it was told to listen on is in use
+    ├── ServerStartError      the embedded server cannot start
+    │   └── PortTaken         a port it was told to listen on is in use
+    ├── ServerStopped         a server that was serving ended by itself
+    └── ManifestError         a detector's detserve.json is not what a build writes
 """
 
 from __future__ import annotations
@@ -13,8 +15,16 @@ from detserve_client.errors import DetserveError
 
 
 class ServerStartError(DetserveError):
-    """The embedded server cannot start, or died; the text says in one sentence why."""
+    """The embedded server cannot start; the text says in one sentence why."""
 
 
 class PortTaken(ServerStartError):
     """A port the server was told to listen on is in use."""
+
+
+class ServerStopped(DetserveError):
+    """A server that was serving ended by itself."""
+
+
+class ManifestError(DetserveError):
+    """A detector's ``detserve.json`` is not what a build writes."""

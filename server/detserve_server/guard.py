@@ -2,7 +2,7 @@
 
 Started as a script with the standard library only: ``guard.py PARENT_PID SERVER_PID REGION_PREFIX FOLDER``.
 The kernel's parent-death signal would not do: it fires when the *thread* that started the server ends, and it
-leaves the shared memory and the temporary folder behind.
+leaves the shared memory and the temporary folder behind. The parent kills this process at a regular stop.
 """
 
 import contextlib
@@ -16,19 +16,9 @@ from pathlib import Path
 _INTERVAL_S = 0.3
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def guard(parent_pid: int, server_pid: int, region_prefix: str, folder: str) -> None:
-    """Return when the server has ended; when the parent ends first, end the server's whole process group."""
+    """Wait until the parent has gone, then end the server's whole process group and remove what it left."""
     while os.getppid() == parent_pid:
-        if not _alive(server_pid):
-            return
         time.sleep(_INTERVAL_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(server_pid, signal.SIGKILL)

@@ -38,8 +38,8 @@ class ModelOutline:
 def read_repository(folder: Path) -> list[ModelOutline]:
     """Outline every model of a repository, in order of name.
 
-    Raises :class:`ServerStartError` when the folder does not exist, holds no model, or holds a ``config.pbtxt``
-    that cannot be parsed.
+    Raises :class:`ServerStartError` when the folder does not exist, holds no model, or holds a
+    ``config.pbtxt`` that cannot be parsed.
     """
     if not folder.is_dir():
         raise ServerStartError(

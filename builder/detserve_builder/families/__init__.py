@@ -1,8 +1,8 @@
 """The detector families. Adding one is one file and one line in FAMILIES."""
 
 from detserve_builder.families import yolov3, yolox
-from detserve_builder.families.family import Draft, Family
+from detserve_builder.families.family import Candidates, Draft, Family
 
 FAMILIES: tuple[Family, ...] = (yolox.FAMILY, yolov3.FAMILY)
 
-__all__ = ["FAMILIES", "Draft", "Family"]
+__all__ = ["FAMILIES", "Candidates", "Draft", "Family"]

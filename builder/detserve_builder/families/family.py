@@ -24,14 +24,25 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """What a decoder makes of the head, for A anchors and C classes, before best class and top-K.
+
+    ``boxes`` float32 [N,A,4], x1,y1,x2,y2 in network pixels. Where ``classes`` is None, ``scores`` is float32
+    [N,A,C]; a network that gives the class itself has ``scores`` float32 [N,A] and ``classes`` int64 [N,A].
+    """
+
+    boxes: gs.Tensor
+    scores: gs.Tensor
+    classes: gs.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """One kind of detector head.
 
-    ``head`` is the schema of the card's ``head``. ``num_anchors`` is A for a card whose head is valid.
-    ``recognise`` returns None for a graph that is not of this
-    family. ``decode`` adds nodes behind the graph's outputs and returns two tensors for A anchors and C
-    classes: boxes float32 [N,A,4], x1,y1,x2,y2 in network pixels, and scores float32 [N,A,C] in 0..1; it
-    raises CardError where the card's head or labels contradict the graph.
+    ``head`` is the schema of the card's ``head``. ``recognise`` returns None for a graph that is not of this
+    family; ``num_anchors`` is A for a card whose head is valid. ``decode`` adds nodes behind the graph's
+    outputs and raises CardError where the card's head or labels contradict the graph.
     """
 
     name: str
@@ -39,4 +50,4 @@ class Family:
     head: type[BaseModel]
     num_anchors: Callable[[Card], int]
     recognise: Callable[[Checkpoint], Draft | None]
-    decode: Callable[[gs.Graph, Card], tuple[gs.Tensor, gs.Tensor]]
+    decode: Callable[[gs.Graph, Card], Candidates]

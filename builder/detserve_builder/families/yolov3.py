@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from detserve_builder.checkpoint import Checkpoint
-from detserve_builder.families.family import Draft, Family
+from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.graph import cell_grid, corners, float32, int64, layer, slice_last
 from detserve_client.card import Card
 from detserve_client.errors import CardError
@@ -75,7 +75,7 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     )
 
 
-def _decode(graph: gs.Graph, card: Card) -> tuple[gs.Tensor, gs.Tensor]:
+def _decode(graph: gs.Graph, card: Card) -> Candidates:
     head = Head.model_validate(card.head)
     by_width = {output.shape[3]: output for output in graph.outputs}
     boxes, scores = [], []
@@ -91,7 +91,7 @@ def _decode(graph: gs.Graph, card: Card) -> tuple[gs.Tensor, gs.Tensor]:
         box, score = _decode_map(graph, card, feature_map, stride, anchors, head.scale_xy)
         boxes.append(box)
         scores.append(score)
-    return layer(graph, "Concat", *boxes, axis=1), layer(graph, "Concat", *scores, axis=1)
+    return Candidates(layer(graph, "Concat", *boxes, axis=1), layer(graph, "Concat", *scores, axis=1))
 
 
 def _decode_map(

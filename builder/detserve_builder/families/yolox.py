@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from detserve_builder.checkpoint import Checkpoint
-from detserve_builder.families.family import Draft, Family
+from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.graph import cell_grid, corners, float32, layer, slice_last
 from detserve_client.card import Card
 from detserve_client.errors import CardError
@@ -57,7 +57,7 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     )
 
 
-def _decode(graph: gs.Graph, card: Card) -> tuple[gs.Tensor, gs.Tensor]:
+def _decode(graph: gs.Graph, card: Card) -> Candidates:
     head, (width, height) = Head.model_validate(card.head), card.input_wh
     maps = [(stride, cell_grid(width // stride, height // stride)) for stride in head.strides]
     cells = np.concatenate([grid for _, grid in maps])
@@ -77,7 +77,7 @@ def _decode(graph: gs.Graph, card: Card) -> tuple[gs.Tensor, gs.Tensor]:
     size = layer(graph, "Mul", layer(graph, "Exp", slice_last(graph, output, 2, 4)), float32(strides))
     objectness = slice_last(graph, output, 4, 5)
     classes = slice_last(graph, output, 5, 5 + len(card.labels))
-    return corners(graph, center, size), layer(graph, "Mul", classes, objectness)
+    return Candidates(corners(graph, center, size), layer(graph, "Mul", classes, objectness))
 
 
 FAMILY = Family(

@@ -1,0 +1,39 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# The machine's own pip configuration and cache are used; nothing is installed outside .venv.
+
+.PHONY: setup demo test test-fast lint format repository bench clean
+
+setup: .venv/.installed  ## make .venv and install everything into it
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	@touch $@
+
+demo: setup  ## serve the committed detector, detect on sample pictures, write out/demo/
+	$(BIN)/python examples/demo.py
+
+test: setup  ## every test, the real server included
+	$(BIN)/python -m pytest
+
+test-fast: setup  ## the tests that start no server
+	$(BIN)/python -m pytest -m 'not live'
+
+lint: setup  ## ruff and strict mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+repository: setup  ## build zoo/ into model_repository/ again
+	$(BIN)/detserve build codes_yolo --name codes_yolo --repository model_repository
+
+bench: setup  ## measure the committed detector on this machine, into out/bench/
+	$(BIN)/python examples/bench.py
+
+clean:
+	rm -rf .venv out

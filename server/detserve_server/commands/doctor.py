@@ -1,0 +1,41 @@
+"""``detserve doctor``: what would stop a repository from being served here, and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from detserve_server.checks import Check, run_checks
+from detserve_server.ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def doctor(
+    repository: Annotated[Path, typer.Option(help="Folder of models, as made by detserve build.")],
+    grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = GRPC_PORT,
+    http_port: Annotated[int, typer.Option(min=1, max=65535)] = HTTP_PORT,
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = METRICS_PORT,
+) -> None:
+    """Check what would stop this repository from being served here; exit 1 if something would."""
+    ports = {"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port}
+    checks = run_checks(repository, ports)
+    Console().print(_table(checks))
+    if any(check.stops and not check.passed for check in checks):
+        raise typer.Exit(1)
+
+
+def _table(checks: list[Check]) -> Table:
+    table = Table()
+    for heading in ("check", "found", "mend"):
+        table.add_column(heading, overflow="fold")
+    for check in checks:
+        color = "green" if check.passed else "red" if check.stops else "yellow"
+        table.add_row(check.name, f"[{color}]{escape(check.found)}[/]", escape(check.mend))
+    return table
