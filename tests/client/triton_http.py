@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -84,8 +84,9 @@ def http_server(card: Card, answer: Callable[[Received], Reply]) -> Iterator[str
             self.send_response(reply.status)
             for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(reply.body)
+            with suppress(ConnectionError):  # a client whose deadline has passed hangs up
+                self.end_headers()
+                self.wfile.write(reply.body)
 
         def log_message(self, format: str, *values: Any) -> None:
             pass
