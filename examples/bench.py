@@ -1,7 +1,7 @@
-"""Measure the committed detector on this machine: ``make bench``, or ``make bench PICTURES=DIR`` for your own.
+"""Measure the committed detector on this machine: ``make bench``, or ``make bench PICTURES=DIR``.
 
-Writes the sweep (speed, beside the same steps in-process) and the accuracy on the sample scenes into out/bench/.
-Keep the machine quiet meanwhile: the report says so when other work took its cores.
+Writes the sweep (speed, beside the same steps in-process) and the accuracy on the sample scenes into
+out/bench/. Keep the machine quiet meanwhile: the report says so when other work took its cores.
 """
 
 from __future__ import annotations
