@@ -72,12 +72,12 @@ def _num_anchors(card: Card) -> int:
 
 
 def _recognise(checkpoint: Checkpoint) -> Draft | None:
-    if len(checkpoint.inputs) != 1 or len(checkpoint.inputs[0].shape) != 4:
+    if len(checkpoint.inputs) != 1 or len(checkpoint.inputs[0].shape) != 4 or len(checkpoint.outputs) != 2:
         return None
     height, width = checkpoint.inputs[0].shape[2:]
-    traces = {output.name: trace(checkpoint.model, output.name) for output in checkpoint.outputs}
-    if not (isinstance(height, int) and isinstance(width, int) and len(traces) == 2):
+    if not (isinstance(height, int) and isinstance(width, int)):
         return None
+    traces = {output.name: trace(checkpoint.model, output.name) for output in checkpoint.outputs}
     outputs = _boxes_and_scores(checkpoint, traces)
     if outputs is None or any(found.layers != {"Conv"} for found in traces.values()):
         return None  # boxes that matrix products predict are a transformer's
