@@ -49,6 +49,7 @@ def test_raw_equals_decoded(checkpoints, name) -> None:
     for checkpoint_path, card_path in (checkpoints[name], checkpoints[f"{name}_raw"]):
         checkpoint = load_checkpoint(str(checkpoint_path))
         card = infer_card(checkpoint, said=card_path)
+        card = card.model_copy(update={"candidates": card.head["num_anchors"]})
         prepared = prepare(checkpoint, card, probe_pictures(card))
         assert prepared.batch_obstacle is None
         session = ort.InferenceSession(prepared.model.SerializeToString())
