@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tests.reference.yolox import class_wise_nms
+from tests.reference.nms import class_wise_nms
 
 
 class DarknetReference:
