@@ -67,7 +67,8 @@ def test_weights_that_are_not_finite_name_the_layer(tmp_path, value) -> None:
     cfg = save_network(tmp_path, CFG)
     weights = cfg.with_suffix(".weights")
     weights.write_bytes(weights.read_bytes()[:-4] + struct.pack("<f", value))
-    with pytest.raises(BuildError, match=r"damaged: the weights for .*net.cfg line \d+: \[convolutional\] are not finite numbers"):
+    damaged = r"damaged: the weights for .*net.cfg line \d+: \[convolutional\] are not finite numbers"
+    with pytest.raises(BuildError, match=damaged):
         load_checkpoint(str(cfg))
 
 
