@@ -164,15 +164,15 @@ def test_of_a_picture_14_bytes_a_detection_stay() -> None:
     held_bytes = []
     tracemalloc.start()
     try:
-        for pictures in (10, 40):
+        for pictures in (5, 20):
             for _ in range(pictures):
                 precision.update(annotated, detections)
             gc.collect()
             held_bytes.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert held_bytes[1] - held_bytes[0] < 40 * len(detections) * 14 * 1.5  # arrays reserve ahead
-    assert precision.result()[0].detections == 50 * len(detections)
+    assert held_bytes[1] - held_bytes[0] < 20 * len(detections) * 14 * 1.5  # arrays reserve ahead
+    assert precision.result()[0].detections == 25 * len(detections)
 
 
 def test_nothing_is_printed(capsys) -> None:

@@ -169,6 +169,7 @@ def _drop(path: str) -> Callable[[Path], object]:
         (yolo, _edit("images/a.jpg", "no picture"), r"a\.jpg cannot be read as a picture"),
         (yolo, _drop("images/a.jpg"), "the dataset is empty: it annotates no picture"),
         (voc, _edit("Annotations/a.xml", "<annotation>"), r"a\.xml is no XML: no element found"),
+        (voc, _edit("Annotations/a.xml", '<?xml version="1.0" encoding="x"?><a/>'), r"a\.xml is no XML: "),
         (
             voc,
             _edit("Annotations/a.xml", "<html/>"),
@@ -212,6 +213,8 @@ def test_a_wrong_folder_is_one_sentence(
             {"categories": [{"id": 7, "name": "a"}, {"id": 7, "name": "b"}]},
             "two entries of 'categories' have",
         ),
+        ({"images": [{"id": [5], "file_name": "a"}]}, r"images\[0\] has the id \[5\]; expected a whole"),
+        ({"images": [{"id": 5, "file_name": 7}]}, r"images\[0\] has the file_name 7; expected text"),
         (
             {"images": [{"id": 5, "file_name": "x.jpg"}]},
             r"1 of 1 annotated pictures are not .*x\.jpg for one",

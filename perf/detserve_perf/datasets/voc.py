@@ -55,7 +55,7 @@ def voc_dataset(folder: Path, images: Path | None) -> Dataset:
 def _annotation(path: Path) -> ElementTree.Element:
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: a strange encoding
         raise MeasurementError(f"{path} is no XML: {error}") from None
     except OSError as error:
         raise MeasurementError(f"{path} cannot be read: {error.strerror}") from None

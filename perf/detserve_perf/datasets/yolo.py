@@ -90,7 +90,7 @@ def _rows(path: Path, classes: int, whose: str) -> list[list[float]]:
 
 def _names(folder: Path) -> tuple[tuple[str, ...], str] | None:
     """The class names and the name of the file that has them, or None."""
-    for path in (folder / "data.yaml", folder.parent / "data.yaml"):
+    for path in (folder / "data.yaml", folder.resolve().parent / "data.yaml"):
         if path.is_file():
             return _names_of_yaml(path), path.name
     lists = [*sorted(folder.glob("*.names")), folder / _NAMES_FILE, folder / "labels" / _NAMES_FILE]
