@@ -37,8 +37,12 @@ class Served:
 
 @dataclass(frozen=True)
 class ModelAccuracy:
-    """The figures of one ensemble. ``iou_threshold`` is NMS's; at ``shown_score`` the card shows a box."""
+    """The figures of one ensemble, called ``name``; two of one name have their servers in theirs.
 
+    ``iou_threshold`` is NMS's; from ``shown_score`` on the card shows a box.
+    """
+
+    name: str
     served: Served
     iou_threshold: float
     shown_score: float
@@ -131,8 +135,10 @@ def score_dataset(
             ]
             differences.update(answers[0][0].path, *shown)
         on_picture()
+    alike = len({client.model for client in clients}) < len(clients)
     models = tuple(
         ModelAccuracy(
+            f"{client.model} at {client.endpoint}" if alike else client.model,
             Served(str(client.endpoint), client.model),
             iou,
             card.thresholds.score,

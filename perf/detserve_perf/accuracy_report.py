@@ -49,14 +49,14 @@ def accuracy_report(result: Accuracy) -> Report:
     tables = [Table("COCO average precision", _OVERALL, [_overall(m) for m in result.models]), sizes, classes]
     figures = [_curves(one, number) for number, one in enumerate(result.models, 1) if one.table.boxes]
     if result.differences and other:
-        tables += _difference_tables(result.differences, _name(other))
+        tables += _difference_tables(result.differences, other.name)
         figures += [
-            _worst_figure(case, n, _name(model), _name(other))
+            _worst_figure(case, n, model.name, other.name)
             for n, case in enumerate(result.differences.worst(), 1)
         ]
     return Report(
         name="accuracy",
-        title=f"Accuracy of {_name(model)}" + (f" against {_name(other)}" if other else ""),
+        title=f"Accuracy of {model.name}" + (f" against {other.name}" if other else ""),
         tables=tables,
         facts=_facts(result),
         notes=_notes(result),
@@ -68,7 +68,7 @@ def accuracy_report(result: Accuracy) -> Report:
 def _overall(one: ModelAccuracy) -> list[Cell]:
     table = one.table
     return [
-        _name(one),
+        one.name,
         table.ap,
         table.ap50,
         table.ap75,
@@ -88,7 +88,7 @@ def _groups(
     columns = [Column(kind, kind), *_GROUP]
     rows: list[list[Cell]] = [[one.name, one.boxes, one.ap, one.ap50, one.ap75] for one in groups]
     if other:
-        columns.append(Column(f"AP of {_name(other)}", "ap_other", 3))
+        columns.append(Column(f"AP of {other.name}", "ap_other", 3))
         aps = {name_key(one.name): one.ap for one in other_groups}
         rows = [[*row, aps.get(name_key(str(row[0])))] for row in rows]
     return Table(title, columns, rows)
@@ -96,18 +96,17 @@ def _groups(
 
 def _difference_tables(differences: Differences, other: str) -> list[Table]:
     worst = [case.counts for case in differences.worst()]
-    return [
-        Table(
-            f"Differences from {other}, by class",
-            (Column("class", "class"), *_COUNTS),
-            [_counted(counts) for counts in differences.by_class()],
-        ),
-        Table(
-            f"Pictures that differ most from {other}",
-            (Column("picture", "picture"), *_COUNTS, Column("differ by", "disagreement")),
-            [[*_counted(counts), counts.disagreement] for counts in worst],
-        ),
-    ]
+    classes = Table(
+        f"Differences from {other}, by class",
+        (Column("class", "class"), *_COUNTS),
+        [_counted(counts) for counts in differences.by_class()],
+    )
+    pictures = Table(
+        f"Pictures that differ most from {other}",
+        (Column("picture", "picture"), *_COUNTS, Column("differ by", "disagreement")),
+        [[*_counted(counts), counts.disagreement] for counts in worst],
+    )
+    return [classes, pictures] if worst else [classes]
 
 
 def _counted(counts: Counts) -> list[Cell]:
@@ -117,9 +116,9 @@ def _counted(counts: Counts) -> list[Cell]:
 
 def _curves(one: ModelAccuracy, number: int) -> Figure:
     return Figure(
-        f"Precision and recall of {_name(one)}",
+        f"Precision and recall of {one.name}",
         "accuracy_curves.png" if number == 1 else f"accuracy_curves_{number}.png",
-        partial(precision_recall_png, one.curves, f"Precision and recall of {_name(one)}"),
+        partial(precision_recall_png, one.curves, f"Precision and recall of {one.name}"),
     )
 
 
@@ -133,10 +132,6 @@ def _worst_figure(case: WorstCase, number: int, model: str, other: str) -> Figur
 
 def _worst_file(case: WorstCase, number: int) -> str:
     return f"worst/{number:02}_{re.sub(r'[^A-Za-z0-9._-]', '_', case.path.stem)}.jpg"
-
-
-def _name(one: ModelAccuracy) -> str:
-    return one.served.model
 
 
 def _facts(result: Accuracy) -> list[tuple[str, str]]:
@@ -161,13 +156,13 @@ def _notes(result: Accuracy) -> list[str]:
     several = len(result.models) > 1
     notes = list(result.dataset.notes)
     for one in result.models:
-        notes += [f"{_name(one)}: {note}" if several else note for note in one.notes]
+        notes += [f"{one.name}: {note}" if several else note for note in one.notes]
     if several:
         shown = " and ".join(f"{one.shown_score:g}" for one in result.models)
         notes.append(
             f"differences are between boxes of scores from {shown}, the cards' thresholds; matched: same "
             f"class and IoU of {MATCH_IOU} or more; moved: matched below IoU {MOVED_BELOW_IOU}; missed: only "
-            f"{_name(result.models[1])} has it; extra: only {_name(result.models[0])} has it"
+            f"{result.models[1].name} has it; extra: only {result.models[0].name} has it"
         )
     return notes
 

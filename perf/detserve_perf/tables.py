@@ -19,6 +19,7 @@ from detserve_client.files import write_whole
 from detserve_perf.files import write_text_atomically
 
 Cell = str | int | float | None
+_WHOLE_CHARACTERS = 24  # longer names may break over lines, or they push figures off the terminal
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Table:
             drawn.add_column(
                 column.heading,
                 justify="left" if text else "right",
-                no_wrap=text,
+                no_wrap=text and max(len(str(row[i])) for row in self.rows) <= _WHOLE_CHARACTERS,
+                overflow="fold",
                 min_width=max(map(len, column.heading.split())),
             )
         for row in self.rows:

@@ -122,6 +122,14 @@ def test_a_report_has_tables_curves_and_the_worst_pictures(tmp_path: Path) -> No
     assert "![Precision and recall of codes](accuracy_curves.png)" in page
 
 
+def test_two_of_one_name_are_told_apart_by_their_servers(tmp_path: Path) -> None:
+    result = measured(yolo(tmp_path, 1), client_of("codes", right), client_of("codes", right))
+    assert [one.name for one in result.models] == ["codes at grpc://fake:8001"] * 2
+    assert [table.title for table in accuracy_report(result).tables][3:] == [
+        "Differences from codes at grpc://fake:8001, by class"
+    ]
+
+
 def test_a_model_whose_classes_are_not_annotated_has_no_curve(tmp_path: Path) -> None:
     for name in ("a", "b"):
         yolo(tmp_path / name, 1)
