@@ -34,10 +34,20 @@ def free_batch(graph: gs.Graph) -> None:
                 f"the input {tensor.name} is fixed at batch {tensor.shape[0]}; export with batch 1"
             )
         tensor.shape = [BATCH, *tensor.shape[1:]]
+    _constants_from_nodes(graph)
     for node in graph.nodes:
         if node.op == "Reshape" and hasattr(node.inputs[1], "values"):
             _free_reshape(node)
     _forget_shapes(graph)
+
+
+def _constants_from_nodes(graph: gs.Graph) -> None:
+    """PyTorch writes constants as nodes, where their values cannot be read; make them plain constants."""
+    for node in list(graph.nodes):
+        if node.op == "Constant" and "value" in node.attrs:
+            tensor, values = node.outputs[0], node.attrs["value"].values
+            node.outputs.clear()
+            tensor.to_constant(values)
 
 
 def _free_reshape(node: gs.Node) -> None:

@@ -65,6 +65,7 @@ def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> o
     _put_normalisation_in_front(graph, card, BATCH if any_batch else 1)
     family = next(family for family in FAMILIES if family.name == card.family)
     graph.outputs = _best(graph, family.decode(graph, card), card)
+    _clear_names(graph)
     _shape_outputs(graph, BATCH if any_batch else 1, card)
     graph.name = card.name
     graph.cleanup().toposort()
@@ -76,6 +77,13 @@ def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> o
         reason = str(error).strip().splitlines()[0][:200]
         raise BuildError(f"{checkpoint.path}: the prepared graph is not valid ({reason})") from error
     return onnx.shape_inference.infer_shapes(model)
+
+
+def _clear_names(graph: gs.Graph) -> None:
+    """The network's own tensors make way for the names of the prepared ONNX."""
+    for name, tensor in graph.tensors().items():
+        if name in ("boxes", "scores", "classes"):
+            tensor.name = f"network_{name}"
 
 
 def _put_normalisation_in_front(graph: gs.Graph, card: Card, batch: str | int) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families.family import Candidates, Draft, Family
+from detserve_builder.families.reading import channel_parts
 from detserve_builder.graph import cell_grid, corners, float32, int64, layer, slice_last
 from detserve_client.card import Card
 from detserve_client.errors import CardError
@@ -64,6 +65,8 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     channels = {int(shape[1]) for shape in maps}
     if not fits or len(channels) != 1 or min(channels) < 6:
         return None
+    if channel_parts(checkpoint, checkpoint.outputs[0]):
+        return None  # boxes and classes from two branches: an anchor-free head
     fields, remainder = divmod(channels.pop(), 3)  # three anchors a map, unless the card says otherwise
     return Draft(
         card_fields={
