@@ -1,8 +1,16 @@
 """The detector families. Adding one is one file and one line in FAMILIES."""
 
-from detserve_builder.families import yolov3, yolox
+from detserve_builder.families import (
+    yolov3,
+    yolov5,
+    yolox,
+)
 from detserve_builder.families.family import Candidates, Draft, Family
 
-FAMILIES: tuple[Family, ...] = (yolox.FAMILY, yolov3.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    yolox.FAMILY,
+    yolov3.FAMILY,
+    yolov5.FAMILY,
+)
 
 __all__ = ["FAMILIES", "Candidates", "Draft", "Family"]
