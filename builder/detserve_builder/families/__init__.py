@@ -3,6 +3,7 @@
 from detserve_builder.families import (
     yolov3,
     yolov5,
+    yolov8,
     yolox,
 )
 from detserve_builder.families.family import Candidates, Draft, Family
@@ -11,6 +12,7 @@ FAMILIES: tuple[Family, ...] = (
     yolox.FAMILY,
     yolov3.FAMILY,
     yolov5.FAMILY,
+    yolov8.FAMILY,
 )
 
 __all__ = ["FAMILIES", "Candidates", "Draft", "Family"]
