@@ -1,6 +1,7 @@
 """The detector families. Adding one is one file and one line in FAMILIES."""
 
 from detserve_builder.families import (
+    end_to_end,
     yolov3,
     yolov5,
     yolov8,
@@ -13,6 +14,7 @@ FAMILIES: tuple[Family, ...] = (
     yolov3.FAMILY,
     yolov5.FAMILY,
     yolov8.FAMILY,
+    end_to_end.FAMILY,
 )
 
 __all__ = ["FAMILIES", "Candidates", "Draft", "Family"]
