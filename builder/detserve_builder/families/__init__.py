@@ -2,6 +2,7 @@
 
 from detserve_builder.families import (
     end_to_end,
+    nanodet,
     yolov3,
     yolov5,
     yolov8,
@@ -15,6 +16,7 @@ FAMILIES: tuple[Family, ...] = (
     yolov5.FAMILY,
     yolov8.FAMILY,
     end_to_end.FAMILY,
+    nanodet.FAMILY,
 )
 
 __all__ = ["FAMILIES", "Candidates", "Draft", "Family"]
