@@ -2,6 +2,7 @@
 
 from detserve_builder.families import (
     end_to_end,
+    fastestdet,
     nanodet,
     yolov3,
     yolov5,
@@ -17,6 +18,7 @@ FAMILIES: tuple[Family, ...] = (
     yolov8.FAMILY,
     end_to_end.FAMILY,
     nanodet.FAMILY,
+    fastestdet.FAMILY,
 )
 
 __all__ = ["FAMILIES", "Candidates", "Draft", "Family"]
