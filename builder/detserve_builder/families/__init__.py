@@ -1,6 +1,7 @@
 """The detector families. Adding one is one file and one line in FAMILIES."""
 
 from detserve_builder.families import (
+    detr,
     end_to_end,
     fastestdet,
     nanodet,
@@ -19,6 +20,7 @@ FAMILIES: tuple[Family, ...] = (
     end_to_end.FAMILY,
     nanodet.FAMILY,
     fastestdet.FAMILY,
+    detr.FAMILY,
 )
 
 __all__ = ["FAMILIES", "Candidates", "Draft", "Family"]
