@@ -59,23 +59,23 @@ def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | 
 
 
 def families_that_fit(checkpoint: Checkpoint) -> list[tuple[Family, Draft]]:
-    """Every family that recognises the graph."""
-    drafts = ((family, family.recognise(checkpoint)) for family in FAMILIES)
+    """Every family that recognises the graph, of those that need not be named."""
+    drafts = ((family, family.recognise(checkpoint)) for family in FAMILIES if not family.only_when_named)
     return [(family, draft) for family, draft in drafts if draft is not None]
 
 
 def _recognise(checkpoint: Checkpoint, said: str | None) -> tuple[Family, Draft]:
     outputs = "; ".join(map(str, checkpoint.outputs))
-    fitting = families_that_fit(checkpoint)
     if said is not None:
         family = next((family for family in FAMILIES if family.name == said), None)
         if family is None:
             known = ", ".join(family.name for family in FAMILIES)
             raise CardError(f"card: family: got {said!r}, expected one of {known}")
-        for fits, draft in fitting:
-            if fits is family:
-                return family, draft
-        raise CardError(f"card: family: {said} expects {family.expects}, but the graph gives {outputs}")
+        draft = family.recognise(checkpoint)
+        if draft is None:
+            raise CardError(f"card: family: {said} expects {family.expects}, but the graph gives {outputs}")
+        return family, draft
+    fitting = families_that_fit(checkpoint)
     if not fitting:
         known = "; ".join(f"{family.name}: {family.expects}" for family in FAMILIES)
         raise BuildError(f"{checkpoint.path}: no known detector gives {outputs}; known are {known}")

@@ -4,6 +4,7 @@ from detserve_builder.families import (
     detr,
     end_to_end,
     fastestdet,
+    generic,
     nanodet,
     yolov3,
     yolov5,
@@ -21,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     nanodet.FAMILY,
     fastestdet.FAMILY,
     detr.FAMILY,
+    generic.FAMILY,
 )
 
 __all__ = ["FAMILIES", "Candidates", "Draft", "Family"]
