@@ -11,7 +11,7 @@ import pytest
 from detserve_builder.build import build
 from detserve_client import DetectionClient
 from detserve_server.embedded import RunningServer, embedded_server
-from tests.shared_data import SHARED, YOLOX
+from tests.shared_data import FASTESTDET, SHARED, YOLOX
 
 CHECKOUT = Path(__file__).parents[2]
 SAMPLES = CHECKOUT / "zoo/samples"
@@ -32,6 +32,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(CHECKOUT / "model_repository", folder)
     if SHARED.is_dir():
         build(str(YOLOX), name="yolox", repository=folder)
+        build(str(FASTESTDET), name="fastestdet", repository=folder)
     return folder
 
 
