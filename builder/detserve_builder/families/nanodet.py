@@ -19,6 +19,7 @@ from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.reading import (
     channel_parts,
+    classes_beside,
     expect_anchors,
     expect_classes,
     image_wh,
@@ -157,7 +158,7 @@ def _joined(graph: gs.Graph, card: Card, head: Head) -> tuple[gs.Tensor, gs.Tens
     """Scores [N,A,C] and distributions of the one output."""
     output, box_channels = graph.outputs[0], 4 * (head.reg_max + 1)
     expect_anchors("head.strides", str(head.strides), _num_anchors(card), output, output.shape[1])
-    num_classes = output.shape[2] - box_channels
+    num_classes = classes_beside("head.reg_max", box_channels, output, output.shape[2])
     expect_classes(card, output, num_classes)
     return slice_last(graph, output, 0, num_classes), slice_last(graph, output, num_classes, output.shape[2])
 

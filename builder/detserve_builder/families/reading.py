@@ -100,6 +100,16 @@ def expect_classes(card: Card, output: gs.Tensor, found: Any) -> None:
         )
 
 
+def classes_beside(field: str, box_columns: int, output: gs.Tensor, columns: int) -> int:
+    """How many of ``columns`` are class scores; raises CardError where ``field`` leaves none."""
+    if columns <= box_columns:
+        raise CardError(
+            f"card: {field}: the boxes would take {box_columns} columns, but the graph's output "
+            f"{output.name} has {columns} in all"
+        )
+    return columns - box_columns
+
+
 def expect_anchors(field: str, said: str, anchors: int, output: gs.Tensor, found: Any) -> None:
     """Raises CardError where ``output`` has another number of anchors than ``field`` leads to."""
     if isinstance(found, int) and found != anchors:

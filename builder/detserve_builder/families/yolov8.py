@@ -17,6 +17,7 @@ from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.reading import (
     channel_parts,
+    classes_beside,
     expect_anchors,
     expect_classes,
     image_wh,
@@ -124,7 +125,7 @@ def _decode_raw(graph: gs.Graph, card: Card, head: Head) -> Candidates:
             found = ", ".join(f"{output.name} {output.shape}" for output in graph.outputs)
             raise CardError(f"card: head.strides: got {head.strides}, but the graph has {found}")
         channels, box_channels = feature_map.shape[1], 4 * head.reg_max
-        expect_classes(card, feature_map, channels - box_channels)
+        expect_classes(card, feature_map, classes_beside("head.reg_max", box_channels, feature_map, channels))
         rows = map_rows(graph, feature_map, channels, width * height)
         boxes.append(
             distribution_corners(

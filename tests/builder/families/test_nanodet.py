@@ -137,7 +137,6 @@ def test_three_levels_in_one_output_are_told_from_yolox(tmp_path_factory, seed) 
         pairs(4, THREE),
         formula,
         family="nanodet",
-        named=True,
         batch=3,
         seed=seed,
         tail=three_levels_joined(),
