@@ -57,6 +57,7 @@ def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> o
     import onnx_graphsurgeon as gs
 
     graph = gs.import_onnx(checkpoint.model)
+    _keep_unread_initialisers(graph, checkpoint.model)
     shapes = {output.name: output.shape for output in graph.outputs}
     if any_batch:
         free_batch(graph)
@@ -77,6 +78,18 @@ def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> o
         reason = str(error).strip().splitlines()[0][:200]
         raise BuildError(f"{checkpoint.path}: the prepared graph is not valid ({reason})") from error
     return onnx.shape_inference.infer_shapes(model)
+
+
+def _keep_unread_initialisers(graph: gs.Graph, model: onnx.ModelProto) -> None:
+    """Let decoders find initialisers that no node reads, such as prior boxes; cleanup drops them."""
+    import onnx_graphsurgeon as gs
+    from onnx import numpy_helper
+
+    known = graph.tensors()
+    for initializer in model.graph.initializer:
+        if initializer.name not in known:
+            kept = gs.Constant(initializer.name, numpy_helper.to_array(initializer))
+            graph.layer(op="Identity", inputs=[kept], outputs=["detserve_unread"])
 
 
 def _clear_names(graph: gs.Graph) -> None:

@@ -1,4 +1,4 @@
-"""COCO scoring with pycocotools."""
+"""Detections as COCO results, and their AP."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import onnxruntime as ort
 
+from tests.reference.nms import class_wise_nms
+
 
 class FastestDetReference:
     """The untouched checkpoint with its published pre- and postprocessing."""
@@ -51,25 +53,8 @@ class FastestDetReference:
                         label,
                     )
                 )
-        kept = _suppress(sorted(found, key=lambda box: -box[4]), iou_threshold)[:max_detections]
-        table = np.array(kept, np.float64).reshape(-1, 6)
+        table = np.array(found, np.float64).reshape(-1, 6)
+        kept = class_wise_nms(table[:, :4], table[:, 4], table[:, 5], iou_threshold)
+        table = table[kept[:max_detections]]
         limits = np.array([picture_w, picture_h] * 2)
         return np.clip(table[:, :4], 0, limits), table[:, 4], table[:, 5].astype(int)
-
-
-def _suppress(boxes: list[tuple], iou_threshold: float) -> list[tuple]:
-    """Greedy, best first, within a class."""
-    kept: list[tuple] = []
-    for box in boxes:
-        if all(box[5] != other[5] or _iou(box, other) <= iou_threshold for other in kept):
-            kept.append(box)
-    return kept
-
-
-def _iou(a: tuple, b: tuple) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    overlap = width * height
-    return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)

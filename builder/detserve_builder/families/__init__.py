@@ -6,6 +6,7 @@ from detserve_builder.families import (
     fastestdet,
     generic,
     nanodet,
+    ssd,
     yolov3,
     yolov5,
     yolov8,
@@ -16,6 +17,7 @@ from detserve_builder.families.family import Candidates, Draft, Family
 FAMILIES: tuple[Family, ...] = (
     yolox.FAMILY,
     yolov3.FAMILY,
+    ssd.FAMILY,
     yolov5.FAMILY,
     yolov8.FAMILY,
     end_to_end.FAMILY,

@@ -27,6 +27,7 @@ from detserve_builder.families.reading import (
     num_classes_of_top_k,
     ops,
 )
+from detserve_builder.families.ssd_trace import trace
 from detserve_builder.graph import corners, float32, layer, slice_last
 from detserve_client.card import Card
 
@@ -72,6 +73,8 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     named = "logits" in logits.name
     if not named and "GridSample" not in found and last_op(checkpoint, boxes) != "Sigmoid":
         return None
+    if trace(checkpoint.model, boxes.name).layers == {"Conv"}:
+        return None  # an SSD's; a transformer's boxes come from matrix products
     columns, queries = logits.shape[2], boxes.shape[1]
     head: dict[str, object] = {"queries": queries} if isinstance(queries, int) else {}
     if deformable:
