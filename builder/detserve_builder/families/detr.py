@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
+from detserve_builder.coco_labels import COCO_CATEGORY_IDS
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.reading import (
     expect_anchors,
@@ -28,8 +29,9 @@ from detserve_builder.families.reading import (
     ops,
 )
 from detserve_builder.families.ssd_trace import trace
-from detserve_builder.graph import corners, float32, layer, slice_last
+from detserve_builder.graph import corners, float32, int64, layer, slice_last
 from detserve_client.card import Card
+from detserve_client.errors import CardError
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -47,11 +49,16 @@ class Scores(str, Enum):
 
 
 class Head(BaseModel):
-    """``queries`` is Q. ``scores`` says how logits become scores; softmax has "no object" last."""
+    """``queries`` is Q. ``scores`` says how logits become scores; softmax has "no object" last.
+
+    ``class_columns`` is the column of each label, where not every column has one: COCO's category ids have
+    gaps.
+    """
 
     model_config = ConfigDict(extra="forbid")
     queries: Annotated[int, Field(gt=0)]
     scores: Scores
+    class_columns: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
 
 
 def _num_anchors(card: Card) -> int:
@@ -84,6 +91,9 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     num_classes = columns if isinstance(columns, int) else None
     if head.get("scores") == "softmax" and num_classes is not None:
         num_classes -= 1
+    if num_classes == 91:
+        head["class_columns"] = list(COCO_CATEGORY_IDS)
+        num_classes = len(COCO_CATEGORY_IDS)
     return _draft(wh, head, num_classes, imagenet=not deformable)
 
 
@@ -137,16 +147,34 @@ def _decode(graph: gs.Graph, card: Card) -> Candidates:
     described = tuple(TensorInfo(out.name, "", tuple(out.shape)) for out in graph.outputs)
     logits, boxes = (by_name[info.name] for info in _logits_and_boxes(described) or ())
     expect_anchors("head.queries", str(head.queries), head.queries, boxes, boxes.shape[1])
-    background = 1 if head.scores is Scores.SOFTMAX else 0
-    expect_classes(card, logits, logits.shape[2] - background)
     if head.scores is Scores.SOFTMAX:
-        scores = slice_last(graph, layer(graph, "Softmax", logits, axis=2), 0, len(card.labels))
+        scores = layer(graph, "Softmax", logits, axis=2)
     else:
         scores = layer(graph, "Sigmoid", logits)
+    scores = layer(graph, "Gather", scores, int64(*_class_columns(card, head, logits)), axis=2)
     in_pixels = layer(graph, "Mul", boxes, float32([*card.input_wh, *card.input_wh]))
     return Candidates(
         corners(graph, slice_last(graph, in_pixels, 0, 2), slice_last(graph, in_pixels, 2, 4)), scores
     )
+
+
+def _class_columns(card: Card, head: Head, logits: gs.Tensor) -> list[int]:
+    """The column of each label, without "no object"."""
+    num_classes = logits.shape[2] - (1 if head.scores is Scores.SOFTMAX else 0)
+    if head.class_columns is None:
+        expect_classes(card, logits, num_classes)
+        return list(range(num_classes))
+    if len(head.class_columns) != len(card.labels):
+        raise CardError(
+            f"card: labels: got {len(card.labels)}, but head.class_columns lists {len(head.class_columns)} "
+            "columns; each label needs its own"
+        )
+    if max(head.class_columns) >= num_classes:
+        raise CardError(
+            f"card: head.class_columns: got {max(head.class_columns)}, but the graph's output {logits.name} "
+            f"has classes in columns 0 to {num_classes - 1}"
+        )
+    return head.class_columns
 
 
 def _decoded(graph: gs.Graph, card: Card, head: Head, by_name: dict[str, gs.Tensor]) -> Candidates:

@@ -56,6 +56,25 @@ def test_logits_and_boxes(tmp_path_factory, scores, formula, columns, batch, see
     )
 
 
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_columns_without_a_label_never_come_out(tmp_path_factory, seed) -> None:
+    def formula(heads):
+        boxes, scores = softmax_formula(heads)
+        return boxes, scores[:, [3, 1]]
+
+    assert_decodes(
+        tmp_path_factory.mktemp("net"),
+        {"logits": [QUERIES, 6], "boxes_raw": [QUERIES, 4]},
+        formula,
+        family="detr",
+        card={"head": {"scores": "softmax", "class_columns": [3, 1]}, "labels": ["d", "b"]},
+        batch=3,
+        seed=seed,
+        tail=published_head(6),
+    )
+
+
 def decoded_export() -> Tail:
     tail = Tail()
     tail.input("orig_target_sizes", [1, 2], TensorProto.INT64)

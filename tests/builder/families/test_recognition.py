@@ -25,6 +25,9 @@ ANCHORS = {"head": {"anchors_wh_px": [[[10, 13], [16, 30], [33, 23]]] * 3}}
 LABELS = {"labels": ["a", "b", "c"]}
 
 
+DETR = {"logits": [20, 92], "pred_boxes": [20, 4]}
+
+
 @dataclass(frozen=True)
 class Case:
     """A network's outputs, what the user says, and what is read off the graph."""
@@ -167,13 +170,13 @@ CASES = {
         "detr",
         {"logits": [20, 92], "pred_boxes": [20, 4]},
         head={"queries": 20, "scores": "softmax"},
-        num_labels=91,
+        num_labels=80,
     ),
     "DETR with other names": Case(
         "detr",
         {"out": [20, 92], "box": [20, 4]},
         activated("box", [20, 4], out=[20, 92]),
-        num_labels=91,
+        num_labels=80,
     ),
     "RT-DETR": Case(
         "detr",
@@ -257,12 +260,9 @@ def test_what_is_none_of_these(tmp_path, heads) -> None:
             {"head": {"reg_max": 8}},
             "head.reg_max: the boxes would take 36 columns",
         ),
-        (
-            {"logits": [20, 92], "pred_boxes": [20, 4]},
-            None,
-            {"head": {"scores": "sigmoid"}},
-            "92 classes",
-        ),
+        (DETR, None, {"head": {"class_columns": None, "scores": "sigmoid"}}, "logits has 92 classes"),
+        (DETR, None, {"head": {"class_columns": [1, 2]}}, "labels: got 80, but head.class_columns lists 2"),
+        (DETR, None, {"head": {"class_columns": [91]}, "labels": ["a"]}, "classes in columns 0 to 90"),
         (
             pairs(cls=3, dis=32),
             None,
