@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
@@ -115,6 +116,18 @@ def test_a_checkpoint_that_is_no_onnx(tmp_path, content, words) -> None:
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(BuildError, match=words):
+        load_checkpoint(str(path))
+
+
+def test_weights_that_are_not_numbers(tmp_path) -> None:
+    path = save_linear_network(tmp_path / "net.onnx", YOLOX_HEAD)
+    model = onnx.load(path)
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "project")
+    values = numpy_helper.to_array(weights).copy()
+    values[3, :2] = np.nan
+    weights.CopyFrom(numpy_helper.from_array(values, "project"))
+    onnx.save(model, path)
+    with pytest.raises(BuildError, match=r"the weights project \[48, 8\] hold 2 NaN, expected numbers"):
         load_checkpoint(str(path))
 
 
