@@ -28,6 +28,20 @@ class Target(str, Enum):
 
     EMBEDDED = "embedded"  # python backend and ONNX Runtime: needs pip only
     ONNXRUNTIME = "onnxruntime"  # Triton's onnxruntime backend
+    TENSORRT = "tensorrt"  # Triton's tensorrt backend, on plans that `detserve engine` builds
+
+
+_BACKENDS = {Target.EMBEDDED: "python", Target.ONNXRUNTIME: "onnxruntime", Target.TENSORRT: "tensorrt"}
+
+#: Of the GPUs that TensorRT 10 and 11 build for: Turing, Ampere, Ada, Hopper, Blackwell.
+COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
+
+
+def plan_filename(compute_capability: str) -> str:
+    """Name of the plan for GPUs of this compute capability, "8.9"; what no name is for shares model.plan."""
+    if compute_capability not in COMPUTE_CAPABILITIES:
+        return "model.plan"
+    return f"model_sm{compute_capability.replace('.', '')}.plan"
 
 
 @dataclass(frozen=True)
@@ -69,14 +83,22 @@ def _preprocess(card: Card, max_batch_size: int, warmup: Mapping[str, str]) -> J
 
 
 def _detector(card: Card, target: Target, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
-    backend = "python" if target is Target.EMBEDDED else "onnxruntime"
+    backend = _BACKENDS[target]
     step = _step(f"{card.name}_detector", backend, max_batch_size, [_images(card)], _candidates(card), warmup)
     if target is Target.EMBEDDED:
         step["instance_group"] = [{"kind": "KIND_CPU", "count": 1}]
         step["parameters"] = {"threads": {"string_value": "0"}}
-    else:
+    elif target is Target.ONNXRUNTIME:
         step["default_model_filename"] = "model.onnx"
         step["instance_group"] = [{"kind": "KIND_AUTO", "count": 1}]
+    else:
+        # Triton looks up its own GPU's compute capability only, so that plans can come one by one.
+        step["platform"] = "tensorrt_plan"
+        step["default_model_filename"] = "model.plan"
+        step["cc_model_filenames"] = {
+            capability: plan_filename(capability) for capability in COMPUTE_CAPABILITIES
+        }
+        step["instance_group"] = [{"kind": "KIND_GPU", "count": 1}]
     return step
 
 

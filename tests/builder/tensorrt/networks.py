@@ -1,0 +1,107 @@
+"""Graphs of a few nodes, each with one thing TensorRT takes or does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Tensor = tuple[str, int, list[int | str]]
+PICTURE: Tensor = ("x", TensorProto.FLOAT, ["N", 3, 8, 8])
+
+
+def graph(
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, object] | None = None,
+    *,
+    inputs: Sequence[Tensor] = (PICTURE,),
+    output: Tensor = ("y", TensorProto.FLOAT, ["N", 3, 8, 8]),
+    opset: int = 17,
+) -> onnx.ModelProto:
+    """A model of ``nodes`` from ``inputs`` to ``output``."""
+    weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()]
+    made = helper.make_graph(
+        list(nodes),
+        "one_thing",
+        [helper.make_tensor_value_info(*given) for given in inputs],
+        [helper.make_tensor_value_info(*output)],
+        weights,
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=8 if opset < 21 else 10)
+
+
+def quantised(zero_point: np.generic | None, *, scale: float = 0.1, opset: int = 17) -> onnx.ModelProto:
+    """QuantizeLinear and DequantizeLinear."""
+    constants: dict[str, object] = {"scale": np.float32(scale)}
+    parameters = ["scale"]
+    if zero_point is not None:
+        constants["zero"] = zero_point
+        parameters.append("zero")
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *parameters], ["q"], "quantise"),
+        helper.make_node("DequantizeLinear", ["q", *parameters], ["y"], "dequantise"),
+    ]
+    return graph(nodes, constants, opset=opset)
+
+
+def int32_bias() -> onnx.ModelProto:
+    """A bias as ONNX Runtime quantises it by default."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["bias", "scale"], ["bias_float"], "bias"),
+        helper.make_node("Add", ["x", "bias_float"], ["y"], "add"),
+    ]
+    return graph(nodes, {"bias": np.ones((3, 1, 1), np.int32), "scale": np.float32(0.1)})
+
+
+def top_k(k: int) -> onnx.ModelProto:
+    """The best K of 19200 values."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["values"], "flatten"),
+        helper.make_node("TopK", ["values", "k"], ["y", "indices"], "best", axis=1),
+    ]
+    constants = {"flat": np.array([0, -1]), "k": np.array([k])}
+    x: Tensor = ("x", TensorProto.FLOAT, ["N", 3, 80, 80])
+    return graph(nodes, constants, inputs=[x], output=("y", TensorProto.FLOAT, ["N", k]))
+
+
+def picture_first(op: str, **attributes: object) -> onnx.ModelProto:
+    """A UINT8 picture [N,8,8,3] through ``op`` ("" for none) and then a Cast."""
+    x: Tensor = ("x", TensorProto.UINT8, ["N", 8, 8, 3])
+    nodes = [helper.make_node("Cast", ["moved" if op else "x"], ["y"], "cast", to=TensorProto.FLOAT)]
+    if op:
+        nodes.insert(0, helper.make_node(op, ["x"], ["moved"], "move", **attributes))
+    return graph(nodes, inputs=[x], output=("y", TensorProto.FLOAT, ["N", "a", "b", "c"]))
+
+
+def through(dtype: int) -> onnx.ModelProto:
+    """float -> ``dtype`` -> float."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["there"], "there", to=dtype),
+        helper.make_node("Cast", ["there"], ["y"], "back", to=TensorProto.FLOAT),
+    ]
+    return graph(nodes)
+
+
+def nms_inside() -> onnx.ModelProto:
+    """Boxes -> NonMaxSuppression -> their scores, with arithmetic before and behind it."""
+    nodes = [
+        helper.make_node("Mul", ["x", "two"], ["boxes"], "scale_boxes"),
+        helper.make_node("Sigmoid", ["logits"], ["scores"], "scores"),
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most", "iou"], ["kept"], "nms"),
+        helper.make_node("Cast", ["kept"], ["kept_float"], "to_float", to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["kept_float", "axis"], ["y"], "sum", keepdims=1),
+    ]
+    constants = {
+        "two": np.float32(2),
+        "most": np.array([10]),
+        "iou": np.array([0.5], np.float32),
+        "axis": np.array([0]),
+    }
+    inputs: list[Tensor] = [
+        ("x", TensorProto.FLOAT, [1, 50, 4]),
+        ("logits", TensorProto.FLOAT, [1, 2, 50]),
+    ]
+    return graph(nodes, constants, inputs=inputs, output=("y", TensorProto.FLOAT, [1, 3]))
