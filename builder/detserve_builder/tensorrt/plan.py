@@ -5,8 +5,9 @@ What a version lacks is asked of it by name, never by its number: TensorRT 8.6 h
 the FP16 and INT8 flags instead, TensorRT 11 has lost them and EXPLICIT_BATCH. TensorRT-RTX alone can be told
 the compute capability, and has no timing cache.
 
-Run with TensorRT-RTX 1.7 only, without a GPU. That TensorRT 10.16 and 11.4 have every name used here was read
-in their bindings; no plan of theirs was built.
+Run with TensorRT-RTX 1.7 only, without a GPU, and there without VERSION_COMPATIBLE, which wants
+libnvinfer_lean. That TensorRT 10.16 and 11.4 have every name used here was read in their bindings; no plan of
+theirs was built.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ def build_plan(
     onnx: bytes,
     options: PlanOptions,
     *,
+    compute_capability: str,
     timing_cache: bytes = b"",
-    compute_capability: str = "",
 ) -> Plan:
     """Build ``onnx`` (a serialised ModelProto) with ``trt``, the Python API of a TensorRT.
 
-    ``compute_capability`` ("8.9") is for TensorRT-RTX; TensorRT builds for the GPU it finds. Raises
+    TensorRT builds for the GPU it finds, TensorRT-RTX for ``compute_capability`` ("8.9"). Raises
     :class:`PlanError` with TensorRT's first complaint.
     """
     log = _log(trt)
@@ -66,19 +67,26 @@ def build_plan(
         raise PlanError(_first_line(parser.get_error(0).desc()) if parser.num_errors else log.complaint())
     config = builder.create_builder_config()
     _set_flags(trt, config, options)
-    if compute_capability:
+    ahead_of_time = hasattr(trt, "ComputeCapability")
+    if ahead_of_time:
         config.num_compute_capabilities = 1
         name = f"SM{compute_capability.replace('.', '')}"
         config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
     _set_batch(builder, network, config, options)
-    cache = None
-    if not compute_capability:
-        cache = config.create_timing_cache(timing_cache)
-        config.set_timing_cache(cache, ignore_mismatch=False)
+    cache = None if ahead_of_time else _set_timing_cache(config, timing_cache)
     content = builder.build_serialized_network(network, config)
     if content is None:
         raise PlanError(log.complaint())
     return Plan(bytes(content), bytes(cache.serialize()) if cache else b"")
+
+
+def _set_timing_cache(config: Any, content: bytes) -> Any:
+    """The cache in use: ``content``, or an empty one where it is of another TensorRT or GPU."""
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
 
 
 def _network_flags(trt: ModuleType) -> int:
