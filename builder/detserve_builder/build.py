@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import prepare
 from detserve_builder.repository import WarmupPicture, write_repository
 from detserve_builder.tensorrt import lint
 from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
-from detserve_builder.triton_config import Target
+from detserve_builder.triton_config import Preprocess, Target
 from detserve_client.card import Card
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def build(
     repository: Path,
     card_path: Path | None = None,
     target: Target = Target.EMBEDDED,
+    preprocess: Preprocess = Preprocess.PYTHON,
     check_tensorrt: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Built:
@@ -50,6 +52,8 @@ def build(
     ``check_tensorrt`` compiles the prepared graph ahead of time; ``on_step`` is told each step as it begins.
     Raises DetserveError for what the user can mend; the repository is then as it was.
     """
+    if preprocess is Preprocess.DALI and target is not Target.TENSORRT:
+        raise BuildError(f"DALI is for the target tensorrt, got {target.value}; leave --preprocess at python")
     on_step("reading the checkpoint")
     checkpoint = load_checkpoint(source)
     card = infer_card(checkpoint, name=name, said=card_path)
@@ -63,17 +67,23 @@ def build(
         lint.check(prepared.model, where=str(checkpoint.path))
     on_step("writing the repository")
     folders = write_repository(
-        repository, card, prepared, target=target, warmup=warmup_picture(card), measured={}
+        repository,
+        card,
+        prepared,
+        target=target,
+        preprocess=preprocess,
+        warmup=warmup_picture(card),
+        measured={},
     )
     return Built(card, folders, prepared.batch_obstacle, gate)
 
 
 def warmup_picture(card: Card) -> WarmupPicture:
     """The picture that comes with detserve, through the served preprocess."""
-    from detserve_builder.steps.detserve_preprocess import preprocess
+    from detserve_builder.steps import detserve_preprocess
 
     encoded = _WARMUP_PICTURE.read_bytes()
-    image, geometry = preprocess(
+    image, geometry = detserve_preprocess.preprocess(
         encoded,
         input_wh=card.input_wh,
         resize=card.preprocess.resize.value,

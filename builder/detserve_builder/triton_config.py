@@ -31,6 +31,13 @@ class Target(str, Enum):
     TENSORRT = "tensorrt"  # Triton's tensorrt backend, on plans that `detserve engine` builds
 
 
+class Preprocess(str, Enum):
+    """Who decodes and resizes the pictures."""
+
+    PYTHON = "python"  # OpenCV
+    DALI = "dali"  # NVIDIA DALI, on the GPU
+
+
 _BACKENDS = {Target.EMBEDDED: "python", Target.ONNXRUNTIME: "onnxruntime", Target.TENSORRT: "tensorrt"}
 
 #: Of the GPUs that TensorRT 10 and 11 build for: Turing, Ampere, Ada, Hopper, Blackwell.
@@ -53,11 +60,13 @@ class Warmup:
     postprocess: Mapping[str, str]
 
 
-def configs(card: Card, *, target: Target, max_batch_size: int, warmup: Warmup) -> dict[str, Json]:
+def configs(
+    card: Card, *, target: Target, preprocess: Preprocess, max_batch_size: int, warmup: Warmup
+) -> dict[str, Json]:
     """Model name -> configuration, for the three steps and the ensemble."""
     name = card.name
     return {
-        f"{name}_preprocess": _preprocess(card, max_batch_size, warmup.preprocess),
+        f"{name}_preprocess": _preprocess(card, preprocess, max_batch_size, warmup.preprocess),
         f"{name}_detector": _detector(card, target, max_batch_size, warmup.detector),
         f"{name}_postprocess": _postprocess(card, max_batch_size, warmup.postprocess),
         name: _ensemble(card, max_batch_size),
@@ -73,11 +82,12 @@ def to_pbtxt(config: Json) -> str:
     return str(text_format.MessageToString(message))
 
 
-def _preprocess(card: Card, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
+def _preprocess(card: Card, preprocess: Preprocess, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
+    on_cpu = preprocess is Preprocess.PYTHON
     inputs, outputs = [_picture()], [_images(card), GEOMETRY]
     return {
         **_step(f"{card.name}_preprocess", "python", max_batch_size, inputs, outputs, warmup),
-        "instance_group": [{"kind": "KIND_CPU", "count": 2}],
+        "instance_group": [{"kind": "KIND_CPU", "count": 2} if on_cpu else {"kind": "KIND_GPU", "count": 1}],
         "parameters": _card_parameter(card),
     }
 

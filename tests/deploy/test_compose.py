@@ -85,10 +85,12 @@ def test_images_are_pinned() -> None:
     assert all(f"ARG TRITON_IMAGE={_resolved(base)}\n" in text for text in (DOCKERFILE, ENGINES))
 
 
-def test_packages_of_the_image_are_pinned() -> None:
-    lines = (CHECKOUT / "deploy/triton/requirements.txt").read_text().splitlines()
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dali.txt"])
+def test_packages_of_the_image_are_pinned(file: str) -> None:
+    lines = (CHECKOUT / "deploy/triton" / file).read_text().splitlines()
     packages = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z-]+==[\d.]+", line) for line in packages)
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\d.]+", line) for line in packages)
+    assert file in DOCKERFILE
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
-from detserve_builder.triton_config import Target
+from detserve_builder.triton_config import Preprocess, Target
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +24,9 @@ def build(
     repository: Annotated[Path, Option(help="model repository to write into")],
     card: Annotated[Path | None, Option(help="JSON with the card fields you say yourself")] = None,
     target: Annotated[Target, Option(help="where the detector step runs")] = Target.EMBEDDED,
+    preprocess: Annotated[
+        Preprocess, Option(help="who decodes the pictures; dali is for the target tensorrt")
+    ] = Preprocess.PYTHON,
     check_tensorrt: Annotated[
         bool, Option("--check-tensorrt", help="compile the graph with NVIDIA's compiler, on the CPU")
     ] = False,
@@ -41,6 +44,7 @@ def build(
             repository=repository,
             card_path=card,
             target=target,
+            preprocess=preprocess,
             check_tensorrt=check_tensorrt,
             on_step=lambda step: status.update(f"{step} …"),
         )
