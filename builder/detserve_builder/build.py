@@ -11,10 +11,11 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import prepare
-from detserve_builder.repository import WarmupPicture, write_repository
+from detserve_builder.repository import write_repository
 from detserve_builder.tensorrt import lint
 from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
 from detserve_builder.triton_config import Preprocess, Target
+from detserve_builder.warmup import WarmupPicture
 from detserve_client.card import Card
 
 if TYPE_CHECKING:

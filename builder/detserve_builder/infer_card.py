@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | 
     fields = _read_fields(path) if path else {}
     family, draft = _recognise(checkpoint, fields.get("family") or checkpoint.card_fields.get("family"))
     guessed = {
-        "name": checkpoint.path.stem,
+        "name": _guess_name(checkpoint.path),
         "family": family.name,
         "labels": _guess_labels(checkpoint, draft.num_classes),
         "candidates": MAX_CANDIDATES,
@@ -117,6 +118,11 @@ def _merge(guessed: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
+
+
+def _guess_name(path: Path) -> str:
+    """The file's name with what a served name may not hold replaced."""
+    return re.sub("[^A-Za-z0-9_-]+", "_", path.stem).lstrip("_-")[:64] or "detector"
 
 
 def _guess_labels(checkpoint: Checkpoint, num_classes: int | None) -> list[str]:

@@ -45,7 +45,7 @@ def test_what_the_user_says_wins_field_by_field(tmp_path) -> None:
     [
         (YOLOX_HEAD, {"input_wh": [32, 32]}, "input_wh: got [32, 32], but the graph takes [64, 64]"),
         (YOLOX_HEAD, {"labels": ["a"]}, "labels: got 1, but the graph's output output has 3 classes"),
-        (YOLOX_HEAD, {"family": "yolov3"}, "family: yolov3 expects two or three outputs"),
+        (YOLOX_HEAD, {"family": "yolov3"}, "family: yolov3 expects outputs [N,B*(5+C),h,w]"),
         (YOLOX_HEAD, {"family": "ssd9"}, "family: got 'ssd9', expected one of yolox, yolov3"),
         (YOLOX_HEAD, {"head": {"strides": [8, 16]}}, "head.strides: [8, 16] on 64x64 give 80 anchors"),
         (YOLOX_HEAD, {"head": {"stride": [8]}}, "head.stride: extra inputs are not permitted"),

@@ -19,7 +19,9 @@ app = Typer(add_completion=False)
 
 @app.command()
 def build(
-    checkpoint: Annotated[str, Argument(help="an .onnx file or a zoo name")],
+    checkpoint: Annotated[
+        str, Argument(help="an .onnx file, a Darknet .cfg beside its .weights, or a zoo name")
+    ],
     name: Annotated[str, Option(help="name of the served detector")],
     repository: Annotated[Path, Option(help="model repository to write into")],
     card: Annotated[Path | None, Option(help="JSON with the card fields you say yourself")] = None,

@@ -18,7 +18,7 @@ from detserve_builder.zoo import find_in_zoo
 from tests.builder.tensorrt import networks
 from tests.builder.tensorrt.rtx import needs_rtx
 from tests.builder.tiny_networks import save_linear_network
-from tests.shared_data import YOLOX, needs_shared
+from tests.shared_data import YOLO_FASTEST, YOLOX, needs_shared
 
 YOLOX_HEAD = {"output": [84, 8]}
 YOLOV3_HEADS = {"fine": [24, 4, 4], "coarse": [24, 2, 2]}
@@ -58,9 +58,11 @@ def test_yolov3_heads(tmp_path: Path) -> None:
 
 @needs_rtx
 @needs_shared
-def test_yolox_nano() -> None:
-    gate = compile_ahead_of_time(prepared_from(str(YOLOX)).model, where=YOLOX.name)
+@pytest.mark.parametrize("source", [YOLOX, YOLO_FASTEST], ids=lambda path: path.name)
+def test_real_detectors(source: Path) -> None:
+    gate = compile_ahead_of_time(prepared_from(str(source)).model, where=source.name)
     assert len(gate.compiled) == len(COMPUTE_CAPABILITIES)
+    assert gate.left_out == []
 
 
 @needs_rtx
