@@ -54,6 +54,13 @@ def build(
         console.print(f"one picture at a time: {built.batch_obstacle}", highlight=False)
     if built.gate:
         _report(built.gate, console)
+    if target is Target.TENSORRT:
+        console.print(
+            "next, on the GPU that will serve it: "
+            f"MODEL_REPOSITORY={repository} docker compose run --rm --build build-engines",
+            highlight=False,
+            soft_wrap=True,
+        )
     for folder in built.folders:
         print(folder)
 

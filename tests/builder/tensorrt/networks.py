@@ -105,3 +105,40 @@ def nms_inside() -> onnx.ModelProto:
         ("logits", TensorProto.FLOAT, [1, 2, 50]),
     ]
     return graph(nodes, constants, inputs=inputs, output=("y", TensorProto.FLOAT, [1, 3]))
+
+
+def two_stages() -> onnx.ModelProto:
+    """A tiny Faster R-CNN: boxes -> NonMaxSuppression -> RoiAlign -> convolution -> a vector a region."""
+    nodes = [
+        helper.make_node("Relu", ["features"], ["backbone"], "backbone"),
+        helper.make_node("Sigmoid", ["logits"], ["scores"], "scores"),
+        helper.make_node("NonMaxSuppression", ["x", "scores", "most", "iou"], ["kept"], "nms"),
+        helper.make_node("Gather", ["kept", "two"], ["index"], "which", axis=1),
+        helper.make_node("Squeeze", ["x", "zero"], ["boxes"], "boxes"),
+        helper.make_node("Gather", ["boxes", "index"], ["regions"], "regions", axis=0),
+        helper.make_node("Mul", ["index", "none"], ["picture"], "first_picture"),
+        helper.make_node(
+            "RoiAlign",
+            ["backbone", "regions", "picture"],
+            ["crops"],
+            "crop",
+            output_height=4,
+            output_width=4,
+        ),
+        helper.make_node("Conv", ["crops", "weight"], ["head"], "head"),
+        helper.make_node("Flatten", ["head"], ["y"], "flatten"),
+    ]
+    constants = {
+        "most": np.array([10]),
+        "iou": np.array([0.5], np.float32),
+        "two": np.array(2),
+        "zero": np.array([0]),
+        "none": np.array(0),
+        "weight": np.ones((8, 8, 4, 4), np.float32),
+    }
+    inputs: list[Tensor] = [
+        ("x", TensorProto.FLOAT, [1, 50, 4]),
+        ("logits", TensorProto.FLOAT, [1, 1, 50]),
+        ("features", TensorProto.FLOAT, [1, 8, 16, 16]),
+    ]
+    return graph(nodes, constants, inputs=inputs, output=("y", TensorProto.FLOAT, ["regions", 8]))

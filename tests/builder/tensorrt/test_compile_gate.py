@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
@@ -73,11 +75,28 @@ def test_the_zoo() -> None:
 
 
 @needs_rtx
-def test_around_an_operator_that_rtx_lacks() -> None:
-    model = networks.nms_inside()
+@pytest.mark.parametrize(
+    ("model", "left_out"),
+    [
+        (networks.nms_inside(), ["NonMaxSuppression 'nms'"]),
+        (networks.two_stages(), ["NonMaxSuppression 'nms'", "RoiAlign 'crop'"]),
+    ],
+    ids=["nms", "two stages"],
+)
+def test_around_operators_that_rtx_lacks(model: onnx.ModelProto, left_out: list[str]) -> None:
     assert lint(model) == []
-    gate = compile_ahead_of_time(model, where="nms.onnx", compute_capabilities=["8.9"])
-    assert gate.left_out == ["NonMaxSuppression 'nms'"]
+    gate = compile_ahead_of_time(model, where="two.onnx", compute_capabilities=["8.9"])
+    assert gate.left_out == left_out
+    assert len(gate.compiled) == 1
+
+
+@needs_rtx
+def test_a_defect_behind_such_an_operator_is_found() -> None:
+    model = networks.two_stages()
+    model.graph.node[-2].op_type = "ConvTranspose"  # wants a weight of another shape
+    model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.ones((3, 8, 4, 4), np.float32), "weight"))
+    with pytest.raises(BuildError, match=r"two\.onnx: TensorRT refuses it"):
+        compile_ahead_of_time(model, where="two.onnx", compute_capabilities=["8.9"])
 
 
 def test_the_lint_speaks_before_the_compiler() -> None:
