@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detserve_builder.darknet import read as darknet
 from detserve_builder.errors import BuildError
+from detserve_builder.measured_shapes import measure_open_outputs
 from detserve_builder.zoo import find_in_zoo
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _at_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
         if opset < OPSET:
             model = version_converter.convert_version(model, OPSET)
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
@@ -117,6 +118,23 @@ def _at_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     ) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise BuildError(f"{path}: the ONNX graph is not valid ({reason})") from None
+    _refuse_nan(path, model)
+    measure_open_outputs(model)
+    return model
+
+
+def _refuse_nan(path: Path, model: onnx.ModelProto) -> None:
+    """Infinity is a legitimate mask; not-a-number in the weights is a training that diverged."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and (count := int(np.isnan(values).sum())):
+            raise BuildError(
+                f"{path}: the weights {tensor.name} {list(values.shape)} hold {count} NaN, expected numbers; "
+                f"export a checkpoint from before the training diverged"
+            )
 
 
 def _tensors(model: onnx.ModelProto, *, of_outputs: bool) -> tuple[TensorInfo, ...]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families.family import Candidates, Draft, Family
+from detserve_builder.families.reading import channel_parts
 from detserve_builder.graph import cell_grid, corners, float32, int64, layer, slice_last
 from detserve_client.card import Card
 from detserve_client.errors import CardError
@@ -87,6 +88,8 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     channels = [map_channels for map_channels, _, _ in maps]
     if not fits or len(set(strides)) != len(strides) or math.gcd(*channels) < _FEWEST_FIELDS:
         return None
+    if channel_parts(checkpoint, checkpoint.outputs[0]):
+        return None  # boxes and classes from two branches: an anchor-free head
     fields = {divmod(count, anchors) for count, anchors in zip(channels, num_anchors, strict=True)}
     whole = {count for count, remainder in fields if remainder == 0 and count >= _FEWEST_FIELDS}
     known = len(fields) == len(whole) == 1
