@@ -160,13 +160,9 @@ def _unknown_dtypes(graph: _Outline) -> Iterator[Finding]:
 
 def _top_k(graph: _Outline) -> Iterator[Finding]:
     for node in graph.nodes:
-        if node.op_type != "TopK":
-            continue
-        if node.input[1] not in graph.constants:
-            yield Finding(
-                _name(node), "its K is computed, expected a constant: the output would have no size"
-            )
-        elif _any(graph.constants[node.input[1]], lambda values: values > MAX_TOP_K):
+        if node.op_type != "TopK" or node.input[1] not in graph.constants:
+            continue  # a K made of shapes is TensorRT's to compute
+        if _any(graph.constants[node.input[1]], lambda values: values > MAX_TOP_K):
             yield Finding(
                 _name(node), f"its K is over {MAX_TOP_K}, the most TensorRT takes; lower candidates"
             )

@@ -142,3 +142,36 @@ def two_stages() -> onnx.ModelProto:
         ("features", TensorProto.FLOAT, [1, 8, 16, 16]),
     ]
     return graph(nodes, constants, inputs=inputs, output=("y", TensorProto.FLOAT, ["regions", 8]))
+
+
+def nms_in_a_branch() -> onnx.ModelProto:
+    """As torchvision's batched_nms is exported: no boxes, no suppression."""
+    boxes = ("x", TensorProto.FLOAT, [1, 50, 4])
+    kept = helper.make_tensor_value_info("kept_inside", TensorProto.INT64, ["n", 3])
+    none = helper.make_tensor_value_info("none_inside", TensorProto.INT64, ["n", 3])
+    suppress = helper.make_graph(
+        [helper.make_node("NonMaxSuppression", ["twice", "scores", "most"], ["kept_inside"], "nms")],
+        "suppress",
+        [],
+        [kept],
+    )
+    nothing = helper.make_graph(
+        [helper.make_node("Identity", ["empty"], ["none_inside"], "nothing")], "nothing", [], [none]
+    )
+    nodes = [
+        helper.make_node("Mul", ["x", "two"], ["twice"], "twice"),
+        helper.make_node("ReduceMax", ["twice"], ["largest"], "largest", keepdims=0),
+        helper.make_node("Greater", ["largest", "least"], ["any"], "any"),
+        helper.make_node("If", ["any"], ["kept"], "if_any", then_branch=suppress, else_branch=nothing),
+        helper.make_node("Cast", ["kept"], ["kept_float"], "to_float", to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["kept_float", "axis"], ["y"], "sum", keepdims=1),
+    ]
+    constants = {
+        "two": np.float32(2),
+        "least": np.float32(0),
+        "most": np.array([10]),
+        "scores": np.ones((1, 2, 50), np.float32),
+        "empty": np.zeros((0, 3), np.int64),
+        "axis": np.array([0]),
+    }
+    return graph(nodes, constants, inputs=[boxes], output=("y", TensorProto.FLOAT, [1, 3]))

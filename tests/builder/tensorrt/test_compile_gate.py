@@ -20,7 +20,8 @@ from detserve_builder.zoo import find_in_zoo
 from tests.builder.tensorrt import networks
 from tests.builder.tensorrt.rtx import needs_rtx
 from tests.builder.tiny_networks import save_linear_network
-from tests.shared_data import YOLO_FASTEST, YOLOX, needs_shared
+from tests.shared_data import FASTESTDET, YOLO_FASTEST, YOLOX, needs_shared
+from tests.ssd_checkpoints import save_ssd_checkpoints
 
 YOLOX_HEAD = {"output": [84, 8]}
 YOLOV3_HEADS = {"fine": [24, 4, 4], "coarse": [24, 2, 2]}
@@ -60,11 +61,20 @@ def test_yolov3_heads(tmp_path: Path) -> None:
 
 @needs_rtx
 @needs_shared
-@pytest.mark.parametrize("source", [YOLOX, YOLO_FASTEST], ids=lambda path: path.name)
+@pytest.mark.parametrize("source", [YOLOX, YOLO_FASTEST, FASTESTDET], ids=lambda path: path.name)
 def test_real_detectors(source: Path) -> None:
     gate = compile_ahead_of_time(prepared_from(str(source)).model, where=source.name)
     assert len(gate.compiled) == len(COMPUTE_CAPABILITIES)
     assert gate.left_out == []
+
+
+@needs_rtx
+@needs_shared
+def test_real_ssds(tmp_path: Path) -> None:
+    for name, (checkpoint, card) in save_ssd_checkpoints(tmp_path).items():
+        prepared = prepared_from(str(checkpoint), card)
+        gate = compile_ahead_of_time(prepared.model, where=name, compute_capabilities=["7.5", "8.9"])
+        assert gate.left_out == []
 
 
 @needs_rtx
@@ -80,8 +90,9 @@ def test_the_zoo() -> None:
     [
         (networks.nms_inside(), ["NonMaxSuppression 'nms'"]),
         (networks.two_stages(), ["NonMaxSuppression 'nms'", "RoiAlign 'crop'"]),
+        (networks.nms_in_a_branch(), ["If 'if_any' around NonMaxSuppression"]),
     ],
-    ids=["nms", "two stages"],
+    ids=["nms", "two stages", "in a branch"],
 )
 def test_around_operators_that_rtx_lacks(model: onnx.ModelProto, left_out: list[str]) -> None:
     assert lint(model) == []
