@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import prepare
 from detserve_builder.repository import write_repository
-from detserve_builder.triton_config import Target
+from detserve_builder.tensorrt import lint
+from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
+from detserve_builder.triton_config import Preprocess, Target
 from detserve_builder.warmup import WarmupPicture
 from detserve_client.card import Card
 
@@ -19,16 +22,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from detserve_builder.tensorrt.compile_gate import Gate
+
 _WARMUP_PICTURE = Path(__file__).parent / "warmup.jpg"
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made."""
+    """What a build made. ``gate`` is what TensorRT's compiler said, where it was asked."""
 
     card: Card
     folders: list[Path]
     batch_obstacle: str | None
+    gate: Gate | None = None
 
 
 def build(
@@ -38,31 +44,47 @@ def build(
     repository: Path,
     card_path: Path | None = None,
     target: Target = Target.EMBEDDED,
+    preprocess: Preprocess = Preprocess.PYTHON,
+    check_tensorrt: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Built:
     """Build ``source`` (an .onnx file or a zoo name) into ``repository`` as detector ``name``.
 
-    ``on_step`` is told each step as it begins. Raises DetserveError for what the user can mend; the
-    repository is then as it was.
+    ``check_tensorrt`` compiles the prepared graph ahead of time; ``on_step`` is told each step as it begins.
+    Raises DetserveError for what the user can mend; the repository is then as it was.
     """
+    if preprocess is Preprocess.DALI and target is not Target.TENSORRT:
+        raise BuildError(f"DALI is for the target tensorrt, got {target.value}; leave --preprocess at python")
     on_step("reading the checkpoint")
     checkpoint = load_checkpoint(source)
     card = infer_card(checkpoint, name=name, said=card_path)
     on_step(f"preparing the graph ({card.family})")
     prepared = prepare(checkpoint, card, probe_pictures(card))
+    gate = None
+    if check_tensorrt:
+        on_step("compiling with TensorRT-RTX")
+        gate = compile_ahead_of_time(prepared.model, where=str(checkpoint.path))
+    elif target is Target.TENSORRT:
+        lint.check(prepared.model, where=str(checkpoint.path))
     on_step("writing the repository")
     folders = write_repository(
-        repository, card, prepared, target=target, warmup=warmup_picture(card), measured={}
+        repository,
+        card,
+        prepared,
+        target=target,
+        preprocess=preprocess,
+        warmup=warmup_picture(card),
+        measured={},
     )
-    return Built(card, folders, prepared.batch_obstacle)
+    return Built(card, folders, prepared.batch_obstacle, gate)
 
 
 def warmup_picture(card: Card) -> WarmupPicture:
     """The picture that comes with detserve, through the served preprocess."""
-    from detserve_builder.steps.detserve_preprocess import preprocess
+    from detserve_builder.steps import detserve_preprocess
 
     encoded = _WARMUP_PICTURE.read_bytes()
-    image, geometry = preprocess(
+    image, geometry = detserve_preprocess.preprocess(
         encoded,
         input_wh=card.input_wh,
         resize=card.preprocess.resize.value,
