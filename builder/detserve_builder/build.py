@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
+from detserve_builder.precision.calibration import CalibrationSource, calibration_folder
+from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.prepare import prepare
 from detserve_builder.repository import write_repository
 from detserve_builder.triton_config import Target
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_FP32 = PrecisionRequest()
 _WARMUP_PICTURE = Path(__file__).parent / "warmup.jpg"
 
 
@@ -29,6 +33,7 @@ class Built:
     card: Card
     folders: list[Path]
     batch_obstacle: str | None
+    calibration: CalibrationSource | None = None
 
 
 def build(
@@ -38,23 +43,30 @@ def build(
     repository: Path,
     card_path: Path | None = None,
     target: Target = Target.EMBEDDED,
+    request: PrecisionRequest = _FP32,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Built:
     """Build ``source`` (an .onnx file or a zoo name) into ``repository`` as detector ``name``.
 
-    ``on_step`` is told each step as it begins. Raises DetserveError for what the user can mend; the
-    repository is then as it was.
+    ``request`` says which precision, and what it is measured on. ``on_step`` is told each step as it begins.
+    Raises DetserveError for what the user can mend; the repository is then as it was.
     """
     on_step("reading the checkpoint")
     checkpoint = load_checkpoint(source)
     card = infer_card(checkpoint, name=name, said=card_path)
+    calibration = None
+    if request.calibrate is not None:
+        on_step("reading the calibration pictures")
+        calibration = calibration_folder(request.calibrate, card, forced=request.force_calibration)
+    if request.precision not in (None, Precision.FP32):
+        raise BuildError(f"--precision {request.precision.value} is not there yet; leave it out")
     on_step(f"preparing the graph ({card.family})")
     prepared = prepare(checkpoint, card, probe_pictures(card))
     on_step("writing the repository")
     folders = write_repository(
         repository, card, prepared, target=target, warmup=warmup_picture(card), measured={}
     )
-    return Built(card, folders, prepared.batch_obstacle)
+    return Built(card, folders, prepared.batch_obstacle, calibration)
 
 
 def warmup_picture(card: Card) -> WarmupPicture:
