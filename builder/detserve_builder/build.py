@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detserve_builder.checkpoint import load_checkpoint
-from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
+from detserve_builder.precision import report
 from detserve_builder.precision.calibration import CalibrationSource, calibration_folder
-from detserve_builder.precision.request import Precision, PrecisionRequest
+from detserve_builder.precision.passes import Outcome, apply_precision, form_of, refuse_impossible
+from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.prepare import prepare
 from detserve_builder.repository import write_repository
 from detserve_builder.triton_config import Target
@@ -33,7 +34,8 @@ class Built:
     card: Card
     folders: list[Path]
     batch_obstacle: str | None
-    calibration: CalibrationSource | None = None
+    calibration: CalibrationSource | None
+    outcome: Outcome
 
 
 def build(
@@ -51,6 +53,8 @@ def build(
     ``request`` says which precision, and what it is measured on. ``on_step`` is told each step as it begins.
     Raises DetserveError for what the user can mend; the repository is then as it was.
     """
+    form = form_of(target.value)
+    refuse_impossible(request, form)
     on_step("reading the checkpoint")
     checkpoint = load_checkpoint(source)
     card = infer_card(checkpoint, name=name, said=card_path)
@@ -58,15 +62,24 @@ def build(
     if request.calibrate is not None:
         on_step("reading the calibration pictures")
         calibration = calibration_folder(request.calibrate, card, forced=request.force_calibration)
-    if request.precision not in (None, Precision.FP32):
-        raise BuildError(f"--precision {request.precision.value} is not there yet; leave it out")
     on_step(f"preparing the graph ({card.family})")
     prepared = prepare(checkpoint, card, probe_pictures(card))
+    outcome = apply_precision(prepared.model, card, form, request, calibration, on_step)
     on_step("writing the repository")
+    reports = {}
+    if outcome.tried:
+        reports = {"precision.png": report.png(outcome), "precision.html": report.page(outcome)}
     folders = write_repository(
-        repository, card, prepared, target=target, warmup=warmup_picture(card), measured={}
+        repository,
+        card,
+        replace(prepared, model=outcome.model),
+        target=target,
+        warmup=warmup_picture(card),
+        measured={"precision": outcome.record} if outcome.record else {},
+        precision=outcome.precision.value,
+        reports=reports,
     )
-    return Built(card, folders, prepared.batch_obstacle, calibration)
+    return Built(card, folders, prepared.batch_obstacle, calibration, outcome)
 
 
 def warmup_picture(card: Card) -> WarmupPicture:

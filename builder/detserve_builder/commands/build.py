@@ -7,6 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Option, Typer
 
+from detserve_builder.errors import BuildError
+from detserve_builder.precision import report
 from detserve_builder.precision.calibration import CalibrationSource
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.triton_config import Target
@@ -26,6 +28,16 @@ def build(
     ] = None,
     calibrate: Annotated[Path | None, Option(help="folder of pictures like those to be detected in")] = None,
     force_calibration: Annotated[bool, Option("--force-calibration", help="take a single picture")] = False,
+    prune: Annotated[str | None, Option(help="2:4, or the share of weights to remove")] = None,
+    evaluate: Annotated[
+        Path | None, Option(help="COCO instances.json that candidates are measured by")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        Option(help="folder of the pictures to measure on; without --evaluate, by agreement with fp32"),
+    ] = None,
+    max_ap_drop: Annotated[float | None, Option(min=0, max=1, help="most AP to lose (0.01)")] = None,
+    min_speedup: Annotated[float | None, Option(min=0, help="least speed-up over fp32 in-process")] = None,
 ) -> None:
     """Build a detector into a model repository: preprocess, detector, postprocess and their ensemble."""
     from rich.console import Console
@@ -33,6 +45,9 @@ def build(
     from detserve_builder.build import build as build_repository
 
     console = Console(stderr=True)
+    request = PrecisionRequest(
+        precision, prune, calibrate, force_calibration, evaluate, images, max_ap_drop, min_speedup
+    )
     with console.status("") as status:
         built = build_repository(
             checkpoint,
@@ -40,15 +55,19 @@ def build(
             repository=repository,
             card_path=card,
             target=target,
-            request=PrecisionRequest(precision, calibrate, force_calibration),
+            request=request,
             on_step=lambda step: status.update(f"{step} …"),
         )
     if built.batch_obstacle:
         console.print(f"one picture at a time: {built.batch_obstacle}", highlight=False)
     if built.calibration and built.calibration.skipped:
         console.print(skipped_pictures(built.calibration), highlight=False)
+    if built.outcome.tried:
+        console.print(report.table(built.outcome))
     for folder in built.folders:
         print(folder)
+    if built.outcome.refusal:
+        raise BuildError(built.outcome.refusal)
 
 
 def skipped_pictures(calibration: CalibrationSource) -> str:

@@ -51,20 +51,22 @@ class CalibrationSource:
             progress(done, len(self.pictures))
 
 
-def calibration_folder(folder: Path, card: Card, *, forced: bool = False) -> CalibrationSource:
+def calibration_folder(
+    folder: Path, card: Card, *, forced: bool = False, option: str = "--calibrate"
+) -> CalibrationSource:
     """The pictures under ``folder``, in alphabetical order.
 
     Raises :class:`CalibrationError` where there is no such folder, and as :func:`calibration_source` does.
     """
     if not folder.is_dir():
         raise CalibrationError(
-            f"{folder} is no folder; --calibrate takes a folder of pictures like those to be detected in"
+            f"{folder} is no folder; {option} takes a folder of pictures like those to be detected in"
         )
     try:
         pictures = [picture.path for picture in expand_sources([str(folder)])]
     except SourceError:
         raise CalibrationError(
-            f"{folder} holds no picture; --calibrate takes a folder of pictures like those to be detected in"
+            f"{folder} holds no picture; {option} takes a folder of pictures like those to be detected in"
         ) from None
     return calibration_source(pictures, card, forced=forced)
 
