@@ -145,8 +145,8 @@ class _Histogram:
         """Of the clipped histogram from its image under quantisation, over the bins within the limit."""
         inside = np.abs(self.values) <= limit
         kept = self.counts[inside]
-        low, high = min(max(self.low, -limit), 0.0), max(min(self.high, limit), 0.0)
-        if len(kept) == 0 or high - low < steps * 2 * self.half_bin:
+        low, high = max(self.low, -limit), min(self.high, limit)
+        if high - low < steps * 2 * self.half_bin:
             return float("inf")  # fewer bins than levels would be copied without loss
         clipped = kept.copy()
         clipped[0] += self.counts[self.values < -limit].sum()
