@@ -39,7 +39,8 @@ def write_repository(
     """Write NAME, NAME_preprocess, NAME_detector and NAME_postprocess under ``folder``.
 
     An earlier build of the same name is replaced at the end, when everything new is complete. ``reports`` are
-    files for people to read, kept beside the manifest. Returns the four folders. Raises :class:`BuildError` where the folder cannot be written.
+    files for people to read, kept beside the manifest. Returns the four folders. Raises :class:`BuildError`
+    where the folder cannot be written.
     """
     with _staging(folder) as staged:
         max_batch_size = 1 if prepared.batch_obstacle else MAX_BATCH_SIZE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,13 +107,9 @@ def apply_precision(
 
 
 def _refusal(request: PrecisionRequest, gate: Gate, chosen: Measured | None, dataset: Dataset) -> str | None:
-    demanded = request.precision not in (None, Precision.FP32) or request.prune is not None
-    if not demanded or (chosen and request.precision in (None, chosen.candidate.precision)):
+    if request.searches_all or (chosen and chosen.candidate.precision is request.precision):
         return None
-    what = " and ".join(
-        (["pruning"] if request.prune else [])
-        + ([request.precision.value] if request.precision not in (None, Precision.FP32) else [])
-    )
+    what = " ".join(["pruned"] * bool(request.prune) + [str(request.precision and request.precision.value)])
     kept = chosen.candidate.label if chosen else "fp32"
     return f"no {what} candidate has {gate.demand(dataset.figure)}; {kept} was built instead"
 
@@ -207,16 +203,13 @@ class _Workshop:
             return measure_one(whole)
 
         if pruned:
-            lone = Candidate(
-                pruned.label,
-                pruned.precision,
-                pruned.model,
-                pruned.settings,
-                baseline=request.precision not in (None, Precision.FP32),
-            )
-            tried.append(measure_one(lone))
-            if not gate.accurate(tried[-1]):
-                return tried  # nothing made from it is better
+            alone = request.precision in (None, Precision.FP32)
+            self.on_step(f"measuring {pruned.label}")
+            tried.append(measure_one(pruned if alone else replace(pruned, baseline=True)))
+            if request.searches_all:
+                works, pruned = self, None  # one candidate among the others
+            elif not gate.accurate(tried[-1]):
+                return tried  # what is made from it will be no better
         wanted = [request.precision] if request.precision else list(Precision)
         if Precision.FP16 in wanted:
             tried.append(try_one(works.half()))

@@ -26,7 +26,7 @@ class PrecisionRequest:
     """The options of ``detserve build`` that concern precision; None is "not said".
 
     Without ``precision`` but with ``images`` to measure on, every precision is tried and the fastest that
-    passes is built.
+    passes is built; ``prune`` is then one more candidate.
     """
 
     precision: Precision | None = None

@@ -134,5 +134,5 @@ def _read(entry: Path) -> Statistics | None:
         with np.load(entry, allow_pickle=False) as packed:
             names = tuple(json.loads(str(packed["names"])))
             return Statistics(names, packed["low"], packed["high"], packed["counts"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # absent or damaged: measured anew
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # absent or damaged: measured anew
         return None

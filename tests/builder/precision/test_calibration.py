@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from detserve_builder.build import build
 from detserve_builder.commands.build import app
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.calibration import CalibrationError, calibration_folder, calibration_source
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_client import Card, DetserveError
+from tests.builder.precision.networks import write_pictures
 from tests.builder.tiny_networks import save_linear_network
 
 CARD = Card.model_validate(
@@ -24,14 +23,6 @@ CARD = Card.model_validate(
         "labels": ["thing"],
     }
 )
-
-
-def write_pictures(folder, count, seed=0):
-    folder.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (count, 48, 60, 3), np.uint8)
-    for index, picture in enumerate(pixels):
-        cv2.imwrite(str(folder / f"{index:02}.png"), picture)
-    return folder
 
 
 def test_a_folder_is_read_in_order_and_as_often_as_wanted(tmp_path) -> None:
@@ -111,14 +102,3 @@ def test_the_command_refuses_a_folder_without_pictures(tmp_path, what) -> None:
 def test_a_precision_without_pictures_is_refused(precision) -> None:
     with pytest.raises(BuildError, match=f"--precision {precision.value} .* --calibrate"):
         PrecisionRequest(precision)
-
-
-def test_the_build_knows_what_was_skipped(tmp_path) -> None:
-    network = str(save_linear_network(tmp_path / "net.onnx", {"output": [84, 8]}))
-    folder = write_pictures(tmp_path / "pictures", 10)
-    (folder / "bad.jpg").write_bytes(b"no picture")
-    built = build(
-        network, name="tiny", repository=tmp_path / "repository", request=PrecisionRequest(calibrate=folder)
-    )
-    assert built.calibration is not None
-    assert len(built.calibration.skipped) == 1
