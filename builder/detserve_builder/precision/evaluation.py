@@ -68,7 +68,11 @@ def agreement_dataset(folder: Path, model: onnx.ModelProto, card: Card) -> Datas
     pictures = dict(enumerate(source.pictures, 1))
     category_ids = {index: index + 1 for index in range(len(card.labels))}
     unlabelled = Dataset(pictures, {}, category_ids, labelled=False)
-    found = [row for row in detections(model, card, unlabelled) if row["score"] >= card.thresholds.score]
+    found = [
+        row
+        for row in detections(model, card, unlabelled)
+        if row["score"] >= card.thresholds.score and min(row["bbox"][2:]) >= 1  # an empty box matches nothing
+    ]
     if not found:
         raise BuildError(f"{folder}: the float detector finds nothing in these pictures; name others")
     truth = {
