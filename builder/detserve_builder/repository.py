@@ -15,7 +15,7 @@ from typing import Any
 
 from detserve_builder.errors import BuildError
 from detserve_builder.prepare import Prepared
-from detserve_builder.triton_config import Target, configs, to_pbtxt
+from detserve_builder.triton_config import Preprocess, Target, configs, to_pbtxt
 from detserve_builder.warmup import WarmupPicture, write_warmup
 from detserve_client.card import Card
 
@@ -31,6 +31,7 @@ def write_repository(
     prepared: Prepared,
     *,
     target: Target,
+    preprocess: Preprocess = Preprocess.PYTHON,
     warmup: WarmupPicture,
     measured: dict[str, Any],
     precision: str = "fp32",
@@ -44,9 +45,12 @@ def write_repository(
     """
     with _staging(folder) as staged:
         max_batch_size = 1 if prepared.batch_obstacle else MAX_BATCH_SIZE
-        _write_models(staged, card, prepared, target)
+        _write_models(staged, card, prepared, target, preprocess)
         names = write_warmup(staged, card, prepared.model, warmup)
-        for name, config in configs(card, target=target, max_batch_size=max_batch_size, warmup=names).items():
+        described = configs(
+            card, target=target, preprocess=preprocess, max_batch_size=max_batch_size, warmup=names
+        )
+        for name, config in described.items():
             (staged / name / "config.pbtxt").write_text(to_pbtxt(config))
         for file, content in (reports or {}).items():
             (staged / card.name / file).write_bytes(content)
@@ -55,7 +59,9 @@ def write_repository(
         return _exchange(staged, folder)
 
 
-def _write_models(staged: Path, card: Card, prepared: Prepared, target: Target) -> None:
+def _write_models(
+    staged: Path, card: Card, prepared: Prepared, target: Target, preprocess: Preprocess
+) -> None:
     for step in ("preprocess", "detector", "postprocess"):
         version_folder = staged / f"{card.name}_{step}" / "1"
         version_folder.mkdir(parents=True)
@@ -65,7 +71,10 @@ def _write_models(staged: Path, card: Card, prepared: Prepared, target: Target) 
             onnx.save_model(prepared.model, version_folder / "model.onnx")
             if target is not Target.EMBEDDED:
                 continue
-        shutil.copyfile(_STEPS / f"{step}_model.py", version_folder / "model.py")
+        variant = "_dali" if step == "preprocess" and preprocess is Preprocess.DALI else ""
+        if variant:
+            shutil.copyfile(_STEPS / "detserve_dali.py", version_folder / "detserve_dali.py")
+        shutil.copyfile(_STEPS / f"{step}{variant}_model.py", version_folder / "model.py")
         shutil.copyfile(_STEPS / f"detserve_{step}.py", version_folder / f"detserve_{step}.py")
     ensemble = staged / card.name / "1"
     ensemble.mkdir(parents=True)

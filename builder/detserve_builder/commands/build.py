@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
@@ -11,14 +11,21 @@ from detserve_builder.errors import BuildError
 from detserve_builder.precision import report
 from detserve_builder.precision.calibration import CalibrationSource
 from detserve_builder.precision.request import Precision, PrecisionRequest
-from detserve_builder.triton_config import Target
+from detserve_builder.triton_config import Preprocess, Target
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from detserve_builder.tensorrt.compile_gate import Gate
 
 app = Typer(add_completion=False)
 
 
 @app.command()
 def build(
-    checkpoint: Annotated[str, Argument(help="an .onnx file or a zoo name")],
+    checkpoint: Annotated[
+        str, Argument(help="an .onnx file, a Darknet .cfg beside its .weights, or a zoo name")
+    ],
     name: Annotated[str, Option(help="name of the served detector")],
     repository: Annotated[Path, Option(help="model repository to write into")],
     card: Annotated[Path | None, Option(help="JSON with the card fields you say yourself")] = None,
@@ -38,6 +45,12 @@ def build(
     ] = None,
     max_ap_drop: Annotated[float | None, Option(min=0, max=1, help="most AP to lose (0.01)")] = None,
     min_speedup: Annotated[float | None, Option(min=0, help="least speed-up over fp32 in-process")] = None,
+    preprocess: Annotated[
+        Preprocess, Option(help="who decodes the pictures; dali is for the target tensorrt")
+    ] = Preprocess.PYTHON,
+    check_tensorrt: Annotated[
+        bool, Option("--check-tensorrt", help="compile the graph with NVIDIA's compiler, on the CPU")
+    ] = False,
 ) -> None:
     """Build a detector into a model repository: preprocess, detector, postprocess and their ensemble."""
     from rich.console import Console
@@ -56,6 +69,8 @@ def build(
             card_path=card,
             target=target,
             request=request,
+            preprocess=preprocess,
+            check_tensorrt=check_tensorrt,
             on_step=lambda step: status.update(f"{step} …"),
         )
     if built.batch_obstacle:
@@ -64,6 +79,15 @@ def build(
         console.print(skipped_pictures(built.calibration), highlight=False)
     if built.outcome.tried:
         console.print(report.table(built.outcome))
+    if built.gate:
+        _report(built.gate, console)
+    if target is Target.TENSORRT:
+        console.print(
+            "next, on the GPU that will serve it: "
+            f"MODEL_REPOSITORY={repository} docker compose run --rm --build build-engines",
+            highlight=False,
+            soft_wrap=True,
+        )
     for folder in built.folders:
         print(folder)
     if built.outcome.refusal:
@@ -77,3 +101,14 @@ def skipped_pictures(calibration: CalibrationSource) -> str:
     return (
         f"{len(calibration.skipped)} of {count} calibration pictures skipped; the first is {path} ({reason})"
     )
+
+
+def _report(gate: Gate, console: Console) -> None:
+    for compiled in gate.compiled:
+        console.print(
+            f"TensorRT compiles it for compute capability {compiled.compute_capability} "
+            f"({compiled.plan_bytes / 1e6:.1f} MB, {compiled.duration_s:.1f} s)",
+            highlight=False,
+        )
+    for left_out in gate.left_out:
+        console.print(f"not checked, TensorRT-RTX lacks it: {left_out}", highlight=False)
