@@ -68,11 +68,7 @@ def agreement_dataset(folder: Path, model: onnx.ModelProto, card: Card) -> Datas
     pictures = dict(enumerate(source.pictures, 1))
     category_ids = {index: index + 1 for index in range(len(card.labels))}
     unlabelled = Dataset(pictures, {}, category_ids, labelled=False)
-    found = [
-        row
-        for row in detections(model, card, unlabelled)
-        if row["score"] >= card.thresholds.score and min(row["bbox"][2:]) >= 1  # an empty box matches nothing
-    ]
+    found = [row for row in detections(model, card, unlabelled) if row["score"] >= card.thresholds.score]
     if not found:
         raise BuildError(f"{folder}: the float detector finds nothing in these pictures; name others")
     truth = {
@@ -130,12 +126,13 @@ def detections(
         )
         for row in range(int(num[0])):
             category_id = dataset.category_ids.get(int(classes[row]))
-            if category_id is not None:
-                yield _row(image_id, category_id, boxes[row].tolist(), float(scores[row]))
+            found = _row(image_id, category_id, boxes[row].tolist(), float(scores[row]))
+            if category_id is not None and (dataset.labelled or min(found["bbox"][2:]) > 0):
+                yield found  # as truth, an empty box could not be found again
         progress(done, len(dataset.pictures))
 
 
-def _row(image_id: int, category_id: int, box: list[float], score: float) -> Json:
+def _row(image_id: int, category_id: int | None, box: list[float], score: float) -> Json:
     x1, y1, x2, y2 = box
     bbox = [x1, y1, x2 - x1, y2 - y1]
     return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score}
