@@ -14,6 +14,7 @@ from detserve_builder.precision import report
 from detserve_builder.precision.calibration import CalibrationSource, calibration_folder
 from detserve_builder.precision.int8 import Form
 from detserve_builder.precision.passes import Outcome, apply_precision, form_of, refuse_impossible
+from detserve_builder.precision.pruning import TWO_IN_FOUR
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.prepare import prepare
 from detserve_builder.repository import write_repository
@@ -82,7 +83,8 @@ def build(
     gate = None
     if check_tensorrt:
         on_step("compiling with TensorRT-RTX")
-        gate = compile_ahead_of_time(for_tensorrt, where=str(checkpoint.path))
+        sparse = request.prune == TWO_IN_FOUR
+        gate = compile_ahead_of_time(for_tensorrt, where=str(checkpoint.path), sparse_weights=sparse)
     elif target is Target.TENSORRT:
         lint.check(for_tensorrt, where=str(checkpoint.path))
     on_step("writing the repository")

@@ -70,6 +70,9 @@ def prune(
         shift = (weights[node.name] - weight).sum(axis=(2, 3)) @ means[node.input[0]]
         constants[node.input[1]].CopyFrom(numpy_helper.from_array(weight, node.input[1]))
         _add_to_bias(pruned, node, shift.astype(np.float32))
+    read = {name for node in pruned.graph.node for name in node.input}
+    for replaced in [initializer for initializer in pruned.graph.initializer if initializer.name not in read]:
+        pruned.graph.initializer.remove(replaced)
     onnx.checker.check_model(pruned)
     return pruned, {name: float(1 - mask.mean()) for name, mask in masks.items()}
 

@@ -59,9 +59,10 @@ def test_2_4_where_tensorrt_has_kernels_for_it(model, source) -> None:
 def test_biases_make_up_for_the_shift_of_the_mean(model, source) -> None:
     made, _ = prune(model, 0.6, quantisable_nodes(model, Form.CPU), source)
     without = prune(model, 0.6, quantisable_nodes(model, Form.CPU), source)[0]
-    for node in without.graph.node:
-        if node.op_type == "Conv":
-            node.input[2] = node.input[2].replace(f"{node.name}_corrected_bias", f"{node.name}_bias")
+    given = {i.name: i for i in model.graph.initializer}
+    for bias in without.graph.initializer:
+        if bias.name.endswith("_corrected_bias"):
+            bias.raw_data = given[bias.name.replace("_corrected_bias", "_bias")].raw_data
 
     def shift(pruned) -> float:
         sessions = [open_session(m, outputs=("wide",)) for m in (model, pruned)]
