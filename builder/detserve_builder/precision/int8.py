@@ -35,8 +35,10 @@ class Form(str, Enum):
     TENSORRT = "tensorrt"
 
 
-def quantisable_nodes(model: onnx.ModelProto, form: Form) -> list[str]:
+def quantisable_nodes(model: onnx.ModelProto, form: Form, *, heads: bool = False) -> list[str]:
     """Names of the network's own nodes from its first weighted layer to before its last, in execution order.
+
+    With ``heads`` the last weighted layers are among them.
 
     The last weighted layer of every branch stays float with all that follows (activations of the head, a
     decode inside the network): it is cheap, and boxes and scores are read off it. So does what is in front of
@@ -60,7 +62,8 @@ def quantisable_nodes(model: onnx.ModelProto, form: Form) -> list[str]:
             if node.op_type in WEIGHTED
             else bool(behind.intersection(node.input))
         )
-        if inner and own and layer:
+        last = heads and is_weighted(node, constants)
+        if (inner or last) and own and layer:
             names.append(node.name)
     return names[::-1]
 
