@@ -43,7 +43,7 @@ class Quantiser:
                 if name not in self.inner
             ]
         quantised = quantise(self.model, self.ranges[method], nodes, self.form)
-        label = f"int8 {method.value}" + (f", {len(in_float)} layers float" if in_float else "")
+        label = f"int8 {method.value}" + (f", {len(in_float)} in float" if in_float else "")
         label += ", heads too" if heads else ""
         settings = {
             "method": method.value,
