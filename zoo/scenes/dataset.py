@@ -48,7 +48,8 @@ class SceneCache:
 
     def ready(self) -> NDArray[np.int64]:
         """Indices of the scenes made so far."""
-        return np.nonzero(self.sizes_wh[:, 0])[0]
+        widths = np.array(self.sizes_wh[:, 0])  # a copy: the generator may write meanwhile
+        return np.nonzero(widths)[0]
 
     def read(self, index: int) -> Scene:
         """One scene of the cache (the picture is a view)."""
