@@ -81,9 +81,9 @@ def _verdict(measured: Measured, gate: Gate) -> str:
     return "fails: " + ", ".join(missed)
 
 
-def _latency_ms(measured: Measured) -> float:
-    """Not a number, and so not drawn, where the device is not here."""
-    return float("nan") if measured.latency_ms is None else measured.latency_ms
+def _relative_latency(measured: Measured) -> float:
+    """To fp32 in the same run: times of different runs do not compare. Not drawn where it is not known."""
+    return 1 / measured.speedup if measured.speedup else float("nan")
 
 
 def _figure(outcome: Outcome) -> Figure:
@@ -93,7 +93,7 @@ def _figure(outcome: Outcome) -> Figure:
     axes = figure.add_subplot()
     for measured in outcome.tried:
         marker = "*" if measured is outcome.chosen else "o"
-        position = (_latency_ms(measured), measured.ap)
+        position = (_relative_latency(measured), measured.ap)
         axes.plot(*position, marker, markersize=12 if marker == "*" else 6)
         axes.annotate(
             measured.candidate.label,
@@ -104,11 +104,11 @@ def _figure(outcome: Outcome) -> Figure:
         )
     front = sorted(pareto_front(outcome.tried), key=_latency_ms)
     axes.plot(
-        [_latency_ms(m) for m in front], [m.ap for m in front], "--", color="grey", label="Pareto front"
+        [_relative_latency(m) for m in front], [m.ap for m in front], "--", color="grey", label="Pareto front"
     )
     if outcome.gate and outcome.tried:
         least = outcome.tried[0].ap - outcome.gate.max_ap_drop
         axes.axhline(least, color="red", linewidth=0.8, label="least that passes")
-    axes.set(xlabel="latency in-process, batch 1 (ms)", ylabel=outcome.figure)
+    axes.set(xlabel="latency over that of fp32 in the same run (in-process, batch 1)", ylabel=outcome.figure)
     axes.legend(loc="lower right")
     return figure
