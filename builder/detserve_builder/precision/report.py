@@ -102,7 +102,7 @@ def _figure(outcome: Outcome) -> Figure:
             textcoords="offset points",
             fontsize=7,
         )
-    front = sorted(pareto_front(outcome.tried), key=_latency_ms)
+    front = sorted(pareto_front(outcome.tried), key=_relative_latency)
     axes.plot(
         [_relative_latency(m) for m in front], [m.ap for m in front], "--", color="grey", label="Pareto front"
     )
