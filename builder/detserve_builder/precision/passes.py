@@ -116,7 +116,7 @@ def _refusal(request: PrecisionRequest, gate: Gate, chosen: Measured | None, dat
 
 def _gate(request: PrecisionRequest, form: Form) -> Gate:
     """Without a word on speed, only what is meant to be faster must be: INT8 and a free choice, on CPU."""
-    quick = request.precision is Precision.INT8 or (request.searches_all and not request.prune)
+    quick = request.precision is Precision.INT8 or request.searches_all
     default = 1.0 if quick and form is Form.CPU else 0.0
     return Gate(
         MAX_AP_DROP if request.max_ap_drop is None else request.max_ap_drop,
