@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+OWN_PREFIX = "detserve/"  # begins the names of nodes that are not the network's own
 Operand = Any  # a gs.Tensor, or an array that becomes a constant
 
 
 def layer(graph: gs.Graph, op: str, *inputs: Operand, outputs: int = 1, **attrs: Any) -> Any:
     """Append one node; returns its output tensor, or the list of them where ``outputs`` > 1."""
     made = graph.layer(
-        op=op, inputs=list(inputs), outputs=[f"detserve_{op.lower()}" for _ in range(outputs)], attrs=attrs
+        op=op,
+        name=f"{OWN_PREFIX}{op}_{len(graph.nodes)}",
+        inputs=list(inputs),
+        outputs=[f"detserve_{op.lower()}" for _ in range(outputs)],
+        attrs=attrs,
     )
     return made[0] if outputs == 1 else made
 

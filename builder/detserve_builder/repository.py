@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -34,11 +34,14 @@ def write_repository(
     preprocess: Preprocess = Preprocess.PYTHON,
     warmup: WarmupPicture,
     measured: dict[str, Any],
+    precision: str = "fp32",
+    reports: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
     """Write NAME, NAME_preprocess, NAME_detector and NAME_postprocess under ``folder``.
 
-    An earlier build of the same name is replaced at the end, when everything new is complete; returns the
-    four folders. Raises :class:`BuildError` where the folder cannot be written.
+    An earlier build of the same name is replaced at the end, when everything new is complete. ``reports`` are
+    files for people to read, kept beside the manifest. Returns the four folders. Raises :class:`BuildError`
+    where the folder cannot be written.
     """
     with _staging(folder) as staged:
         max_batch_size = 1 if prepared.batch_obstacle else MAX_BATCH_SIZE
@@ -49,7 +52,9 @@ def write_repository(
         )
         for name, config in described.items():
             (staged / name / "config.pbtxt").write_text(to_pbtxt(config))
-        manifest = _manifest(staged, card, prepared, target, measured)
+        for file, content in (reports or {}).items():
+            (staged / card.name / file).write_bytes(content)
+        manifest = _manifest(staged, card, prepared, target, precision, measured)
         (staged / card.name / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         return _exchange(staged, folder)
 
@@ -77,14 +82,19 @@ def _write_models(
 
 
 def _manifest(
-    staged: Path, card: Card, prepared: Prepared, target: Target, measured: dict[str, Any]
+    staged: Path,
+    card: Card,
+    prepared: Prepared,
+    target: Target,
+    precision: str,
+    measured: dict[str, Any],
 ) -> dict[str, Any]:
     files = sorted(path for path in staged.rglob("*") if path.is_file() and path.name != ".keep")
     return {
         "schema_version": 1,
         "card": card.model_dump(mode="json"),
         "target": target.value,
-        "precision": "fp32",
+        "precision": precision,
         "batch_obstacle": prepared.batch_obstacle,
         "versions": {name: version(name) for name in _VERSIONED},
         "sha256": {
