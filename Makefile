@@ -33,7 +33,7 @@ repository: setup  ## build zoo/ into model_repository/ again
 	$(BIN)/detserve build codes_yolo --name codes_yolo --repository model_repository
 
 bench: setup  ## measure the committed detector on this machine, into out/bench/
-	$(BIN)/python examples/bench.py
+	$(BIN)/python examples/bench.py $(PICTURES)
 
 clean:
 	rm -rf .venv out

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import prepare
-from detserve_builder.repository import WarmupPicture, write_repository
+from detserve_builder.repository import write_repository
 from detserve_builder.triton_config import Target
+from detserve_builder.warmup import WarmupPicture
 from detserve_client.card import Card
 
 if TYPE_CHECKING:

@@ -9,34 +9,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from detserve_builder.errors import BuildError
 from detserve_builder.prepare import Prepared
 from detserve_builder.triton_config import Target, configs, to_pbtxt
-from detserve_builder.warmup import write_warmup
+from detserve_builder.warmup import WarmupPicture, write_warmup
 from detserve_client.card import Card
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MAX_BATCH_SIZE = 8
 MANIFEST = "detserve.json"
 _STEPS = Path(__file__).parent / "steps"
 _VERSIONED = ("detserve", "numpy", "onnx", "onnxruntime", "opencv-python")
-
-
-@dataclass(frozen=True)
-class WarmupPicture:
-    """A real picture, as sent and as the network sees it (uint8 [H,W,3]), with its geometry."""
-
-    encoded: bytes
-    image: NDArray[np.uint8]
-    geometry: NDArray[np.float32]
 
 
 def write_repository(

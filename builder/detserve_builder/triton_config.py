@@ -18,7 +18,7 @@ _QUEUE = {
     "timeout_action": "REJECT",
     "default_timeout_microseconds": 10_000_000,
     "allow_timeout_override": True,
-    "max_queue_size": 256,
+    "max_queue_size": 64,
 }
 GEOMETRY = {"name": "geometry", "data_type": "TYPE_FP32", "dims": [6]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,18 @@ from detserve_builder.triton_config import Warmup
 from detserve_client.card import Card
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
+    from numpy.typing import NDArray
 
-    from detserve_builder.repository import WarmupPicture
+
+@dataclass(frozen=True)
+class WarmupPicture:
+    """A real picture, as sent and as the network sees it (uint8 [H,W,3]), with its geometry."""
+
+    encoded: bytes
+    image: NDArray[np.uint8]
+    geometry: NDArray[np.float32]
 
 
 def write_warmup(staged: Path, card: Card, model: onnx.ModelProto, picture: WarmupPicture) -> Warmup:

@@ -152,7 +152,7 @@ class DetectionClient:
     ) -> Iterator[Outcome]:
         """Detect in many pictures, in order, with ``window`` of them under way at a time.
 
-        A source that fails yields an :class:`Outcome` with its error; the others go on. No more than
+        A source that fails yields an :class:`Outcome` with its error; the others go on. At most twice
         ``window`` sources are taken from ``sources`` ahead of what has been yielded. The other arguments are
         as in :meth:`detect`, ``timeout_s`` for each picture by itself.
 
@@ -213,15 +213,16 @@ def _left_s(deadline_s: float) -> float:
 def _in_order(
     outcome_of: Callable[[PictureSource], Outcome], sources: Iterable[PictureSource], window: int
 ) -> Iterator[Outcome]:
+    """As many threads as the window, and as many sources waiting so that no thread waits for the consumer."""
     pool = ThreadPoolExecutor(window, thread_name_prefix="detserve-client")
-    under_way: deque[Future[Outcome]] = deque()
+    taken: deque[Future[Outcome]] = deque()
     try:
         for source in sources:
-            if len(under_way) == window:
-                yield under_way.popleft().result()
-            under_way.append(pool.submit(outcome_of, source))
-        while under_way:
-            yield under_way.popleft().result()
+            if len(taken) == 2 * window:
+                yield taken.popleft().result()
+            taken.append(pool.submit(outcome_of, source))
+        while taken:
+            yield taken.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

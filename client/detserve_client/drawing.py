@@ -44,17 +44,26 @@ def upright_pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def annotated(pixels: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
-    """A copy of BGR ``pixels`` ``(h, w, 3)`` with boxes and labels; line and text grow with the picture."""
+    """A copy of BGR ``pixels`` ``(h, w, 3)`` with boxes and labels; line and text grow with the picture.
+
+    The best detections are drawn last, so that they are on top.
+    """
     import supervision as sv
 
     height, width = pixels.shape[:2]
     thickness = sv.calculate_optimal_line_thickness((width, height))
     boxes = sv.BoxAnnotator(thickness=thickness)
     labels = sv.LabelAnnotator(
-        text_scale=sv.calculate_optimal_text_scale((width, height)), text_thickness=max(1, thickness // 2)
+        text_scale=sv.calculate_optimal_text_scale((width, height)),
+        text_thickness=max(1, thickness // 2),
+        smart_position=True,
     )
-    rows = detections.to_supervision()
-    texts = [f"{detection.label} {detection.score:.2f}" for detection in detections]
+    order = np.argsort(detections.scores, kind="stable")
+    best_last = Detections(
+        detections.boxes[order], detections.scores[order], detections.classes[order], detections.labels
+    )
+    rows = best_last.to_supervision()
+    texts = [f"{detection.label} {detection.score:.2f}" for detection in best_last]
     drawn: NDArray[np.uint8] = labels.annotate(boxes.annotate(pixels.copy(), rows), rows, labels=texts)
     return drawn
 

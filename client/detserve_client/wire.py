@@ -6,7 +6,7 @@ Nothing here does I/O, so that sync and async clients share it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +85,7 @@ def decode(outputs: Outputs, *, model: str, labels: tuple[str, ...]) -> Detectio
 def _decode(outputs: Outputs, labels: tuple[str, ...]) -> Detections:
     for name in contract.OUTPUTS:
         if name not in outputs:
-            raise ValueError(f"output {name} is missing; it has {', '.join(outputs) or 'none'}")
+            raise ValueError(f"output {name} is missing; it has {_listed(outputs)}")
     rows = outputs[contract.SCORES].shape[-1] if outputs[contract.SCORES].ndim else 0
     shapes = {
         contract.NUM_DETECTIONS: (1, 1),
@@ -126,20 +126,40 @@ def padded_outputs(detections: Detections, rows: int) -> dict[str, NDArray[Any]]
     }
 
 
+def config_with(card: Card) -> dict[str, Any]:
+    """The inverse of :func:`card_of`: the least configuration that says what ``card``'s ensemble is."""
+    return {
+        "name": card.name,
+        "input": [{"name": contract.IMAGE}],
+        "output": [{"name": name} for name in contract.OUTPUTS],
+        "parameters": {contract.CARD_PARAMETER: {"string_value": card.to_json()}},
+    }
+
+
 def card_of(config: Mapping[str, Any], model: str) -> Card:
     """The detector card in a model configuration.
 
     Raises:
         ContractViolation: there is none, or it is not a card.
     """
+    mend = "so it is not a detector built by detserve; name the ensemble, not one of its steps"
+    inputs, outputs = ([tensor["name"] for tensor in config.get(side, ())] for side in ("input", "output"))
+    if contract.IMAGE not in inputs or not set(outputs).issuperset(contract.OUTPUTS):
+        raise ContractViolation(
+            f"model {model!r} takes {_listed(inputs)} and gives {_listed(outputs)}; expected "
+            f"{contract.IMAGE} and {_listed(contract.OUTPUTS)}, {mend}"
+        )
     try:
         text = config["parameters"][contract.CARD_PARAMETER]["string_value"]
     except (KeyError, TypeError):
         raise ContractViolation(
-            f"model {model!r} has no parameter {contract.CARD_PARAMETER} in its configuration, so it is not "
-            "a detector built by detserve; name the ensemble, not one of its steps"
+            f"model {model!r} has no parameter {contract.CARD_PARAMETER} in its configuration, {mend}"
         ) from None
     try:
         return Card.from_json(text, where=f"the card of model {model!r}")
     except CardError as error:
         raise ContractViolation(str(error)) from None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "nothing"

@@ -107,8 +107,8 @@ def check_models(repository: Path, models: list[ModelOutline]) -> Check:
 
 def check_shared_memory(models: list[ModelOutline], free: int) -> Check:
     """Whether ``/dev/shm`` holds what the python models need to start, and what they may come to need."""
-    found = f"{free // MIB} MiB free in {SHM_DIR}"
     advised = shm_size_bytes(models)
+    found = f"{free // MIB} MiB free in {SHM_DIR}, {advised // MIB} MiB advised"
     if free >= advised:
         return Check("shared memory", found)
     mend = f"enlarge it to {advised // MIB} MiB (docker run --shm-size={advised // MIB}m)"

@@ -21,6 +21,18 @@ _REPOSITORY = re.compile(
     re.MULTILINE,
 )
 _ERROR_LINE = re.compile(r"^(?:\S+ E \d+ |E\d{4} .*?)\S+\] \"?(?P<reason>.*?)\"?$", re.MULTILINE)
+_CLEARER = (
+    (
+        r"unable to find backend library for backend '([^']+)'",
+        r"the embedded server has no backend '\1'; "
+        r"build the model with --target embedded, or serve it with docker-compose.yml",
+    ),
+    (
+        r"Unable to initialize shared memory .*No space left on device",
+        r"shared memory is full; enlarge /dev/shm (docker run --shm-size)",
+    ),
+    (r"Stub process '[^']+' is not healthy", r"its Python process ended while loading it"),
+)
 _HARMLESS = ("CudaDriverHelper", "CUDA driver version")
 
 
@@ -66,15 +78,11 @@ def _purpose(service: str) -> str:
 
 
 def _reason(text: str) -> str:
-    """The message before the Python call stack, on one line, with the mend where it is always the same."""
+    """The message before the Python call stack, on one line, in clearer words where there are some."""
     plain = text.replace('\\"', '"').split("\\n\\nAt:")[0].replace("\\n", " ").strip().rstrip(".;")
-    plain = re.sub(r"shared memory key '[^']+'", "shared memory", plain)
-    if "unable to find backend library" in plain:
-        backend = re.search(r"backend '([^']+)'", plain)
-        return (
-            f"the embedded server has no backend {backend[1] if backend else ''!r}; "
-            f"build the model with --target embedded, or serve it with the container"
-        )
+    for pattern, clearer in _CLEARER:
+        if found := re.search(pattern, plain):
+            return found.expand(clearer)
     return plain
 
 

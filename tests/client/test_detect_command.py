@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from tests.client.triton_grpc import grpc_server, infer_response
 
 def detect(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "detserve_client.command", "detect", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    wide = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=wide)
 
 
 @pytest.fixture

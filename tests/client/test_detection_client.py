@@ -224,7 +224,7 @@ def test_sources_are_taken_as_they_are_needed(card: Card) -> None:
         assert taken == 0
         for yielded in range(1, 6):
             assert isinstance(next(stream), Outcome)
-            assert taken == 3 + yielded
+            assert taken == 2 * 3 + yielded
         stream.close()  # type: ignore[attr-defined]
 
 

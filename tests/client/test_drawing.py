@@ -24,6 +24,14 @@ def test_boxes_are_drawn_on_a_copy(found: Detections) -> None:
     assert y1 == 20
 
 
+def test_the_best_is_on_top() -> None:
+    boxes = np.array([[20, 40, 120, 90]] * 2, np.float32)
+    both = Detections(boxes, np.array([0.9, 0.3], np.float32), np.array([0, 1], np.int32), ("a", "b"))
+    pixels = np.zeros((200, 300, 3), np.uint8)
+    best_alone = annotated(pixels, both[np.array([True, False])])
+    assert np.array_equal(annotated(pixels, both)[90, 60], best_alone[90, 60])
+
+
 def test_nothing_found_draws_nothing() -> None:
     pixels = np.full((40, 40, 3), 9, np.uint8)
     assert np.array_equal(annotated(pixels, Detections.empty(["a"])), pixels)

@@ -11,6 +11,7 @@ from detserve_client import Card, ContractViolation, Detections, RequestRejected
 from detserve_client.wire import (
     DetectionRequest,
     card_of,
+    config_with,
     decode,
     padded_outputs,
     picture_tensor,
@@ -90,17 +91,26 @@ def test_picture_tensor_keeps_null_bytes() -> None:
 
 
 def test_the_card_is_read_from_the_configuration(card: Card) -> None:
-    config = {"parameters": {"detserve_card": {"string_value": card.to_json()}}}
-    assert card_of(config, "pets") == card
+    assert card_of(config_with(card), "pets") == card
 
 
-@pytest.mark.parametrize("config", [{}, {"parameters": {}}, {"parameters": {"detserve_card": {}}}])
-def test_a_model_without_card(config: dict[str, Any]) -> None:
-    with pytest.raises(ContractViolation, match="model 'pets_detector' has no parameter detserve_card"):
-        card_of(config, "pets_detector")
+@pytest.mark.parametrize("parameters", [{}, {"detserve_card": {}}, {"other": {"string_value": "{}"}}])
+def test_a_model_without_card(card: Card, parameters: dict[str, Any]) -> None:
+    with pytest.raises(ContractViolation, match="model 'pets' has no parameter detserve_card"):
+        card_of({**config_with(card), "parameters": parameters}, "pets")
 
 
-def test_a_wrong_card() -> None:
-    config = {"parameters": {"detserve_card": {"string_value": "{}"}}}
+def test_a_step_is_no_detector(card: Card) -> None:
+    outputs = [{"name": "image"}, {"name": "geometry"}]
+    with pytest.raises(
+        ContractViolation, match="'pets_preprocess' takes IMAGE and gives .*name the ensemble"
+    ):
+        card_of({**config_with(card), "output": outputs}, "pets_preprocess")
+    with pytest.raises(ContractViolation, match="'identity' takes nothing and gives nothing; expected IMAGE"):
+        card_of({}, "identity")
+
+
+def test_a_wrong_card(card: Card) -> None:
+    config = {**config_with(card), "parameters": {"detserve_card": {"string_value": "{}"}}}
     with pytest.raises(ContractViolation, match="the card of model 'pets': name"):
         card_of(config, "pets")

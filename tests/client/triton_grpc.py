@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from detserve_client import Card, Detections
-from detserve_client.wire import padded_outputs
+from detserve_client.wire import config_with, padded_outputs
 
 DATATYPES = {"int32": "INT32", "float32": "FP32"}
 Answer = Callable[[Any, grpc.ServicerContext], Any]
@@ -37,8 +37,7 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
         return self.answer(request, context)
 
     def ModelConfig(self, request: Any, context: grpc.ServicerContext) -> Any:
-        config = {"name": "pets", "parameters": {"detserve_card": {"string_value": self.card.to_json()}}}
-        return json_format.ParseDict({"config": config}, service_pb2.ModelConfigResponse())
+        return json_format.ParseDict({"config": config_with(self.card)}, service_pb2.ModelConfigResponse())
 
     def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:
         return service_pb2.ModelReadyResponse(ready=request.name == "pets")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
 from detserve_client import Card, Detections
-from detserve_client.wire import padded_outputs
+from detserve_client.wire import config_with, padded_outputs
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPES = {"int32": "INT32", "float32": "FP32"}
@@ -60,7 +60,6 @@ class Received:
 @contextmanager
 def http_server(card: Card, answer: Callable[[Received], Reply]) -> Iterator[str]:
     """Serve until the block ends; yields the URL. ``answer`` answers inference requests."""
-    config = {"name": "pets", "parameters": {"detserve_card": {"string_value": card.to_json()}}}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -69,7 +68,7 @@ def http_server(card: Card, answer: Callable[[Received], Reply]) -> Iterator[str
             if self.path == "/v2/models/pets/ready":
                 self._send(Reply())
             elif self.path == "/v2/models/pets/config":
-                self._send(Reply(body=json.dumps(config).encode()))
+                self._send(Reply(body=json.dumps(config_with(card)).encode()))
             elif self.path.endswith("/ready"):
                 self._send(error_reply(400, "Model version not ready"))
             else:
@@ -85,8 +84,9 @@ def http_server(card: Card, answer: Callable[[Received], Reply]) -> Iterator[str
             self.send_response(reply.status)
             for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(reply.body)
+            with suppress(ConnectionError):  # a client whose deadline has passed hangs up
+                self.end_headers()
+                self.wfile.write(reply.body)
 
         def log_message(self, format: str, *values: Any) -> None:
             pass

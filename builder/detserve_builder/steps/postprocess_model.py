@@ -37,7 +37,8 @@ class TritonPythonModel:
         try:
             settings = self._settings(json.loads(request.parameters() or "{}"))
         except ValueError as error:
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
+            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=refusal)
         batch = [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in INPUTS]
         rows = [postprocess(*item, rows=self.rows, **settings) for item in zip(*batch, strict=True)]
         return pb_utils.InferenceResponse(

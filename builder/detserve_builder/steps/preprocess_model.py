@@ -43,7 +43,7 @@ class TritonPythonModel:
             try:
                 image, geometry = self.step.preprocess(encoded, **self.settings)
             except self.step.PictureError as error:
-                return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"picture {index}: {error}"))
+                return _refused(f"picture {index}: {error}")
             images.append(image)
             geometries.append(geometry)
         return pb_utils.InferenceResponse(
@@ -52,3 +52,7 @@ class TritonPythonModel:
                 pb_utils.Tensor("geometry", np.stack(geometries)),
             ]
         )
+
+
+def _refused(reason: str) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG))

@@ -23,7 +23,7 @@ def detect(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Pictures, folders (searched through) or glob patterns.",
             show_default=False,
         ),

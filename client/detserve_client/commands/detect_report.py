@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from detserve_client.client import Outcome
 from detserve_client.detections import Detections
 
 _ROWS = 40
+_PATH_CHARACTERS = 32
 
 
 def progress_of(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
@@ -43,12 +44,18 @@ def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
 
 
 def _table(done: Sequence[Outcome]) -> Table:
-    table = Table("picture", "detections", "classes", "best score", "latency ms")
+    table = Table(
+        Column("picture", no_wrap=True),
+        Column("detections", justify="right"),
+        "classes",
+        Column("best score", justify="right"),
+        Column("latency ms", justify="right"),
+    )
     for outcome in done[:_ROWS]:
         detections = outcome.detections
         if detections is not None:
             table.add_row(
-                escape(str(outcome.source)),
+                escape(_end_of(str(outcome.source))),
                 str(len(detections)),
                 _classes(detections),
                 _best(detections),
@@ -57,6 +64,10 @@ def _table(done: Sequence[Outcome]) -> Table:
     if len(done) > _ROWS:
         table.add_row(f"and {len(done) - _ROWS} more")
     return table
+
+
+def _end_of(path: str) -> str:
+    return path if len(path) <= _PATH_CHARACTERS else f"…{path[1 - _PATH_CHARACTERS :]}"
 
 
 def _classes(detections: Detections) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from detserve_client.card import Card
-from detserve_client.contract import CARD_PARAMETER
 from detserve_client.detections import Detections
 from detserve_client.errors import ModelNotFound
-from detserve_client.wire import DetectionRequest, Outputs, padded_outputs
+from detserve_client.wire import DetectionRequest, Outputs, config_with, padded_outputs
 
 
 class FakeTransport:
@@ -41,7 +40,7 @@ class FakeTransport:
     def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """A configuration that holds the card."""
         self._require(model)
-        return {"name": model, "parameters": {CARD_PARAMETER: {"string_value": self.card.to_json()}}}
+        return config_with(self.card)
 
     def ready(self, model: str, timeout_s: float) -> bool:
         """Whether ``model`` is the card's name."""

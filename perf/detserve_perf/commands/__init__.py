@@ -1,0 +1,14 @@
+"""``detserve perf``."""
+
+from __future__ import annotations
+
+import typer
+
+from detserve_perf.commands.accuracy import accuracy
+from detserve_perf.commands.sweep import sweep
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Measure a running server: speed and accuracy."
+)
+app.command()(sweep)
+app.command()(accuracy)

@@ -1,0 +1,133 @@
+"""One table, four ways to see it: Markdown, CSV, JSON and the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from detserve_perf.files import write_text_atomically
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, the key in CSV, and the decimals that people see."""
+
+    heading: str
+    key: str
+    decimals: int = 2
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under columns. A None is printed as a dash and left empty in CSV."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+    def to_markdown(self) -> str:
+        """A heading and a pipe table, numbers to the right."""
+        numeric = [all(not isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
+        lines = [
+            f"## {self.title}",
+            "",
+            _piped(column.heading for column in self.columns),
+            _piped("---:" if right else "---" for right in numeric),
+            *(_piped(self._shown(row)) for row in self.rows),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def to_csv(self) -> str:
+        """A heading line of keys, then full precision."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([column.key for column in self.columns])
+        writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
+        return stream.getvalue()
+
+    def print(self, console: Console) -> None:
+        """Draw it on the terminal."""
+        drawn = RichTable(
+            title=self.title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            collapse_padding=True,
+        )
+        for i, column in enumerate(self.columns):
+            text = any(isinstance(row[i], str) for row in self.rows)
+            drawn.add_column(
+                column.heading,
+                justify="left" if text else "right",
+                no_wrap=text,
+                min_width=max(map(len, column.heading.split())),
+            )
+        for row in self.rows:
+            drawn.add_row(*map(Text, self._shown(row)))
+        console.print(drawn)
+        console.print()
+
+    def _shown(self, row: Sequence[Cell]) -> list[str]:
+        return [_shown(cell, column.decimals) for cell, column in zip(row, self.columns, strict=True)]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one command measured: tables for people, ``data`` (JSON-ready, with every figure) for programs."""
+
+    name: str
+    title: str
+    tables: Sequence[Table]
+    facts: Sequence[tuple[str, str]]
+    notes: Sequence[str]
+    data: dict[str, Any]
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write NAME.md, NAME.json, NAME.csv and NAME_2.csv for a second table, each whole or not at all."""
+        files = {
+            f"{self.name}.md": self.to_markdown(),
+            f"{self.name}.json": json.dumps(self.data, indent=2) + "\n",
+        }
+        for number, table in enumerate(self.tables, 1):
+            files[f"{self.name}.csv" if number == 1 else f"{self.name}_{number}.csv"] = table.to_csv()
+        for name, text in files.items():
+            write_text_atomically(folder / name, text)
+        return [folder / name for name in files]
+
+    def to_markdown(self) -> str:
+        """The whole report as one page."""
+        facts = "\n".join(f"- {name}: {value}" for name, value in self.facts if value)
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        parts = [f"# {self.title}\n", facts + "\n", *(table.to_markdown() for table in self.tables)]
+        if notes:
+            parts.append(f"## Notes\n\n{notes}\n")
+        return "\n".join(parts)
+
+    def print(self, console: Console) -> None:
+        """Tables, then notes."""
+        for table in self.tables:
+            table.print(console)
+        for note in self.notes:
+            console.print(f"note: {note}", highlight=False, markup=False)
+
+
+def _piped(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _shown(cell: Cell, decimals: int) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:.{decimals}f}" if isinstance(cell, float) else str(cell)

@@ -1,0 +1,183 @@
+"""docker-compose.yml: what can be known of it without a container engine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from detserve_server.command_line import ALLOCATOR, CLOSED_PROTOCOLS
+from detserve_server.repository import ModelOutline, read_repository
+from detserve_server.shared_memory import MIB, shm_size_bytes
+
+CHECKOUT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = (CHECKOUT / "deploy/triton/Dockerfile").read_text()
+SERVE = (CHECKOUT / "deploy/triton/serve.sh").read_text()
+
+
+def _resolved(text: str) -> str:
+    """Compose's ``${NAME:-default}`` with nothing set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+def _compose_plugin() -> bool:
+    docker = shutil.which("docker")
+    return (
+        docker is not None
+        and subprocess.run([docker, "compose", "version"], capture_output=True).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not _compose_plugin(), reason="the docker compose plugin is not installed")
+@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+def test_compose_accepts_the_file(profile: str) -> None:
+    subprocess.run(["docker", "compose", "--profile", profile, "config", "-q"], cwd=CHECKOUT, check=True)
+
+
+@pytest.mark.parametrize("profile", ["gpu", "cpu"])
+def test_each_profile_has_one_triton_and_one_prometheus(profile: str) -> None:
+    names = [name for name, service in SERVICES.items() if profile in service["profiles"]]
+    assert names == [f"triton-{profile}", "prometheus"]
+
+
+def test_only_the_gpu_profile_reserves_a_gpu() -> None:
+    with_gpu = [name for name, service in SERVICES.items() if "gpu" in str(service.get("deploy"))]
+    assert with_gpu == ["triton-gpu"]
+
+
+def test_every_mounted_file_exists() -> None:
+    sources = [
+        volume.split(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+        if volume.startswith(".")
+    ]
+    assert sources
+    assert [source for source in sources if not (CHECKOUT / source).exists()] == []
+    assert all(
+        volume.endswith(":ro")
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+        if volume.startswith(".")
+    )
+
+
+def test_every_port_is_published_on_loopback() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_images_are_pinned() -> None:
+    base = SERVICES["triton-cpu"]["build"]["args"]["TRITON_IMAGE"]
+    images = [_resolved(base), SERVICES["prometheus"]["image"]]
+    for image in images:
+        assert re.search(r":[\w.-]*\d[\w.-]*$", image), image
+        assert not image.endswith("latest")
+    assert f"ARG TRITON_IMAGE={_resolved(base)}\n" in DOCKERFILE
+
+
+def test_packages_of_the_image_are_pinned() -> None:
+    lines = (CHECKOUT / "deploy/triton/requirements.txt").read_text().splitlines()
+    packages = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z-]+==[\d.]+", line) for line in packages)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_are_confined(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+    assert service["mem_limit"]
+    assert "privileged" not in service
+
+
+def test_triton_is_not_root() -> None:
+    assert re.search(r"^USER (?!0|root)\S+$", DOCKERFILE, re.MULTILINE)
+
+
+def test_prometheus_scrapes_triton() -> None:
+    config = yaml.safe_load((CHECKOUT / "deploy/prometheus/prometheus.yml").read_text())
+    targets = [
+        target
+        for job in config["scrape_configs"]
+        for each in job["static_configs"]
+        for target in each["targets"]
+    ]
+    for name in ("triton-gpu", "triton-cpu"):
+        aliases = SERVICES[name]["networks"]["default"]["aliases"]
+        inner_ports = {port.split(":")[-1] for port in SERVICES[name]["ports"]}
+        assert all(
+            target.split(":")[0] in aliases and target.split(":")[1] in inner_ports for target in targets
+        )
+    assert targets == ["triton:8002"]
+
+
+def test_triton_starts_like_the_embedded_server() -> None:
+    for option in (
+        "--model-control-mode=none",
+        "--disable-auto-complete-config",
+        "--strict-readiness=true",
+        "--exit-on-error=true",
+    ):
+        assert option in SERVE
+    assert f'closed="{",".join(CLOSED_PROTOCOLS)}:' in SERVE
+    for name, value in ALLOCATOR.items():
+        assert f"{name}={value}" in DOCKERFILE
+
+
+def test_serve_passes_a_key_and_further_arguments_on(tmp_path: Path) -> None:
+    """The script with a tritonserver that prints its arguments."""
+    (tmp_path / "tritonserver").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "tritonserver").chmod(0o755)
+
+    def run(**environment: str) -> list[str]:
+        return subprocess.run(
+            [CHECKOUT / "deploy/triton/serve.sh", "--log-verbose=1"],
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin", **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+
+    closed = ",".join(CLOSED_PROTOCOLS)
+    assert f"--grpc-restricted-protocol={closed}:detserve-admin-key=s3cret" in run(
+        DETSERVE_ADMIN_KEY="s3cret"
+    )
+    assert run()[-1] == "--log-verbose=1"
+    assert set(run()) != set(run()), "without a key each start must draw its own"
+
+
+def _detector(name: str) -> list[ModelOutline]:
+    """The python steps of a 640x640 detector as the builder configures them."""
+    image_bytes, candidates_bytes, rows_bytes = 640 * 640 * 3, 1000 * 6 * 4, 100 * 6 * 4 + 4
+    return [
+        ModelOutline(f"{name}_preprocess", "python", 8, 2, image_bytes + 24, 1),
+        ModelOutline(f"{name}_detector", "python", 8, 1, image_bytes + candidates_bytes),
+        ModelOutline(f"{name}_postprocess", "python", 8, 1, candidates_bytes + 24 + rows_bytes),
+    ]
+
+
+def test_shm_size_is_enough_for_four_large_detectors() -> None:
+    needed = shm_size_bytes([model for name in "abcd" for model in _detector(name)])
+    for name in ("triton-gpu", "triton-cpu"):
+        assert _resolved(SERVICES[name]["shm_size"]) == f"{needed // MIB}m", (
+            "set TRITON_SHM_SIZE's default to this"
+        )
+
+
+@pytest.mark.skipif(
+    not any((CHECKOUT / "model_repository").glob("*/config.pbtxt")), reason="no committed models"
+)
+def test_shm_size_is_enough_for_the_committed_repository() -> None:
+    default = int(_resolved(SERVICES["triton-cpu"]["shm_size"]).removesuffix("m")) * MIB
+    assert shm_size_bytes(read_repository(CHECKOUT / "model_repository")) <= default

@@ -1,0 +1,134 @@
+"""Speed and accuracy of the default detector on a real server. Short: the speed itself is not checked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detserve_client import DetectionClient
+from detserve_perf.accuracy import measure_accuracy
+from detserve_perf.errors import MeasurementError
+from detserve_perf.load import LoadPoint
+from detserve_perf.perf_analyzer import find_perf_analyzer
+from detserve_perf.reference import load_reference
+from detserve_perf.sweep import Sweep, SweepSettings, sweep
+from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
+
+SETTINGS = SweepSettings((LoadPoint(concurrency=2, batch=2),), requests=6, repeats=1)
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    repository: Path
+
+
+@pytest.fixture(params=["grpc", "http"])
+def served(request: pytest.FixtureRequest) -> Served:
+    if not any((CHECKOUT / "model_repository").glob("*/detserve.json")):
+        pytest.skip("model_repository is empty")
+    server = request.getfixturevalue("server")
+    url = server.grpc_url if request.param == "grpc" else server.http_url
+    return Served(url, request.getfixturevalue("repository"))
+
+
+@pytest.fixture(scope="session")
+def perf_analyzer() -> None:
+    try:
+        find_perf_analyzer()
+    except MeasurementError as error:
+        pytest.skip(str(error))
+
+
+def _sweep(served: Served, pictures: Path, phases: list[str]) -> Sweep:
+    return sweep(served.url, DEFAULT, pictures, served.repository, SETTINGS, phases.append)
+
+
+@pytest.mark.usefixtures("perf_analyzer")
+def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Served) -> None:
+    phases: list[str] = []
+    result = _sweep(served, SAMPLES, phases)
+    assert len(phases) == SETTINGS.phases(reference=True)
+    assert len(result.references) == 2
+    (run,) = result.runs
+    steps = [f"{DEFAULT}_{step}" for step in ("preprocess", "detector", "postprocess")]
+    assert [stage.model for stage in run.stages] == steps
+    assert all(stage.requests >= 6 and stage.compute_infer_ms > 0 for stage in run.stages)
+    assert run.stages[0].pictures_per_execution >= 2
+    assert 0 < run.load.p50_ms <= run.load.p90_ms <= run.load.p99_ms
+    assert run.ratio is not None
+    assert run.ratio > 0
+    assert result.machine.triton
+
+
+@pytest.mark.usefixtures("perf_analyzer")
+def test_a_picture_that_the_server_refuses_stops_the_sweep(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    shutil.copy(sorted(SAMPLES.glob("*.jpg"))[0], tmp_path / "b.jpg")
+    with pytest.raises(MeasurementError, match="not a JPEG"):
+        sweep(served.url, DEFAULT, tmp_path, None, SETTINGS, lambda phase: None)
+
+
+def test_the_reference_detects_what_the_server_detects(served: Served, sample: Path) -> None:
+    (detect,) = load_reference(served.repository, DEFAULT, 1)
+    num, boxes, scores, classes = detect(sample.read_bytes())  # type: ignore[misc]
+    with DetectionClient(served.url, DEFAULT) as client:
+        answer = client.detect(sample)
+    assert num[0] == len(answer.boxes) > 0
+    assert classes[: num[0]].tolist() == answer.classes.tolist()
+    np.testing.assert_allclose(boxes[: num[0]], answer.boxes, atol=0.1)
+    np.testing.assert_allclose(scores[: num[0]], answer.scores, atol=1e-3)
+
+
+def test_a_detector_agrees_fully_with_its_own_confident_detections(served: Served, tmp_path: Path) -> None:
+    annotations = tmp_path / "instances.json"
+    with DetectionClient(served.url, DEFAULT) as client:
+        annotations.write_text(json.dumps(_own_annotations(client)))
+    pictures: list[int] = []
+    result = _accuracy(served, annotations, SAMPLES, pictures)
+    assert pictures == [result.table.pictures, *[1] * result.table.pictures]
+    assert result.table.boxes > 0
+    assert result.table.ap == pytest.approx(1, abs=1e-3)
+
+
+def test_a_picture_that_fails_is_no_silent_gap(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    annotations = tmp_path / "instances.json"
+    with DetectionClient(served.url, DEFAULT) as client:
+        own = _own_annotations(client)
+    own["images"] = [{"id": own["annotations"][0]["image_id"], "file_name": "bad.jpg"}]
+    annotations.write_text(json.dumps(own))
+    with pytest.raises(MeasurementError, match=r"bad\.jpg failed, so nothing was scored"):
+        _accuracy(served, annotations, tmp_path, [])
+
+
+def _accuracy(served: Served, annotations: Path, images: Path, calls: list[int]):  # type: ignore[no-untyped-def]
+    return measure_accuracy(
+        served.url,
+        DEFAULT,
+        annotations,
+        images,
+        iou_threshold=None,
+        concurrency=2,
+        on_pictures=calls.append,
+        on_picture=lambda: calls.append(1),
+    )
+
+
+def _own_annotations(client: DetectionClient) -> dict:  # type: ignore[type-arg]
+    """What the detector is sure of, as if somebody had annotated it."""
+    images, boxes = [], []
+    for image_id, path in enumerate(sorted(SAMPLES.glob("*.jpg"))[:4], 1):
+        images.append({"id": image_id, "file_name": path.name})
+        found = client.detect(path, score_threshold=0.5)
+        for box, label in zip(found.boxes.tolist(), found.classes.tolist(), strict=True):
+            x1, y1, x2, y2 = box
+            entry = {"image_id": image_id, "category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            boxes.append({"id": len(boxes) + 1, **entry})
+    categories = [{"id": index + 1, "name": name} for index, name in enumerate(client.card().labels)]
+    return {"images": images, "annotations": boxes, "categories": categories}
