@@ -57,6 +57,7 @@ def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> o
     import onnx_graphsurgeon as gs
 
     graph = gs.import_onnx(checkpoint.model)
+    _keep_unread_initialisers(graph, checkpoint.model)
     shapes = {output.name: output.shape for output in graph.outputs}
     if any_batch:
         free_batch(graph)
@@ -65,6 +66,7 @@ def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> o
     _put_normalisation_in_front(graph, card, BATCH if any_batch else 1)
     family = next(family for family in FAMILIES if family.name == card.family)
     graph.outputs = _best(graph, family.decode(graph, card), card)
+    _clear_names(graph)
     _shape_outputs(graph, BATCH if any_batch else 1, card)
     graph.name = card.name
     graph.cleanup().toposort()
@@ -76,6 +78,25 @@ def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> o
         reason = str(error).strip().splitlines()[0][:200]
         raise BuildError(f"{checkpoint.path}: the prepared graph is not valid ({reason})") from error
     return onnx.shape_inference.infer_shapes(model)
+
+
+def _keep_unread_initialisers(graph: gs.Graph, model: onnx.ModelProto) -> None:
+    """Let decoders find initialisers that no node reads, such as prior boxes; cleanup drops them."""
+    import onnx_graphsurgeon as gs
+    from onnx import numpy_helper
+
+    known = graph.tensors()
+    for initializer in model.graph.initializer:
+        if initializer.name not in known:
+            kept = gs.Constant(initializer.name, numpy_helper.to_array(initializer))
+            graph.layer(op="Identity", inputs=[kept], outputs=["detserve_unread"])
+
+
+def _clear_names(graph: gs.Graph) -> None:
+    """The network's own tensors make way for the names of the prepared ONNX."""
+    for name, tensor in graph.tensors().items():
+        if name in ("boxes", "scores", "classes"):
+            tensor.name = f"network_{name}"
 
 
 def _put_normalisation_in_front(graph: gs.Graph, card: Card, batch: str | int) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+from detserve_builder.batch import NotBatchable, check_batch
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import prepare
@@ -41,6 +44,47 @@ def test_the_node_in_the_way_is_named_and_batch_1_still_works(tmp_path, middle, 
     session = ort.InferenceSession(result.model.SerializeToString())
     assert session.get_inputs()[0].shape[0] == 1
     assert session.run(None, {"images": pictures(1)})[0].shape == (1, 84, 4)
+
+
+def test_rounding_among_equal_scores_is_no_obstacle() -> None:
+    check_batch(tied_detector(noise=1e-5), pictures(2))
+    with pytest.raises(NotBatchable, match="mixes the pictures of a batch: ReduceMean 'of_batch'"):
+        check_batch(tied_detector(noise=1), pictures(2))
+
+
+def tied_detector(noise: float) -> onnx.ModelProto:
+    """Three boxes of equal scores, but for ``noise`` times what a batch's pictures differ by."""
+    scale = (noise * np.array([[-1, 0, 1]])).astype(np.float32)
+    boxes = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
+    weights = {
+        "scale": scale,
+        "half": np.full((1, 3), 0.5, np.float32),
+        "all": boxes,
+        "k": np.array([3]),
+        "zero": np.array([0]),
+    }
+    steps = [
+        ("Cast", ["images"], ["pixels"], {"to": TensorProto.FLOAT}),
+        ("ReduceMean", ["pixels"], ["of_picture_4d"], {"axes": [1, 2, 3], "keepdims": 1}),
+        ("Flatten", ["of_picture_4d"], ["of_picture"], {}),
+        ("ReduceMean", ["of_picture"], ["of_batch"], {"axes": [0], "keepdims": 1}),
+        ("Sub", ["of_picture", "of_batch"], ["difference"], {}),
+        ("Mul", ["difference", "scale"], ["noise"], {}),
+        ("Add", ["noise", "half"], ["unsorted"], {}),
+        ("TopK", ["unsorted", "k"], ["scores", "order"], {"axis": 1}),
+        ("Cast", ["order"], ["classes"], {"to": TensorProto.INT32}),
+        ("Gather", ["all", "order"], ["gathered"], {"axis": 1}),
+        ("Squeeze", ["gathered", "zero"], ["boxes"], {}),
+    ]
+    types = {"scores": TensorProto.FLOAT, "classes": TensorProto.INT32, "boxes": TensorProto.FLOAT}
+    graph = helper.make_graph(
+        [helper.make_node(op, given, made, **attrs) for op, given, made, attrs in steps],
+        "tied",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 64, 64, 3])],
+        [helper.make_tensor_value_info(name, dtype, None) for name, dtype in types.items()],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 @needs_shared

@@ -1,4 +1,4 @@
-"""One real Triton a session, serving the committed repository and, where ../shared is, YOLOX-nano."""
+"""One real Triton a session, serving the committed repository and, where ../shared is, real detectors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from detserve_builder.build import build
 from detserve_client import DetectionClient
 from detserve_server.embedded import RunningServer, embedded_server
 from tests.shared_data import SHARED, YOLOX
+from tests.ssd_checkpoints import save_ssd_checkpoints
 
 CHECKOUT = Path(__file__).parents[2]
 SAMPLES = CHECKOUT / "zoo/samples"
@@ -32,6 +33,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(CHECKOUT / "model_repository", folder)
     if SHARED.is_dir():
         build(str(YOLOX), name="yolox", repository=folder)
+        for name, (checkpoint, card) in save_ssd_checkpoints(tmp_path_factory.mktemp("ssd")).items():
+            build(str(checkpoint), name=name, repository=folder, card_path=card)
     return folder
 
 

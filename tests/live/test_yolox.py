@@ -9,9 +9,9 @@ import json
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from detserve_client import DetectionClient
+from tests.reference.coco import average_precision, rows
 from tests.reference.yolox import YoloxReference
 from tests.shared_data import SINGLE, VAL64, YOLOX, needs_shared
 
@@ -54,24 +54,3 @@ def test_ap_equals_the_reference(server) -> None:
     print(json.dumps({"served": served_ap, "reference": plain_ap}))
     assert plain_ap > 0.3
     assert served_ap == pytest.approx(plain_ap, abs=0.002)
-
-
-def rows(image_id: int, boxes, scores, categories) -> list[dict]:
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category,
-            "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-            "score": float(score),
-        }
-        for (x1, y1, x2, y2), score, category in zip(boxes, scores, categories, strict=True)
-    ]
-
-
-def average_precision(truth: COCO, results: list[dict]) -> float:
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return float(evaluation.stats[0])

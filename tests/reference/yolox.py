@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import onnxruntime as ort
 
+from tests.reference.nms import class_wise_nms
+
 STRIDES = (8, 16, 32)
 
 
@@ -39,7 +41,7 @@ class YoloxReference:
         boxes = np.concatenate([centers - sizes / 2, centers + sizes / 2], 1) / ratio
         keep = scores >= score_threshold
         boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
-        kept = _class_wise_nms(boxes, scores, classes, iou_threshold)[:max_detections]
+        kept = class_wise_nms(boxes, scores, classes, iou_threshold)[:max_detections]
         limits = np.array([picture.shape[1], picture.shape[0]] * 2)
         return np.clip(boxes[kept], 0, limits), scores[kept], classes[kept]
 
@@ -54,23 +56,3 @@ class YoloxReference:
         rows[:, :2] = (rows[:, :2] + grid) * stride
         rows[:, 2:4] = np.exp(rows[:, 2:4]) * stride
         return rows
-
-
-def _class_wise_nms(
-    boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, iou_threshold: float
-) -> np.ndarray:
-    """Greedy NMS on each class, vectorised over the rest (the multiclass_nms of the same source)."""
-    kept: list[int] = []
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    for label in np.unique(classes):
-        order = np.flatnonzero(classes == label)
-        order = order[np.argsort(-scores[order], kind="stable")]
-        while order.size:
-            best, rest = order[0], order[1:]
-            kept.append(int(best))
-            low = np.maximum(boxes[best, :2], boxes[rest, :2])
-            high = np.minimum(boxes[best, 2:], boxes[rest, 2:])
-            overlap = np.prod(np.clip(high - low, 0, None), axis=1)
-            order = rest[overlap / (areas[best] + areas[rest] - overlap) <= iou_threshold]
-    result = np.array(kept, int)
-    return result[np.argsort(-scores[result], kind="stable")]

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
+
+from detserve_client.errors import CardError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from detserve_builder.checkpoint import Checkpoint
 
 app = Typer(add_completion=False)
 
@@ -17,23 +24,35 @@ def inspect(
 ) -> None:
     """Show the family, the inputs and outputs and the card a checkpoint is taken for."""
     from rich.console import Console
-    from rich.table import Table
 
     from detserve_builder.build import probe_pictures
     from detserve_builder.checkpoint import load_checkpoint
-    from detserve_builder.infer_card import infer_card
+    from detserve_builder.infer_card import families_that_fit, infer_card
     from detserve_builder.prepare import prepare
 
+    console = Console()
     loaded = load_checkpoint(checkpoint)
-    inferred = infer_card(loaded, said=card)
+    try:
+        inferred = infer_card(loaded, said=card)
+    except CardError:  # what is known helps to write the card that is missing
+        fitting = " or ".join(family.name for family, _ in families_that_fit(loaded))
+        console.print(_outside(loaded, fitting or "unknown"))
+        raise
     prepared = prepare(loaded, inferred, probe_pictures(inferred))
+    table = _outside(loaded, inferred.family)
+    table.add_row("batch", prepared.batch_obstacle or "any")
+    table.add_row("classes", f"{len(inferred.labels)}: {', '.join(inferred.labels[:8])}…")
+    console.print(table)
+    console.print_json(inferred.to_json())
+
+
+def _outside(loaded: Checkpoint, family: str) -> Table:
+    """Family, inputs and outputs."""
+    from rich.table import Table
+
     table = Table("", "found", title=str(loaded.path), show_header=False)
-    table.add_row("family", inferred.family)
+    table.add_row("family", family)
     for title, tensors in (("input", loaded.inputs), ("output", loaded.outputs)):
         for tensor in tensors:
             table.add_row(title, str(tensor))
-    table.add_row("batch", prepared.batch_obstacle or "any")
-    table.add_row("classes", f"{len(inferred.labels)}: {', '.join(inferred.labels[:8])}…")
-    console = Console()
-    console.print(table)
-    console.print_json(inferred.to_json())
+    return table

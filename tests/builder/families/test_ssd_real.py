@@ -1,0 +1,60 @@
+"""Published SSDs: named from the graph alone, and raw heads decode to what the decoded file gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+import pytest
+from typer.testing import CliRunner
+
+from detserve_builder.build import probe_pictures
+from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.commands.inspect import app
+from detserve_builder.infer_card import infer_card
+from detserve_builder.prepare import prepare
+from tests.shared_data import SINGLE, needs_shared
+from tests.ssd_checkpoints import save_ssd_checkpoints
+
+pytestmark = needs_shared
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    return save_ssd_checkpoints(tmp_path_factory.mktemp("ssd"))
+
+
+@pytest.mark.parametrize("name", ["ssd_mobilenet", "ssd_mobilenet_raw", "ultraface"])
+def test_inspect_needs_the_graph_alone(checkpoints, name) -> None:
+    result = CliRunner().invoke(app, [str(checkpoints[name][0])])
+    assert result.exit_code == 0, result.output
+    card = json.loads(result.stdout[result.stdout.index("{") :])
+    assert card["family"] == "ssd"
+    assert card["head"]["coding"] == ("center_size" if name.endswith("raw") else "decoded")
+    assert len(card["labels"]) == (1 if name == "ultraface" else 80)
+
+
+def test_inspect_names_the_family_where_priors_are_missing(checkpoints) -> None:
+    result = CliRunner().invoke(app, [str(checkpoints["ultraface_raw"][0])])
+    assert "│ family │ ssd " in result.stdout
+    assert "needs prior_grid or prior_tensors" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["ssd_mobilenet", "ultraface"])
+def test_raw_equals_decoded(checkpoints, name) -> None:
+    found = []
+    for checkpoint_path, card_path in (checkpoints[name], checkpoints[f"{name}_raw"]):
+        checkpoint = load_checkpoint(str(checkpoint_path))
+        card = infer_card(checkpoint, said=card_path)
+        card = card.model_copy(update={"candidates": card.head["num_anchors"]})
+        prepared = prepare(checkpoint, card, probe_pictures(card))
+        assert prepared.batch_obstacle is None
+        session = ort.InferenceSession(prepared.model.SerializeToString())
+        picture = cv2.resize(cv2.imread(str(SINGLE / "bus.jpg"))[..., ::-1], card.input_wh)
+        boxes, scores, classes = session.run(["boxes", "scores", "classes"], {"images": picture[None]})
+        found.append((boxes / np.tile(card.input_wh, 2), scores, classes))
+    for decoded, raw in zip(*found, strict=True):
+        np.testing.assert_allclose(raw, decoded, atol=1e-4)
