@@ -19,8 +19,8 @@ from zoo.codes_yolo.augmentation import TrainingPictures, collate
 from zoo.codes_yolo.train import Average, BatchKeys
 from zoo.scenes.dataset import HELD_OUT_SEED, TRAINING_SEED, SceneCache, scene_cache
 
-_SMALL_SIDES_PX = (288, 320, 352)  # most of the time at two thirds of the pixels: half the cost
-_LARGE_SIDES_PX = (384, 416, 416)
+# Part of the time, and the picture sides until then: small pictures are cheap, the last ones are as deployed.
+_PHASES = ((0.35, (256, 288)), (0.7, (320, 352)), (1.0, (384, 416, 416)))
 _WARM_UP_STEPS = 100
 _REPORT_STEPS = 50
 
@@ -36,7 +36,6 @@ class Options:
     batch: int
     rate: float
     features_rate: float
-    small_share: float
     report_s: float
     cache: Path
     features: Path
@@ -55,7 +54,6 @@ def parse_options(description: str | None, out: Path) -> Options:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--features-rate", type=float, default=0.3, help="share of it for codes_yolo's part")
-    parser.add_argument("--small-share", type=float, default=0.6, help="part of the time on small pictures")
     parser.add_argument("--report-s", type=float, default=240)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/detserve/scenes")
     parser.add_argument("--features", type=Path, default=CHECKPOINT, help="codes_yolo to begin with")
@@ -138,7 +136,7 @@ def train(network: nn.Module, options: Options, scenes: SceneCache, save: Callab
         done = (time.monotonic() - started) / 60 / options.minutes
         if done >= 1:
             break
-        keys.sides_px = _SMALL_SIDES_PX if done < options.small_share else _LARGE_SIDES_PX
+        keys.sides_px = next(sides for until, sides in _PHASES if done < until)
         for group in optimiser.param_groups:
             group["lr"] = _rate_at(options, done, step) * group["factor"]
         for name, loss in _step(network, optimiser, batch).items():

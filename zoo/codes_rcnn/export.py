@@ -12,6 +12,7 @@ from torchvision.models.detection.faster_rcnn import FasterRCNN
 
 from zoo.codes_rcnn.network import DETECTIONS, INPUT_PX
 from zoo.publishing import OPSET, fold, publish, random_pictures
+from zoo.scenes.symbols import LABELS
 
 _MOST_DIFFERENCE = 1e-3
 
@@ -44,7 +45,7 @@ def export(network: FasterRCNN, folder: Path) -> None:
     card = {
         "family": "torchvision",
         "input_wh": [INPUT_PX, INPUT_PX],
-        "head": {"first_label": 1},
+        "head": {"label_numbers": list(range(1, len(LABELS) + 1))},  # 0 is the background
         # The graph has its own suppression inside.
         "thresholds": {"score": 0.5, "iou": 1.0, "max_detections": 100},
         "candidates": DETECTIONS,
