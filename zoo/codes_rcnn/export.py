@@ -47,7 +47,7 @@ def export(network: FasterRCNN, folder: Path) -> None:
         "input_wh": [INPUT_PX, INPUT_PX],
         "head": {"label_numbers": list(range(1, len(LABELS) + 1))},  # 0 is the background
         # The graph has its own suppression inside.
-        "thresholds": {"score": 0.5, "iou": 1.0, "max_detections": 100},
+        "thresholds": {"score": 0.7, "iou": 1.0, "max_detections": 100},
         "candidates": DETECTIONS,
     }
     publish(folder, card, lambda path: _write(folded, path))

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 
 from zoo.codes_features import CHANNELS, CodesFeatures
@@ -42,13 +43,22 @@ class RcnnFeatures(nn.Module):
         return OrderedDict((name, convolve(maps[name])) for name, convolve in self.same_width.items())
 
 
+class AsGiven(GeneralizedRCNNTransform):
+    """Pictures come at the size they are meant to be seen at; torchvision would enlarge them to 800 px."""
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Leave the picture float32 [3, S, S] and its boxes as they are."""
+        return image, target
+
+
 def make_network(class_count: int) -> FasterRCNN:
     """A Faster R-CNN whose label 0 is the background."""
     # A code of 112 px is looked at in the map of stride 16, others an octave finer or coarser.
     pool = MultiScaleRoIAlign(list(CHANNELS), _ROI_CELLS, 2, canonical_scale=112, canonical_level=4)
-    return FasterRCNN(
+    network = FasterRCNN(
         RcnnFeatures(),
-        image_mean=[0.0, 0.0, 0.0], image_std=[1.0, 1.0, 1.0], _skip_resize=True,
         rpn_anchor_generator=AnchorGenerator(ANCHOR_SIZES_PX, (ANCHOR_RATIOS,) * 3),
         rpn_pre_nms_top_n_train=100, rpn_pre_nms_top_n_test=100,
         rpn_post_nms_top_n_train=60, rpn_post_nms_top_n_test=60,
@@ -58,3 +68,5 @@ def make_network(class_count: int) -> FasterRCNN:
         box_batch_size_per_image=16, box_score_thresh=0.01, box_nms_thresh=0.45,
         box_detections_per_img=DETECTIONS,
     )  # fmt: skip
+    network.transform = AsGiven(INPUT_PX, INPUT_PX, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+    return network

@@ -15,7 +15,7 @@ from zoo.scoring import as_line, score
 from zoo.torchvision_reference import TorchvisionReference
 from zoo.training import open_scenes, parse_options, train
 
-_SCENES_ON_THE_WAY = 150
+_SCENES_ON_THE_WAY = 100
 
 
 def main() -> None:

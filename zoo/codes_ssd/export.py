@@ -83,7 +83,7 @@ def export(network: SSD, folder: Path) -> None:
         "family": "ssd",
         "input_wh": [INPUT_PX, INPUT_PX],
         "head": head_card(folded),
-        "thresholds": {"score": 0.5, "iou": 0.45, "max_detections": 100},
+        "thresholds": {"score": 0.6, "iou": 0.45, "max_detections": 100},
         "candidates": 300,
     }
     publish(folder, card, lambda path: _write(folded, path))

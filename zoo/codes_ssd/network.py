@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD, SSDHead
@@ -14,12 +15,26 @@ from zoo.codes_yolo.network import ConvUnit
 INPUT_PX = 416
 STRIDES = (8, 16, 32, 64)
 SCALES = (0.07, 0.14, 0.28, 0.5, 0.85)
-"""Square root of a default box's area as a share of the picture; the codes have 0.07 to 0.9."""
+"""Square root of a default box's area as a share of the deployed side; the codes have 0.07 to 0.9."""
 
 ASPECT_RATIOS = ((2.0,), (2.0, 4.0), (2.0, 4.0), (2.0, 4.0))
 """Beside the squares: linear codes are up to six times as wide as high."""
 
 _COARSEST = 96
+
+
+class FixedSizeBoxes(DefaultBoxGenerator):
+    """Default boxes that keep their size in pixels when a training picture is smaller than the deployed one.
+
+    torchvision's grow with the picture: the same feature would then stand for another size in every batch.
+    """
+
+    def _grid_default_boxes(
+        self, grid_sizes: list[list[int]], image_size: list[int], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        boxes = super()._grid_default_boxes(grid_sizes, image_size, dtype)
+        boxes[:, 2:] *= INPUT_PX / image_size[0]
+        return boxes
 
 
 class SsdFeatures(nn.Module):
@@ -39,7 +54,7 @@ class SsdFeatures(nn.Module):
 
 def make_network(class_count: int) -> SSD:
     """An SSD whose label 0 is the background."""
-    boxes = DefaultBoxGenerator(
+    boxes = FixedSizeBoxes(
         [list(ratios) for ratios in ASPECT_RATIOS], scales=list(SCALES), steps=list(STRIDES), clip=False
     )
     channels = [*CHANNELS.values(), _COARSEST]
