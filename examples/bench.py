@@ -33,7 +33,7 @@ def main() -> None:
         served = ("--url", server.grpc_url, "--model", MODEL)
         sweep = ("--pictures", pictures, "--repository", REPOSITORY, "--output", OUT)
         detserve("perf", "sweep", *served, *sweep)
-        scenes = ("--annotations", SAMPLES / "instances.json", "--images", SAMPLES, "--output", OUT)
+        scenes = ("--dataset", SAMPLES / "instances.json", "--images", SAMPLES, "--output", OUT)
         detserve("perf", "accuracy", *served, *scenes)
 
 

@@ -84,11 +84,21 @@ def check_batch(model: onnx.ModelProto, images: NDArray[np.uint8]) -> None:
 
     Raises :class:`NotBatchable` with the first node, in execution order, whose output differs.
     """
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+    from onnxruntime.capi.onnxruntime_pybind11_state import (
+        Fail,
+        InvalidArgument,
+        RuntimeException,
+    )
+    from onnxruntime.capi.onnxruntime_pybind11_state import (
+        NotImplemented as NoKernel,
+    )
 
     try:
         together = _run(model, images)
         apart = [_run(model, images[index : index + 1]) for index in range(len(images))]
+    except NoKernel as error:
+        reason = str(error).rpartition(" : ")[2].splitlines()[0][:200]
+        raise BuildError(f"ONNX Runtime cannot run this graph: {reason}") from None
     except (Fail, InvalidArgument, RuntimeException) as error:
         raise NotBatchable(f"this node accepts one picture only: {_node_of(str(error))}") from None
     if all(len(value) == len(images) for value in together.values()):

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
+from detserve_builder.precision import report
+from detserve_builder.precision.calibration import CalibrationSource, calibration_folder
+from detserve_builder.precision.int8 import Form
+from detserve_builder.precision.passes import Outcome, apply_precision, form_of, refuse_impossible
+from detserve_builder.precision.pruning import TWO_IN_FOUR
+from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.prepare import prepare
 from detserve_builder.repository import write_repository
-from detserve_builder.triton_config import Target
+from detserve_builder.tensorrt import lint
+from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
+from detserve_builder.triton_config import Preprocess, Target
 from detserve_builder.warmup import WarmupPicture
 from detserve_client.card import Card
 
@@ -19,16 +28,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from detserve_builder.tensorrt.compile_gate import Gate
+
+_FP32 = PrecisionRequest()
 _WARMUP_PICTURE = Path(__file__).parent / "warmup.jpg"
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made."""
+    """What a build made. ``gate`` is what TensorRT's compiler said, where it was asked."""
 
     card: Card
     folders: list[Path]
     batch_obstacle: str | None
+    calibration: CalibrationSource | None
+    outcome: Outcome
+    gate: Gate | None = None
 
 
 def build(
@@ -38,31 +53,64 @@ def build(
     repository: Path,
     card_path: Path | None = None,
     target: Target = Target.EMBEDDED,
+    request: PrecisionRequest = _FP32,
+    preprocess: Preprocess = Preprocess.PYTHON,
+    check_tensorrt: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Built:
     """Build ``source`` (an .onnx file or a zoo name) into ``repository`` as detector ``name``.
 
-    ``on_step`` is told each step as it begins. Raises DetserveError for what the user can mend; the
+    ``request`` says which precision, and what it is measured on; ``check_tensorrt`` compiles the graph ahead
+    of time; ``on_step`` is told each step as it begins. Raises DetserveError for what the user can mend; the
     repository is then as it was.
     """
+    form = form_of(target.value)
+    refuse_impossible(request, form)
+    if preprocess is Preprocess.DALI and target is not Target.TENSORRT:
+        raise BuildError(f"DALI is for the target tensorrt, got {target.value}; leave --preprocess at python")
     on_step("reading the checkpoint")
     checkpoint = load_checkpoint(source)
     card = infer_card(checkpoint, name=name, said=card_path)
+    calibration = None
+    if request.calibrate is not None:
+        on_step("reading the calibration pictures")
+        calibration = calibration_folder(request.calibrate, card, forced=request.force_calibration)
     on_step(f"preparing the graph ({card.family})")
     prepared = prepare(checkpoint, card, probe_pictures(card))
+    outcome = apply_precision(prepared.model, card, form, request, calibration, on_step)
+    # Q/DQ in the form that ONNX Runtime runs fast is not for TensorRT
+    for_tensorrt = outcome.model if form is Form.TENSORRT else prepared.model
+    gate = None
+    if check_tensorrt:
+        on_step("compiling with TensorRT-RTX")
+        sparse = request.prune == TWO_IN_FOUR
+        gate = compile_ahead_of_time(for_tensorrt, where=str(checkpoint.path), sparse_weights=sparse)
+    elif target is Target.TENSORRT:
+        lint.check(for_tensorrt, where=str(checkpoint.path))
     on_step("writing the repository")
+    reports = {}
+    if outcome.tried:
+        reports = {"precision.png": report.png(outcome), "precision.html": report.page(outcome)}
     folders = write_repository(
-        repository, card, prepared, target=target, warmup=warmup_picture(card), measured={}
+        repository,
+        card,
+        replace(prepared, model=outcome.model),
+        target=target,
+        preprocess=preprocess,
+        warmup=warmup_picture(card),
+        measured={"precision": outcome.record} if outcome.record else {},
+        precision=outcome.precision.value,
+        reports=reports,
     )
-    return Built(card, folders, prepared.batch_obstacle)
+    return Built(card, folders, prepared.batch_obstacle, calibration, outcome, gate)
 
 
 def warmup_picture(card: Card) -> WarmupPicture:
     """The picture that comes with detserve, through the served preprocess."""
-    from detserve_builder.steps.detserve_preprocess import preprocess
+    from detserve_builder.steps import detserve_preprocess
 
     encoded = _WARMUP_PICTURE.read_bytes()
-    image, geometry = preprocess(
+    image, geometry = detserve_preprocess.preprocess(
         encoded,
         input_wh=card.input_wh,
         resize=card.preprocess.resize.value,

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detserve_builder.darknet import read as darknet
 from detserve_builder.errors import BuildError
+from detserve_builder.measured_shapes import measure_open_outputs
 from detserve_builder.zoo import find_in_zoo
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Checkpoint:
 
 
 def load_checkpoint(source: str) -> Checkpoint:
-    """Read an .onnx file or a zoo name and bring it to opset 17. Raises :class:`BuildError`."""
+    """Read an .onnx file, Darknet's .cfg and .weights, or a zoo name, as opset 17. Raises BuildError."""
     path = Path(source)
     card_path = path.parent / "card.json"
     if not path.exists():
@@ -56,16 +58,23 @@ def load_checkpoint(source: str) -> Checkpoint:
             raise BuildError(f"{source}: no such file, and no detector of that name in the zoo")
         path, card_path = zoo_path, zoo_path.parent / "card.json"
     if path.is_dir():
-        raise BuildError(f"{path}: a folder, expected an .onnx file or a zoo name")
-    content = _read(path)
-    model = _parse(path, content)
+        raise BuildError(f"{path}: a folder, expected an .onnx file, a .cfg or a zoo name")
+    card_fields: Mapping[str, Any] = {}
+    if path.suffix in darknet.SUFFIXES:
+        network = darknet.read_darknet(path, OPSET)
+        path, sha256, card_fields = network.cfg_path, network.sha256, network.card_fields
+        model = _at_opset(path, network.model)
+    else:
+        content = _read(path)
+        sha256, model = hashlib.sha256(content).hexdigest(), _parse(path, content)
     return Checkpoint(
         path=path,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=sha256,
         model=model,
         inputs=_tensors(model, of_outputs=False),
         outputs=_tensors(model, of_outputs=True),
         card_path=card_path if card_path.exists() else None,
+        card_fields=card_fields,
     )
 
 
@@ -79,7 +88,6 @@ def _read(path: Path) -> bytes:
 def _parse(path: Path, content: bytes) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
-    from onnx import version_converter
 
     try:
         model = onnx.load_model_from_string(content)
@@ -87,13 +95,21 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
         raise BuildError(f"{path}: not an ONNX file, or a corrupt one ({len(content)} bytes)") from None
     if not model.graph.node:
         raise BuildError(f"{path}: an ONNX file with no nodes in it ({len(content)} bytes)")
+    return _at_opset(path, model)
+
+
+def _at_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """External data loaded, opset 17 at least, every shape inferred."""
+    import onnx
+    from onnx import version_converter
+
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
         onnx.checker.check_model(model)
         opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
         if opset < OPSET:
             model = version_converter.convert_version(model, OPSET)
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (
         onnx.checker.ValidationError,
         onnx.shape_inference.InferenceError,
@@ -102,6 +118,23 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
     ) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise BuildError(f"{path}: the ONNX graph is not valid ({reason})") from None
+    _refuse_nan(path, model)
+    measure_open_outputs(model)
+    return model
+
+
+def _refuse_nan(path: Path, model: onnx.ModelProto) -> None:
+    """Infinity is a legitimate mask; not-a-number in the weights is a training that diverged."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and (count := int(np.isnan(values).sum())):
+            raise BuildError(
+                f"{path}: the weights {tensor.name} {list(values.shape)} hold {count} NaN, expected numbers; "
+                f"export a checkpoint from before the training diverged"
+            )
 
 
 def _tensors(model: onnx.ModelProto, *, of_outputs: bool) -> tuple[TensorInfo, ...]:

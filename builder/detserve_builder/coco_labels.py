@@ -82,3 +82,7 @@ COCO_LABELS = (
     "hair drier",
     "toothbrush",
 )
+
+_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+COCO_CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in _GAPS)
+"""The official category id of each label."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | 
     fields = _read_fields(path) if path else {}
     family, draft = _recognise(checkpoint, fields.get("family") or checkpoint.card_fields.get("family"))
     guessed = {
-        "name": checkpoint.path.stem,
+        "name": _guess_name(checkpoint.path),
         "family": family.name,
         "labels": _guess_labels(checkpoint, draft.num_classes),
         "candidates": MAX_CANDIDATES,
@@ -59,30 +61,43 @@ def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | 
 
 
 def families_that_fit(checkpoint: Checkpoint) -> list[tuple[Family, Draft]]:
-    """Every family that recognises the graph."""
-    drafts = ((family, family.recognise(checkpoint)) for family in FAMILIES)
+    """Every family that recognises the graph, of those that need not be named."""
+    drafts = ((family, family.recognise(checkpoint)) for family in FAMILIES if not family.only_when_named)
     return [(family, draft) for family, draft in drafts if draft is not None]
 
 
 def _recognise(checkpoint: Checkpoint, said: str | None) -> tuple[Family, Draft]:
     outputs = "; ".join(map(str, checkpoint.outputs))
-    fitting = families_that_fit(checkpoint)
     if said is not None:
         family = next((family for family in FAMILIES if family.name == said), None)
         if family is None:
             known = ", ".join(family.name for family in FAMILIES)
             raise CardError(f"card: family: got {said!r}, expected one of {known}")
-        for fits, draft in fitting:
-            if fits is family:
-                return family, draft
-        raise CardError(f"card: family: {said} expects {family.expects}, but the graph gives {outputs}")
+        draft = family.recognise(checkpoint)
+        if draft is None:
+            raise CardError(f"card: family: {said} expects {family.expects}, but the graph gives {outputs}")
+        return family, draft
+    fitting = families_that_fit(checkpoint)
     if not fitting:
-        known = "; ".join(f"{family.name}: {family.expects}" for family in FAMILIES)
-        raise BuildError(f"{checkpoint.path}: no known detector gives {outputs}; known are {known}")
+        raise BuildError(_nothing_fits(checkpoint, outputs))
     if len(fitting) > 1:
         names = " and ".join(family.name for family, _ in fitting)
         raise CardError(f"{checkpoint.path}: fits {names}; say which in the card's field family")
     return fitting[0]
+
+
+def _nothing_fits(checkpoint: Checkpoint, outputs: str) -> str:
+    image = next(iter(checkpoint.inputs), None)
+    if image is not None and len(image.shape) == 4 and not all(isinstance(n, int) for n in image.shape[2:]):
+        return (
+            f"{checkpoint.path}: the size of the input {image} is not fixed; "
+            "export it with a height and a width"
+        )
+    known = ", ".join(family.name for family in FAMILIES if not family.only_when_named)
+    return (
+        f"{checkpoint.path}: no known detector gives {outputs}; known are {known}; "
+        "a card of the family generic can describe another"
+    )
 
 
 def _check_against_graph(card: Card, family: Family, draft: Draft) -> None:
@@ -118,8 +133,30 @@ def _merge(guessed: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _guess_name(path: Path) -> str:
+    """The file's name with what a served name may not hold replaced."""
+    return re.sub("[^A-Za-z0-9_-]+", "_", path.stem).lstrip("_-")[:64] or "detector"
+
+
 def _guess_labels(checkpoint: Checkpoint, num_classes: int | None) -> list[str]:
-    """COCO's 80 names for 80 classes, as published weights have them; numbers otherwise."""
+    """The file's own names; COCO's 80 for 80 classes, as published weights have them; or else numbers."""
+    named = _names_in_metadata(checkpoint)
+    if named:
+        return named
     if num_classes == len(COCO_LABELS):
         return list(COCO_LABELS)
     return [f"class_{index}" for index in range(num_classes or 0)]
+
+
+def _names_in_metadata(checkpoint: Checkpoint) -> list[str]:
+    """Ultralytics writes ``names``, a Python dict or list; untrained networks have numbers there."""
+    written = next((entry.value for entry in checkpoint.model.metadata_props if entry.key == "names"), "")
+    try:
+        names = ast.literal_eval(written)
+    except (ValueError, SyntaxError):
+        return []
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or names == [str(index) for index in range(len(names))]:
+        return []
+    return [str(name) for name in names]

@@ -102,7 +102,8 @@ def _clear_names(graph: gs.Graph) -> None:
 def _put_normalisation_in_front(graph: gs.Graph, card: Card, batch: str | int) -> None:
     """``images`` UINT8 NHWC RGB -> what the network was trained on.
 
-    Transposing bytes before the cast moves a quarter of the memory.
+    The cast comes first: TensorRT refuses every other operation on UINT8, and ONNX Runtime is no slower
+    (416x416, one core: 0.22 ms in this order, 0.25 ms with the bytes transposed).
     """
     import onnx_graphsurgeon as gs
 
@@ -111,8 +112,8 @@ def _put_normalisation_in_front(graph: gs.Graph, card: Card, batch: str | int) -
     network_input.name = "network_input"
     width, height = card.input_wh
     images = gs.Variable("images", np.uint8, [batch, height, width, 3])
-    tensor = layer(graph, "Transpose", images, perm=[0, 3, 1, 2])
-    tensor = layer(graph, "Cast", tensor, to=1)
+    tensor = layer(graph, "Cast", images, to=1)
+    tensor = layer(graph, "Transpose", tensor, perm=[0, 3, 1, 2])
     if spec.color is ColorOrder.BGR:
         tensor = layer(graph, "Gather", tensor, int64(2, 1, 0), axis=1)
     factor = spec.scale / float32(spec.std).reshape(1, 3, 1, 1)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from detserve_builder.errors import BuildError
 from detserve_builder.prepare import Prepared
-from detserve_builder.triton_config import Target, configs, to_pbtxt
+from detserve_builder.triton_config import Preprocess, Target, configs, to_pbtxt
 from detserve_builder.warmup import WarmupPicture, write_warmup
 from detserve_client.card import Card
 
@@ -31,26 +31,37 @@ def write_repository(
     prepared: Prepared,
     *,
     target: Target,
+    preprocess: Preprocess = Preprocess.PYTHON,
     warmup: WarmupPicture,
     measured: dict[str, Any],
+    precision: str = "fp32",
+    reports: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
     """Write NAME, NAME_preprocess, NAME_detector and NAME_postprocess under ``folder``.
 
-    An earlier build of the same name is replaced at the end, when everything new is complete; returns the
-    four folders. Raises :class:`BuildError` where the folder cannot be written.
+    An earlier build of the same name is replaced at the end, when everything new is complete. ``reports`` are
+    files for people to read, kept beside the manifest. Returns the four folders. Raises :class:`BuildError`
+    where the folder cannot be written.
     """
     with _staging(folder) as staged:
         max_batch_size = 1 if prepared.batch_obstacle else MAX_BATCH_SIZE
-        _write_models(staged, card, prepared, target)
+        _write_models(staged, card, prepared, target, preprocess)
         names = write_warmup(staged, card, prepared.model, warmup)
-        for name, config in configs(card, target=target, max_batch_size=max_batch_size, warmup=names).items():
+        described = configs(
+            card, target=target, preprocess=preprocess, max_batch_size=max_batch_size, warmup=names
+        )
+        for name, config in described.items():
             (staged / name / "config.pbtxt").write_text(to_pbtxt(config))
-        manifest = _manifest(staged, card, prepared, target, measured)
+        for file, content in (reports or {}).items():
+            (staged / card.name / file).write_bytes(content)
+        manifest = _manifest(staged, card, prepared, target, precision, measured)
         (staged / card.name / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         return _exchange(staged, folder)
 
 
-def _write_models(staged: Path, card: Card, prepared: Prepared, target: Target) -> None:
+def _write_models(
+    staged: Path, card: Card, prepared: Prepared, target: Target, preprocess: Preprocess
+) -> None:
     for step in ("preprocess", "detector", "postprocess"):
         version_folder = staged / f"{card.name}_{step}" / "1"
         version_folder.mkdir(parents=True)
@@ -60,7 +71,10 @@ def _write_models(staged: Path, card: Card, prepared: Prepared, target: Target) 
             onnx.save_model(prepared.model, version_folder / "model.onnx")
             if target is not Target.EMBEDDED:
                 continue
-        shutil.copyfile(_STEPS / f"{step}_model.py", version_folder / "model.py")
+        variant = "_dali" if step == "preprocess" and preprocess is Preprocess.DALI else ""
+        if variant:
+            shutil.copyfile(_STEPS / "detserve_dali.py", version_folder / "detserve_dali.py")
+        shutil.copyfile(_STEPS / f"{step}{variant}_model.py", version_folder / "model.py")
         shutil.copyfile(_STEPS / f"detserve_{step}.py", version_folder / f"detserve_{step}.py")
     ensemble = staged / card.name / "1"
     ensemble.mkdir(parents=True)
@@ -68,14 +82,19 @@ def _write_models(staged: Path, card: Card, prepared: Prepared, target: Target) 
 
 
 def _manifest(
-    staged: Path, card: Card, prepared: Prepared, target: Target, measured: dict[str, Any]
+    staged: Path,
+    card: Card,
+    prepared: Prepared,
+    target: Target,
+    precision: str,
+    measured: dict[str, Any],
 ) -> dict[str, Any]:
     files = sorted(path for path in staged.rglob("*") if path.is_file() and path.name != ".keep")
     return {
         "schema_version": 1,
         "card": card.model_dump(mode="json"),
         "target": target.value,
-        "precision": "fp32",
+        "precision": precision,
         "batch_obstacle": prepared.batch_obstacle,
         "versions": {name: version(name) for name in _VERSIONED},
         "sha256": {

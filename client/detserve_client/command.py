@@ -18,7 +18,7 @@ from detserve_client.errors import DetserveError
 
 class _SubcommandsFromEntryPoints(TyperGroup):
     def list_commands(self, ctx: Context) -> list[str]:  # type: ignore[override]
-        order = ["inspect", "build", "serve", "detect", "perf", "doctor"]
+        order = ["inspect", "build", "engine", "serve", "detect", "perf", "doctor"]
         found = entry_points(group="detserve.commands").names
         return sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from detserve_client.files import write_whole
 from detserve_perf.files import write_text_atomically
 
 Cell = str | int | float | None
+_WHOLE_CHARACTERS = 24  # longer names may break over lines, or they push figures off the terminal
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Table:
             drawn.add_column(
                 column.heading,
                 justify="left" if text else "right",
-                no_wrap=text,
+                no_wrap=text and max(len(str(row[i])) for row in self.rows) <= _WHOLE_CHARACTERS,
+                overflow="fold",
                 min_width=max(map(len, column.heading.split())),
             )
         for row in self.rows:
@@ -84,6 +87,15 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A picture of a report: its title, its path in the report's folder, and what encodes it."""
+
+    title: str
+    file: str
+    encode: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
 class Report:
     """What one command measured: tables for people, ``data`` (JSON-ready, with every figure) for programs."""
 
@@ -93,24 +105,31 @@ class Report:
     facts: Sequence[tuple[str, str]]
     notes: Sequence[str]
     data: dict[str, Any]
+    figures: Sequence[Figure] = ()
 
     def write(self, folder: Path) -> list[Path]:
-        """Write NAME.md, NAME.json, NAME.csv and NAME_2.csv for a second table, each whole or not at all."""
+        """Write the figures, NAME.md, NAME.json, NAME.csv and NAME_2.csv for a second table.
+
+        Each appears whole or not at all.
+        """
         files = {
             f"{self.name}.md": self.to_markdown(),
             f"{self.name}.json": json.dumps(self.data, indent=2) + "\n",
         }
         for number, table in enumerate(self.tables, 1):
             files[f"{self.name}.csv" if number == 1 else f"{self.name}_{number}.csv"] = table.to_csv()
+        for figure in self.figures:
+            write_whole(folder / figure.file, figure.encode())
         for name, text in files.items():
             write_text_atomically(folder / name, text)
-        return [folder / name for name in files]
+        return [folder / name for name in (*files, *(figure.file for figure in self.figures))]
 
     def to_markdown(self) -> str:
         """The whole report as one page."""
         facts = "\n".join(f"- {name}: {value}" for name, value in self.facts if value)
         notes = "\n".join(f"- {note}" for note in self.notes)
         parts = [f"# {self.title}\n", facts + "\n", *(table.to_markdown() for table in self.tables)]
+        parts += [f"![{figure.title}]({figure.file})\n" for figure in self.figures]
         if notes:
             parts.append(f"## Notes\n\n{notes}\n")
         return "\n".join(parts)

@@ -14,6 +14,15 @@ from typing import TypeVar
 from detserve_client.errors import DetserveError
 from detserve_server.distribution import PYTHON_VERSION, find_distribution, libpython_dir
 from detserve_server.manifest import Manifest, changed_files, missing_folders, read_manifests
+from detserve_server.plans import (
+    SERVING_IMAGE,
+    VERSION_COMPATIBLE,
+    obstacle,
+    plan_files,
+    read_record,
+    rebuild,
+    sha256,
+)
 from detserve_server.ports import LOOPBACK, is_free
 from detserve_server.repository import ModelOutline, read_repository
 from detserve_server.shared_memory import MIB, SHM_DIR, free_bytes, shm_size_bytes, start_bytes
@@ -39,8 +48,13 @@ class Check:
         return not self.mend
 
 
-def run_checks(repository: Path, ports: Mapping[str, int]) -> list[Check]:
-    """Every check, in the order in which a server would meet what they look at."""
+def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> list[Check]:
+    """Every check, in the order in which a server would meet what they look at.
+
+    ``image`` is the container that is to serve the repository; "" is the embedded server of this machine.
+    """
+    if image:
+        return _checks_for_image(repository, image)
     models = _asked("repository", lambda: read_repository(repository))
     manifests = _asked("manifests", lambda: read_manifests(repository))
     checks = [check_glibc(platform.libc_ver()[1]), check_tritonserver(), check_libpython()]
@@ -54,9 +68,27 @@ def run_checks(repository: Path, ports: Mapping[str, int]) -> list[Check]:
             checks += [
                 check_layout(repository, manifest),
                 check_hashes(repository, manifest),
+                *check_plans(repository, manifest, SERVING_IMAGE),
                 check_package(manifest, "onnxruntime", _installed("onnxruntime")),
             ]
     return [*checks, *(check_port(purpose, port) for purpose, port in ports.items())]
+
+
+def _checks_for_image(repository: Path, image: str) -> list[Check]:
+    models = _asked("repository", lambda: read_repository(repository))
+    manifests = _asked("manifests", lambda: read_manifests(repository))
+    failed = [answer for answer in (models, manifests) if isinstance(answer, Check)]
+    if isinstance(manifests, Check) or failed:
+        return failed
+    return [
+        check
+        for manifest in manifests
+        for check in (
+            check_layout(repository, manifest),
+            check_hashes(repository, manifest),
+            *check_plans(repository, manifest, image),
+        )
+    ]
 
 
 def check_glibc(found: str) -> Check:
@@ -130,6 +162,32 @@ def check_hashes(repository: Path, manifest: Manifest) -> Check:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return Check(name, f"{changed[0]}{more} changed since the build", "build the model again")
     return Check(name, f"{len(manifest.sha256)} as built")
+
+
+def check_plans(repository: Path, manifest: Manifest, image: str) -> list[Check]:
+    """Whether ``image`` can load each TensorRT plan of the detector, and that there is one."""
+    if manifest.target != "tensorrt":
+        return []
+    plans = plan_files(repository, manifest)
+    if not plans:
+        mend = rebuild(image).replace("build it again", "build one")
+        return [Check(f"{manifest.name}: plans", "none", mend)]
+    return [_check_plan(manifest, plan, image) for plan in plans]
+
+
+def _check_plan(manifest: Manifest, plan: Path, image: str) -> Check:
+    name = f"{manifest.name}: {plan.name}"
+    record = _asked(name, lambda: read_record(plan))
+    if isinstance(record, Check):
+        return record
+    if record.plan_sha256 != sha256(plan):
+        return Check(name, "not the plan its sidecar describes", rebuild(image))
+    if record.onnx_sha256 != sha256(plan.with_name("model.onnx")):
+        return Check(name, "built from another model.onnx", rebuild(image))
+    if stands_in_the_way := obstacle(record, image):
+        return Check(name, *stands_in_the_way)
+    condition = f" started with {VERSION_COMPATIBLE}" if record.version_compatible else ""
+    return Check(name, f"TensorRT {record.tensorrt}, loads in {image}{condition}")
 
 
 def check_package(manifest: Manifest, package: str, installed: str) -> Check:

@@ -13,7 +13,7 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import prepare
 from tests.builder.tiny_networks import pictures, save_linear_network
-from tests.shared_data import SHARED, YOLOX, needs_shared
+from tests.shared_data import FASTESTDET, YOLOX, needs_shared
 
 HEAD = {"output": [84, 8]}
 
@@ -88,7 +88,8 @@ def tied_detector(noise: float) -> onnx.ModelProto:
 
 
 @needs_shared
-def test_a_real_detector_fixed_at_batch_1_becomes_batchable() -> None:
-    probe = np.random.default_rng(0).integers(0, 256, (2, 416, 416, 3), np.uint8)
-    assert prepared(YOLOX, probe).batch_obstacle is None
-    assert SHARED.is_dir()
+@pytest.mark.parametrize(("path", "side_px"), [(YOLOX, 416), (FASTESTDET, 352)], ids=["yolox", "fastestdet"])
+def test_a_real_detector_fixed_at_batch_1_becomes_batchable(path, side_px) -> None:
+    """FastestDet's channel shuffles fold the batch into the channels: Reshape to [24,2,1936]."""
+    probe = np.random.default_rng(0).integers(0, 256, (2, side_px, side_px, 3), np.uint8)
+    assert prepared(path, probe).batch_obstacle is None

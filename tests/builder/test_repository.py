@@ -47,7 +47,7 @@ def test_the_four_models(tmp_path, network, target) -> None:
     ]
     assert Card.from_json(ensemble.parameters["detserve_card"].string_value) == built.card
     detector = config(repository, "tiny_detector")
-    assert detector.backend == ("python" if target is Target.EMBEDDED else "onnxruntime")
+    assert detector.backend == ("python" if target is Target.EMBEDDED else target.value)
     assert (repository / "tiny_detector/1/model.py").exists() == (target is Target.EMBEDDED)
     for step in ("preprocess", "detector", "postprocess"):
         model = config(repository, f"tiny_{step}")

@@ -17,7 +17,10 @@ from detserve_client import (
     RequestRejected,
     ServerUnavailable,
 )
+from detserve_client.endpoint import Endpoint
 from detserve_client.faults import BY_HTTP_STATUS
+from detserve_client.transports import transport_to
+from detserve_client.wire import DetectionRequest
 from tests.client.triton_http import (
     HEADER_LENGTH,
     Received,
@@ -116,6 +119,15 @@ def test_no_answer_in_time(card: Card, found: Detections) -> None:
         with pytest.raises(DeadlineExceeded, match=rf"no answer from {url} within 0\.\d+ s"):
             client.detect(b"picture", timeout_s=0.2)
         done.set()
+
+
+def test_a_server_that_takes_no_bytes(card: Card) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        transport = transport_to(Endpoint.parse(url))
+        with pytest.raises(DeadlineExceeded):
+            transport.infer(DetectionRequest("pets", bytes(50_000_000), {}), 0.3)
+        transport.close()
 
 
 def test_nobody_listens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from detserve_server.command_line import ALLOCATOR, CLOSED_PROTOCOLS
+from detserve_server.plans import SERVING_IMAGE
 from detserve_server.repository import ModelOutline, read_repository
 from detserve_server.shared_memory import MIB, shm_size_bytes
 
@@ -19,6 +21,7 @@ CHECKOUT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (CHECKOUT / "deploy/triton/Dockerfile").read_text()
+ENGINES = (CHECKOUT / "deploy/engines/Dockerfile").read_text()
 SERVE = (CHECKOUT / "deploy/triton/serve.sh").read_text()
 
 
@@ -47,26 +50,22 @@ def test_each_profile_has_one_triton_and_one_prometheus(profile: str) -> None:
     assert names == [f"triton-{profile}", "prometheus"]
 
 
-def test_only_the_gpu_profile_reserves_a_gpu() -> None:
+def test_who_reserves_a_gpu() -> None:
     with_gpu = [name for name, service in SERVICES.items() if "gpu" in str(service.get("deploy"))]
-    assert with_gpu == ["triton-gpu"]
+    assert with_gpu == ["triton-gpu", "build-engines"]
 
 
 def test_every_mounted_file_exists() -> None:
-    sources = [
-        volume.split(":")[0]
-        for service in SERVICES.values()
+    mounts = [
+        (name, _resolved(volume))
+        for name, service in SERVICES.items()
         for volume in service.get("volumes", [])
-        if volume.startswith(".")
+        if _resolved(volume).startswith(".")
     ]
-    assert sources
-    assert [source for source in sources if not (CHECKOUT / source).exists()] == []
-    assert all(
-        volume.endswith(":ro")
-        for service in SERVICES.values()
-        for volume in service.get("volumes", [])
-        if volume.startswith(".")
-    )
+    assert mounts
+    assert [mount for _, mount in mounts if not (CHECKOUT / mount.split(":")[0]).exists()] == []
+    writable = [name for name, mount in mounts if not mount.endswith(":ro")]
+    assert writable == ["build-engines"], "only who builds plans may write them"
 
 
 def test_every_port_is_published_on_loopback() -> None:
@@ -77,17 +76,21 @@ def test_every_port_is_published_on_loopback() -> None:
 
 def test_images_are_pinned() -> None:
     base = SERVICES["triton-cpu"]["build"]["args"]["TRITON_IMAGE"]
+    assert SERVICES["build-engines"]["build"]["args"]["TRITON_IMAGE"] == base
+    assert _resolved(base) == SERVING_IMAGE, "detserve doctor checks plans against this image"
     images = [_resolved(base), SERVICES["prometheus"]["image"]]
     for image in images:
         assert re.search(r":[\w.-]*\d[\w.-]*$", image), image
         assert not image.endswith("latest")
-    assert f"ARG TRITON_IMAGE={_resolved(base)}\n" in DOCKERFILE
+    assert all(f"ARG TRITON_IMAGE={_resolved(base)}\n" in text for text in (DOCKERFILE, ENGINES))
 
 
-def test_packages_of_the_image_are_pinned() -> None:
-    lines = (CHECKOUT / "deploy/triton/requirements.txt").read_text().splitlines()
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dali.txt"])
+def test_packages_of_the_image_are_pinned(file: str) -> None:
+    lines = (CHECKOUT / "deploy/triton" / file).read_text().splitlines()
     packages = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z-]+==[\d.]+", line) for line in packages)
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\d.]+", line) for line in packages)
+    assert file in DOCKERFILE
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -96,13 +99,55 @@ def test_services_are_confined(name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["restart"] == "unless-stopped"
+    assert service["restart"] == ("no" if name == "build-engines" else "unless-stopped")
     assert service["mem_limit"]
     assert "privileged" not in service
 
 
-def test_triton_is_not_root() -> None:
-    assert re.search(r"^USER (?!0|root)\S+$", DOCKERFILE, re.MULTILINE)
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, ENGINES], ids=["triton", "engines"])
+def test_no_image_runs_as_root(dockerfile: str) -> None:
+    assert re.search(r"^USER (?!0|root)\S+$", dockerfile, re.MULTILINE)
+
+
+def test_engines_copies_what_the_build_context_lets_through() -> None:
+    copied = re.findall(r"^COPY (.+) \S+$", ENGINES, re.MULTILINE)
+    sources = [source for line in copied for source in line.split()]
+    ignored = (CHECKOUT / ".dockerignore").read_text().splitlines()
+    for source in sources:
+        assert (CHECKOUT / source).exists()
+        assert any(line.startswith("!") and source.startswith(line[1:]) for line in ignored), source
+
+
+def test_engines_runs_the_command_that_the_service_runs() -> None:
+    service = SERVICES["build-engines"]
+    assert json.loads(ENGINES.rpartition("CMD ")[2]) == service["command"]
+    targets = [volume.split(":")[-1] for volume in service["volumes"]]
+    assert targets == [service["command"][3], service["command"][5]]
+
+
+@pytest.mark.parametrize(
+    ("library", "cuda", "wheel"),
+    [
+        ("libnvinfer.so.11.4.0", "13.4.1", "tensorrt-cu13-bindings==11.4.0.*"),
+        ("libnvinfer.so.10.9.0", "12.8.0.38", "tensorrt-cu12-bindings==10.9.0.*"),
+    ],
+)
+def test_the_api_fits_the_library_of_the_image(tmp_path: Path, library: str, cuda: str, wheel: str) -> None:
+    """The script with a python3 that prints its arguments."""
+    (tmp_path / "lib").mkdir()
+    for name in (library, "libnvinfer.so", f"libnvinfer.so.{library.split('.')[2]}"):
+        (tmp_path / "lib" / name).touch()
+    (tmp_path / "python3").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python3").chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "TENSORRT_LIBRARIES": str(tmp_path / "lib"),
+        "CUDA_VERSION": cuda,
+    }
+    script = ["sh", CHECKOUT / "deploy/engines/install_tensorrt.sh"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == wheel
+    assert "--no-deps" in done.stdout
 
 
 def test_prometheus_scrapes_triton() -> None:

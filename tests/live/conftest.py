@@ -11,7 +11,7 @@ import pytest
 from detserve_builder.build import build
 from detserve_client import DetectionClient
 from detserve_server.embedded import RunningServer, embedded_server
-from tests.shared_data import SHARED, YOLOX
+from tests.shared_data import FASTESTDET, SHARED, YOLO_FASTEST, YOLOX
 from tests.ssd_checkpoints import save_ssd_checkpoints
 
 CHECKOUT = Path(__file__).parents[2]
@@ -35,6 +35,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build(name, name=name, repository=folder)
     if SHARED.is_dir():
         build(str(YOLOX), name="yolox", repository=folder)
+        build(str(FASTESTDET), name="fastestdet", repository=folder)
+        build(str(YOLO_FASTEST), name="yolo_fastest", repository=folder)
         for name, (checkpoint, card) in save_ssd_checkpoints(tmp_path_factory.mktemp("ssd")).items():
             build(str(checkpoint), name=name, repository=folder, card_path=card)
     return folder

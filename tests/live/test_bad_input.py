@@ -18,6 +18,7 @@ from detserve_client import (
     ModelNotFound,
     RequestRejected,
     ServerUnavailable,
+    SourceError,
 )
 from tests.live.conftest import DEFAULT
 
@@ -48,7 +49,7 @@ def bad_picture(kind: str, sample) -> bytes:
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_picture_is_one_sentence(client: DetectionClient, sample, kind) -> None:
-    with pytest.raises(RequestRejected) as caught:
+    with pytest.raises((RequestRejected, SourceError)) as caught:
         client.detect(bad_picture(kind, sample))
     assert BAD[kind][1] in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -66,13 +67,22 @@ def test_one_bad_request_among_seven_good_ones_fails_alone(server, sample, kind)
         def outcome(picture: bytes):
             try:
                 return client.detect(picture)
-            except InferenceError as error:
+            except (InferenceError, SourceError) as error:
                 return error
 
         for _ in range(5):
             outcomes = list(pool.map(outcome, pictures))
-            assert isinstance(outcomes.pop(3), RequestRejected)
+            assert isinstance(outcomes.pop(3), (RequestRejected, SourceError))
             assert all(found == expected for found in outcomes)
+
+
+def test_the_server_refuses_an_empty_picture_by_itself(server) -> None:
+    """The client does not send one; others do."""
+    tensor = grpcclient.InferInput("IMAGE", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[b""]], dtype=object))
+    with grpcclient.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as connection:
+        with pytest.raises(Exception, match="picture 0: empty, expected the bytes of a JPEG"):
+            connection.infer(DEFAULT, [tensor])
 
 
 def test_a_wrong_dtype_is_refused(server) -> None:

@@ -71,12 +71,15 @@ def test_shapes_dtypes_and_padding(server, sample) -> None:
     assert (answer[SCORES][0, count:] == 0).all()
 
 
-def test_parameters_of_one_request(client: DetectionClient, sample) -> None:
-    many = client.detect(sample, score_threshold=0.01)
-    assert len(many) > len(client.detect(sample))
-    assert len(client.detect(sample, score_threshold=0.01, max_detections=1)) == 1
-    assert len(client.detect(sample, score_threshold=0.01, iou_threshold=1.0)) > len(many)
-    assert len(client.detect(sample, score_threshold=1.0)) == 0
+def test_parameters_of_one_request(client: DetectionClient) -> None:
+    def found(**parameters) -> list[int]:
+        return [len(client.detect(path, **parameters)) for path in sorted(SAMPLES.glob("*.jpg"))]
+
+    many = found(score_threshold=0.001)
+    assert sum(many) > sum(found()) > 0
+    assert max(found(score_threshold=0.001, max_detections=1)) == 1
+    assert sum(found(score_threshold=0.001, iou_threshold=1.0)) > sum(many)
+    assert sum(found(score_threshold=1.0)) == 0
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:

@@ -11,30 +11,32 @@ import numpy as np
 import pytest
 
 from detserve_client import DetectionClient
-from detserve_perf.accuracy import measure_accuracy
+from detserve_perf.accuracy import Accuracy, Served, measure_accuracy
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load import LoadPoint
 from detserve_perf.perf_analyzer import find_perf_analyzer
 from detserve_perf.reference import load_reference
 from detserve_perf.sweep import Sweep, SweepSettings, sweep
+from detserve_server.embedded import RunningServer
 from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
+from tests.shared_data import VAL64, needs_shared
 
 SETTINGS = SweepSettings((LoadPoint(concurrency=2, batch=2),), requests=6, repeats=1)
 
 
 @dataclass(frozen=True)
-class Served:
+class Target:
     url: str
     repository: Path
 
 
 @pytest.fixture(params=["grpc", "http"])
-def served(request: pytest.FixtureRequest) -> Served:
+def served(request: pytest.FixtureRequest) -> Target:
     if not any((CHECKOUT / "model_repository").glob("*/detserve.json")):
         pytest.skip("model_repository is empty")
     server = request.getfixturevalue("server")
     url = server.grpc_url if request.param == "grpc" else server.http_url
-    return Served(url, request.getfixturevalue("repository"))
+    return Target(url, request.getfixturevalue("repository"))
 
 
 @pytest.fixture(scope="session")
@@ -45,12 +47,12 @@ def perf_analyzer() -> None:
         pytest.skip(str(error))
 
 
-def _sweep(served: Served, pictures: Path, phases: list[str]) -> Sweep:
+def _sweep(served: Target, pictures: Path, phases: list[str]) -> Sweep:
     return sweep(served.url, DEFAULT, pictures, served.repository, SETTINGS, phases.append)
 
 
 @pytest.mark.usefixtures("perf_analyzer")
-def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Served) -> None:
+def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Target) -> None:
     phases: list[str] = []
     result = _sweep(served, SAMPLES, phases)
     assert len(phases) == SETTINGS.phases(reference=True)
@@ -67,14 +69,14 @@ def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Serve
 
 
 @pytest.mark.usefixtures("perf_analyzer")
-def test_a_picture_that_the_server_refuses_stops_the_sweep(served: Served, tmp_path: Path) -> None:
+def test_a_picture_that_the_server_refuses_stops_the_sweep(served: Target, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     shutil.copy(sorted(SAMPLES.glob("*.jpg"))[0], tmp_path / "b.jpg")
     with pytest.raises(MeasurementError, match="not a JPEG"):
         sweep(served.url, DEFAULT, tmp_path, None, SETTINGS, lambda phase: None)
 
 
-def test_the_reference_detects_what_the_server_detects(served: Served, sample: Path) -> None:
+def test_the_reference_detects_what_the_server_detects(served: Target, sample: Path) -> None:
     (detect,) = load_reference(served.repository, DEFAULT, 1)
     num, boxes, scores, classes = detect(sample.read_bytes())  # type: ignore[misc]
     with DetectionClient(served.url, DEFAULT) as client:
@@ -85,36 +87,97 @@ def test_the_reference_detects_what_the_server_detects(served: Served, sample: P
     np.testing.assert_allclose(scores[: num[0]], answer.scores, atol=1e-3)
 
 
-def test_a_detector_agrees_fully_with_its_own_confident_detections(served: Served, tmp_path: Path) -> None:
+def test_a_detector_agrees_fully_with_its_own_confident_detections(served: Target, tmp_path: Path) -> None:
     annotations = tmp_path / "instances.json"
     with DetectionClient(served.url, DEFAULT) as client:
         annotations.write_text(json.dumps(_own_annotations(client)))
     pictures: list[int] = []
     result = _accuracy(served, annotations, SAMPLES, pictures)
-    assert pictures == [result.table.pictures, *[1] * result.table.pictures]
-    assert result.table.boxes > 0
-    assert result.table.ap == pytest.approx(1, abs=1e-3)
+    table = result.models[0].table
+    assert pictures == [table.pictures, *[1] * table.pictures]
+    assert table.boxes > 0
+    assert table.ap == pytest.approx(1, abs=1e-3)
 
 
-def test_a_picture_that_fails_is_no_silent_gap(served: Served, tmp_path: Path) -> None:
+def test_a_picture_that_fails_is_no_silent_gap(served: Target, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     annotations = tmp_path / "instances.json"
     with DetectionClient(served.url, DEFAULT) as client:
         own = _own_annotations(client)
+    own["annotations"] = own["annotations"][:1]
     own["images"] = [{"id": own["annotations"][0]["image_id"], "file_name": "bad.jpg"}]
     annotations.write_text(json.dumps(own))
     with pytest.raises(MeasurementError, match=r"bad\.jpg failed, so nothing was scored"):
         _accuracy(served, annotations, tmp_path, [])
 
 
-def _accuracy(served: Served, annotations: Path, images: Path, calls: list[int]):  # type: ignore[no-untyped-def]
+def test_a_detector_does_not_differ_from_itself_over_the_other_protocol(
+    served: Target, server: RunningServer, tmp_path: Path
+) -> None:
+    annotations = tmp_path / "instances.json"
+    with DetectionClient(served.url, DEFAULT) as client:
+        annotations.write_text(json.dumps(_own_annotations(client)))
+    other = server.http_url if served.url == server.grpc_url else server.grpc_url
+    result = _accuracy(served, annotations, SAMPLES, [], Served(other, DEFAULT))
+    assert result.differences is not None
+    everything, *_ = result.differences.by_class()
+    assert everything.matched > 0
+    assert (everything.moved, everything.missed, everything.extra) == (0, 0, 0)
+    assert result.models[0].table == result.models[1].table
+
+
+@needs_shared
+def test_the_format_of_the_annotations_changes_no_figure(server: RunningServer, tmp_path: Path) -> None:
+    """Written by the formats' own formulas; VOC's corners keep their fractions."""
+    coco = json.loads((VAL64 / "instances_val64.json").read_text())
+    for name in ("images", "labels", "Annotations"):
+        (tmp_path / name).mkdir()
+    labels = (VAL64 / "coco80.names").read_text().splitlines()
+    names = {category["id"]: category["name"] for category in coco["categories"]}
+    for image in coco["images"]:
+        own = [a for a in coco["annotations"] if a["image_id"] == image["id"] and not a["iscrowd"]]
+        rows = [(names[a["category_id"]], *a["bbox"]) for a in own]
+        _write_yolo_and_voc(tmp_path, image, rows, labels)
+        (tmp_path / "images" / image["file_name"]).symlink_to(VAL64 / "images" / image["file_name"])
+    target = Target(server.grpc_url, tmp_path)
+    tables = [_accuracy(target, VAL64 / "instances_val64.json", None, [], model="yolox").models[0].table]
+    tables.append(_accuracy(target, tmp_path, None, [], model="yolox").models[0].table)
+    (tmp_path / "labels").rename(tmp_path / "no_labels")
+    tables.append(_accuracy(target, tmp_path, None, [], model="yolox").models[0].table)
+    assert [table.boxes for table in tables] == [tables[0].boxes] * 3
+    assert [table.ap for table in tables] == pytest.approx([tables[0].ap] * 3, abs=0.003)
+    assert [table.ap50 for table in tables] == pytest.approx([tables[0].ap50] * 3, abs=0.003)
+
+
+def _write_yolo_and_voc(folder: Path, image: dict, rows: list[tuple], labels: list[str]) -> None:  # type: ignore[type-arg]
+    width, height = image["width"], image["height"]
+    lines, objects = [], []
+    for name, x, y, w, h in rows:
+        fractions = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
+        lines.append(" ".join(map(str, (labels.index(name), *fractions))))
+        edges = zip(("xmin", "ymin", "xmax", "ymax"), (x + 1, y + 1, x + w, y + h), strict=True)
+        corners = "".join(f"<{tag}>{edge}</{tag}>" for tag, edge in edges)
+        objects.append(f"<object><name>{name}</name><bndbox>{corners}</bndbox></object>")
+    stem, file = Path(image["file_name"]).stem, f"<filename>{image['file_name']}</filename>"
+    (folder / f"labels/{stem}.txt").write_text("\n".join(lines))
+    (folder / f"Annotations/{stem}.xml").write_text(f"<annotation>{file}{''.join(objects)}</annotation>")
+
+
+def _accuracy(
+    served: Target,
+    dataset: Path,
+    images: Path | None,
+    calls: list[int],
+    against: Served | None = None,
+    model: str = DEFAULT,
+) -> Accuracy:
     return measure_accuracy(
-        served.url,
-        DEFAULT,
-        annotations,
+        Served(served.url, model),
+        dataset,
         images,
         iou_threshold=None,
         concurrency=2,
+        against=against,
         on_pictures=calls.append,
         on_picture=lambda: calls.append(1),
     )

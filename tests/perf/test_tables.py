@@ -1,6 +1,7 @@
 """The same table as Markdown, CSV, JSON and on the terminal."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -8,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from detserve_perf.errors import MeasurementError
-from detserve_perf.tables import Column, Report, Table
+from detserve_perf.tables import Column, Figure, Report, Table
 
 TABLE = Table(
     title="Speed",
@@ -60,6 +61,14 @@ def test_a_report_is_written_whole(tmp_path) -> None:
     page = (folder / "speed.md").read_text()
     assert page.startswith("# Speed of codes\n\n- date: today\n\n## Speed\n")
     assert page.endswith("## Notes\n\n- noisy\n")
+
+
+def test_figures_lie_beside_the_page_that_shows_them(tmp_path) -> None:
+    figure = Figure("A curve", "deep/curve.png", lambda: b"png")
+    report = dataclasses.replace(REPORT, figures=[figure])
+    assert tmp_path / "deep/curve.png" in report.write(tmp_path)
+    assert (tmp_path / "deep/curve.png").read_bytes() == b"png"
+    assert "![A curve](deep/curve.png)\n" in (tmp_path / "speed.md").read_text()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path) -> None:

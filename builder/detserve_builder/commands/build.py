@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
-from detserve_builder.triton_config import Target
+from detserve_builder.errors import BuildError
+from detserve_builder.precision import report
+from detserve_builder.precision.calibration import CalibrationSource
+from detserve_builder.precision.request import Precision, PrecisionRequest
+from detserve_builder.triton_config import Preprocess, Target
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from detserve_builder.tensorrt.compile_gate import Gate
 
 app = Typer(add_completion=False)
 
 
 @app.command()
 def build(
-    checkpoint: Annotated[str, Argument(help="an .onnx file or a zoo name")],
+    checkpoint: Annotated[
+        str, Argument(help="an .onnx file, a Darknet .cfg beside its .weights, or a zoo name")
+    ],
     name: Annotated[str, Option(help="name of the served detector")],
     repository: Annotated[Path, Option(help="model repository to write into")],
     card: Annotated[Path | None, Option(help="JSON with the card fields you say yourself")] = None,
     target: Annotated[Target, Option(help="where the detector step runs")] = Target.EMBEDDED,
+    precision: Annotated[
+        Precision | None, Option(help="what the network's layers compute in", show_default="fp32")
+    ] = None,
+    calibrate: Annotated[Path | None, Option(help="folder of pictures like those to be detected in")] = None,
+    force_calibration: Annotated[bool, Option("--force-calibration", help="take a single picture")] = False,
+    prune: Annotated[str | None, Option(help="2:4, or the share of weights to remove")] = None,
+    evaluate: Annotated[
+        Path | None, Option(help="COCO instances.json that candidates are measured by")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        Option(help="folder of the pictures to measure on; without --evaluate, by agreement with fp32"),
+    ] = None,
+    max_ap_drop: Annotated[float | None, Option(min=0, max=1, help="most AP to lose (0.01)")] = None,
+    min_speedup: Annotated[float | None, Option(min=0, help="least speed-up over fp32 in-process")] = None,
+    preprocess: Annotated[
+        Preprocess, Option(help="who decodes the pictures; dali is for the target tensorrt")
+    ] = Preprocess.PYTHON,
+    check_tensorrt: Annotated[
+        bool, Option("--check-tensorrt", help="compile the graph with NVIDIA's compiler, on the CPU")
+    ] = False,
 ) -> None:
     """Build a detector into a model repository: preprocess, detector, postprocess and their ensemble."""
     from rich.console import Console
@@ -26,6 +58,9 @@ def build(
     from detserve_builder.build import build as build_repository
 
     console = Console(stderr=True)
+    request = PrecisionRequest(
+        precision, prune, calibrate, force_calibration, evaluate, images, max_ap_drop, min_speedup
+    )
     with console.status("") as status:
         built = build_repository(
             checkpoint,
@@ -33,9 +68,47 @@ def build(
             repository=repository,
             card_path=card,
             target=target,
+            request=request,
+            preprocess=preprocess,
+            check_tensorrt=check_tensorrt,
             on_step=lambda step: status.update(f"{step} …"),
         )
     if built.batch_obstacle:
         console.print(f"one picture at a time: {built.batch_obstacle}", highlight=False)
+    if built.calibration and built.calibration.skipped:
+        console.print(skipped_pictures(built.calibration), highlight=False)
+    if built.outcome.tried:
+        console.print(report.table(built.outcome))
+    if built.gate:
+        _report(built.gate, console)
+    if target is Target.TENSORRT:
+        console.print(
+            "next, on the GPU that will serve it: "
+            f"MODEL_REPOSITORY={repository} docker compose run --rm --build build-engines",
+            highlight=False,
+            soft_wrap=True,
+        )
     for folder in built.folders:
         print(folder)
+    if built.outcome.refusal:
+        raise BuildError(built.outcome.refusal)
+
+
+def skipped_pictures(calibration: CalibrationSource) -> str:
+    """One sentence on the calibration pictures that were not used."""
+    path, reason = calibration.skipped[0]
+    count = len(calibration.skipped) + len(calibration.pictures)
+    return (
+        f"{len(calibration.skipped)} of {count} calibration pictures skipped; the first is {path} ({reason})"
+    )
+
+
+def _report(gate: Gate, console: Console) -> None:
+    for compiled in gate.compiled:
+        console.print(
+            f"TensorRT compiles it for compute capability {compiled.compute_capability} "
+            f"({compiled.plan_bytes / 1e6:.1f} MB, {compiled.duration_s:.1f} s)",
+            highlight=False,
+        )
+    for left_out in gate.left_out:
+        console.print(f"not checked, TensorRT-RTX lacks it: {left_out}", highlight=False)

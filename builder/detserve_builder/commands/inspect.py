@@ -19,7 +19,9 @@ app = Typer(add_completion=False)
 
 @app.command()
 def inspect(
-    checkpoint: Annotated[str, Argument(help="an .onnx file or a zoo name")],
+    checkpoint: Annotated[
+        str, Argument(help="an .onnx file, a Darknet .cfg beside its .weights, or a zoo name")
+    ],
     card: Annotated[Path | None, Option(help="JSON with the card fields you say yourself")] = None,
 ) -> None:
     """Show the family, the inputs and outputs and the card a checkpoint is taken for."""

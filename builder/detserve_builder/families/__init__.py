@@ -1,8 +1,32 @@
 """The detector families. Adding one is one file and one line in FAMILIES."""
 
-from detserve_builder.families import ssd, torchvision, yolov3, yolox
+from detserve_builder.families import (
+    detr,
+    end_to_end,
+    fastestdet,
+    generic,
+    nanodet,
+    ssd,
+    torchvision,
+    yolov3,
+    yolov5,
+    yolov8,
+    yolox,
+)
 from detserve_builder.families.family import Candidates, Draft, Family
 
-FAMILIES: tuple[Family, ...] = (yolox.FAMILY, yolov3.FAMILY, ssd.FAMILY, torchvision.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    yolox.FAMILY,
+    yolov3.FAMILY,
+    ssd.FAMILY,
+    yolov5.FAMILY,
+    yolov8.FAMILY,
+    end_to_end.FAMILY,
+    nanodet.FAMILY,
+    fastestdet.FAMILY,
+    detr.FAMILY,
+    torchvision.FAMILY,
+    generic.FAMILY,
+)
 
 __all__ = ["FAMILIES", "Candidates", "Draft", "Family"]

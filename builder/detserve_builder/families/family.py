@@ -42,7 +42,8 @@ class Family:
 
     ``head`` is the schema of the card's ``head``. ``recognise`` returns None for a graph that is not of this
     family; ``num_anchors`` is A for a card whose head is valid. ``decode`` adds nodes behind the graph's
-    outputs and raises CardError where the card's head or labels contradict the graph.
+    outputs and raises CardError where the card's head or labels contradict the graph. A family
+    ``only_when_named`` is considered only where the card names it.
     """
 
     name: str
@@ -51,3 +52,4 @@ class Family:
     num_anchors: Callable[[Card], int]
     recognise: Callable[[Checkpoint], Draft | None]
     decode: Callable[[gs.Graph, Card], Candidates]
+    only_when_named: bool = False

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
+from detserve_builder.coco_labels import COCO_CATEGORY_IDS
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.ssd_priors import PriorGrid, PriorTensors
 from detserve_builder.families.ssd_trace import Trace, float_constants, trace
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 _Positive = Annotated[float, Field(gt=0)]
 _Column = Annotated[int, Field(ge=0)]
-_COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-_COCO_COLUMNS = tuple(column for column in range(1, 91) if column not in _COCO_GAPS)
 
 
 class Head(BaseModel):
@@ -142,7 +141,7 @@ def _is_per_anchor(array: NDArray[np.float64], anchors: int | str | None, fields
 def _class_columns(count: int) -> list[int]:
     """Column 0 is the background; 91 columns are COCO's category ids, which have gaps."""
     if count == 91:
-        return list(_COCO_COLUMNS)
+        return list(COCO_CATEGORY_IDS)
     return list(range(1, count)) or [0]
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families.family import Candidates, Draft, Family
+from detserve_builder.families.reading import channel_parts
 from detserve_builder.graph import cell_grid, corners, float32, layer, slice_last
 from detserve_client.card import Card
 from detserve_client.errors import CardError
@@ -47,6 +48,8 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
         return None
     if anchors != sum((height // stride) * (width // stride) for stride in STRIDES):
         return None
+    if len(channel_parts(checkpoint, checkpoint.outputs[0])) == 2:
+        return None  # YOLOX joins three branches; two are scores and distances
     return Draft(
         card_fields={
             "input_wh": [width, height],

@@ -57,24 +57,38 @@ def fit(
     ``letterbox_center`` rounds the resized side and the left and top padding as Ultralytics does,
     ``letterbox_topleft`` truncates the resized side as YOLOX does, ``stretch`` ignores the ratio.
     """
-    input_w, input_h = input_wh
     picture_h, picture_w = picture.shape[:2]
-    if resize == "stretch":
-        image = cv2.resize(picture, (input_w, input_h), interpolation=cv2.INTER_LINEAR)
-        left = top = 0
-        resized_w, resized_h = input_w, input_h
+    resized_wh, (left, top) = placement((picture_w, picture_h), input_wh=input_wh, resize=resize)
+    resized = cv2.resize(picture, resized_wh, interpolation=cv2.INTER_LINEAR)
+    if resized_wh == tuple(input_wh):
+        image = resized
     else:
-        ratio = min(input_w / picture_w, input_h / picture_h)
-        whole = round if resize == "letterbox_center" else int
-        resized_w, resized_h = max(1, whole(picture_w * ratio)), max(1, whole(picture_h * ratio))
-        left = top = 0
-        if resize == "letterbox_center":
-            left, top = (input_w - resized_w) // 2, (input_h - resized_h) // 2
-        image = np.full((input_h, input_w, 3), pad_value, np.uint8)
-        inside = image[top : top + resized_h, left : left + resized_w]
-        inside[:] = cv2.resize(picture, (resized_w, resized_h), interpolation=cv2.INTER_LINEAR)
-    geometry = (resized_w / picture_w, resized_h / picture_h, left, top, picture_w, picture_h)
-    return np.asarray(image, np.uint8), np.array(geometry, np.float32)
+        image = np.full((input_wh[1], input_wh[0], 3), pad_value, np.uint8)
+        image[top : top + resized_wh[1], left : left + resized_wh[0]] = resized
+    return np.asarray(image, np.uint8), geometry_of((picture_w, picture_h), resized_wh, (left, top))
+
+
+def placement(
+    picture_wh: tuple[int, int], *, input_wh: tuple[int, int], resize: str
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Size of the resized picture, and where its left upper corner lies in the network input; pixels."""
+    (picture_w, picture_h), (input_w, input_h) = picture_wh, input_wh
+    if resize == "stretch":
+        return (input_w, input_h), (0, 0)
+    ratio = min(input_w / picture_w, input_h / picture_h)
+    whole = round if resize == "letterbox_center" else int
+    resized_w, resized_h = max(1, whole(picture_w * ratio)), max(1, whole(picture_h * ratio))
+    if resize == "letterbox_center":
+        return (resized_w, resized_h), ((input_w - resized_w) // 2, (input_h - resized_h) // 2)
+    return (resized_w, resized_h), (0, 0)
+
+
+def geometry_of(
+    picture_wh: tuple[int, int], resized_wh: tuple[int, int], offset_xy: tuple[int, int]
+) -> NDArray[np.float32]:
+    """The geometry, float32 [6], of a picture that :func:`placement` put into the network input."""
+    scale = (resized_wh[0] / picture_wh[0], resized_wh[1] / picture_wh[1])
+    return np.array([*scale, *offset_xy, *picture_wh], np.float32)
 
 
 def _is_known(encoded: bytes) -> bool:

@@ -109,6 +109,8 @@ class HttpTransport:
         except errors.TimeoutError as error:
             raise too_late(timeout_s, url=self._url) from error
         except (errors.ProtocolError, errors.SSLError) as error:
+            if isinstance(error.args[-1], TimeoutError):  # while sending
+                raise too_late(timeout_s, url=self._url) from error
             if _is_not_http(error):
                 raise ContractViolation(f"{self._url} does not speak HTTP; is that its gRPC port?") from error
             raise unreachable(_reason(error), url=self._url) from error

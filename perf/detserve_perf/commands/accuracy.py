@@ -13,29 +13,56 @@ from rich.progress import Progress
 def accuracy(
     url: Annotated[str, typer.Option(help="The server: grpc://HOST:PORT or http://HOST:PORT.")],
     model: Annotated[str, typer.Option(help="The ensemble to score.")],
-    annotations: Annotated[Path, typer.Option(help="COCO instances.json.")],
-    images: Annotated[Path, typer.Option(help="Folder of the annotated pictures.")],
+    dataset: Annotated[
+        Path,
+        typer.Option(
+            help="A COCO json file, a folder with images/ and labels/ (YOLO), or one with Annotations/*.xml "
+            "(Pascal VOC)."
+        ),
+    ],
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the pictures.", show_default="where the format has them; COCO: images/ or beside"
+        ),
+    ] = None,
     iou: Annotated[
         float | None, typer.Option(min=0, max=1, help="IoU threshold of NMS.", show_default="the card's")
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 4,
+    against: Annotated[
+        str | None, typer.Option(help="Another ensemble: score it too, and compare picture by picture.")
+    ] = None,
+    against_url: Annotated[
+        str | None, typer.Option(help="The other ensemble's server.", show_default="--url")
+    ] = None,
+    worst: Annotated[
+        int, typer.Option(min=0, help="With --against, how many pictures that differ most to list and draw.")
+    ] = 8,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for accuracy.md, accuracy.csv, accuracy_2.csv, accuracy.json.")
+        Path | None,
+        typer.Option(help="Folder for accuracy.md, .csv, .json, accuracy_curves.png and worst/*.jpg."),
     ] = None,
 ) -> None:
-    """COCO's average precision of a served detector: overall, by size and by class."""
-    from detserve_perf.accuracy import accuracy_report, measure_accuracy
+    """COCO's average precision of a served detector, overall, by size and by class; or of two, compared."""
+    from detserve_perf.accuracy import Served, measure_accuracy
+    from detserve_perf.accuracy_report import accuracy_report
 
+    if against_url is not None and against is None:
+        raise typer.BadParameter("it needs --against, the ensemble there", param_hint="--against-url")
+    if output is not None:
+        _require_figures(pictures=against is not None and worst > 0)
     terminal = Console(stderr=True)
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("detecting", total=None)
         result = measure_accuracy(
-            url,
-            model,
-            annotations,
+            Served(url, model),
+            dataset,
             images,
             iou_threshold=iou,
             concurrency=concurrency,
+            against=Served(against_url or url, against) if against is not None else None,
+            worst=worst,
             on_pictures=lambda count: progress.update(task, total=count),
             on_picture=lambda: progress.advance(task),
         )
@@ -44,3 +71,13 @@ def accuracy(
     report.print(Console())
     if written:
         typer.echo(f"written: {', '.join(map(str, written))}")
+
+
+def _require_figures(*, pictures: bool) -> None:
+    """Say that a library is missing before the server is asked, not after."""
+    from detserve_client.drawing import require_drawing
+    from detserve_perf.curves import require_plotting
+
+    require_plotting()
+    if pictures:
+        require_drawing()

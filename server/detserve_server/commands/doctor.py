@@ -22,10 +22,13 @@ def doctor(
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = GRPC_PORT,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = HTTP_PORT,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = METRICS_PORT,
+    image: Annotated[
+        str, typer.Option(help="Container image that is to serve it; the embedded server by default.")
+    ] = "",
 ) -> None:
-    """Check what would stop this repository from being served here; exit 1 if something would."""
+    """Check what would stop this repository from being served here or in an image; exit 1 if something."""
     ports = {"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port}
-    checks = run_checks(repository, ports)
+    checks = run_checks(repository, ports, image)
     Console().print(_table(checks))
     if any(check.stops and not check.passed for check in checks):
         raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Precision passes on the prepared ONNX, and the measurements that admit them."""

@@ -1,0 +1,114 @@
+"""Every candidate as a table, and AP against latency as a plot."""
+
+from __future__ import annotations
+
+import html
+import io
+from typing import TYPE_CHECKING
+
+from detserve_builder.precision.gate import Gate, Measured, pareto_front
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+    from detserve_builder.precision.passes import Outcome
+
+_HEADINGS = ("candidate", "drop", "size MB", "latency ms", "speed-up", "gate")
+
+
+def table(outcome: Outcome) -> Table:
+    """For the terminal."""
+    from rich.table import Column, Table
+
+    first, *rest = _HEADINGS
+    made = Table(
+        Column(first, overflow="fold"),
+        Column(outcome.figure, justify="right"),
+        *(Column(heading, justify="right") for heading in rest),
+    )
+    for measured in outcome.tried:
+        made.add_row(*_row(measured, outcome), style="bold green" if measured is outcome.chosen else "")
+    return made
+
+
+def png(outcome: Outcome) -> bytes:
+    """The plot as a picture."""
+    image = io.BytesIO()
+    _figure(outcome).savefig(image, format="png", dpi=120)
+    return image.getvalue()
+
+
+def page(outcome: Outcome) -> bytes:
+    """The plot and the table as one HTML file that needs no other."""
+    drawing = io.StringIO()
+    _figure(outcome).savefig(drawing, format="svg")
+    svg = drawing.getvalue()[drawing.getvalue().index("<svg") :]
+    headings = "".join(f"<th>{html.escape(h)}</th>" for h in (_HEADINGS[0], outcome.figure, *_HEADINGS[1:]))
+    rows = "".join(
+        "<tr{}>{}</tr>".format(
+            ' class="built"' if measured is outcome.chosen else "",
+            "".join(f"<td>{html.escape(cell)}</td>" for cell in _row(measured, outcome)),
+        )
+        for measured in outcome.tried
+    )
+    style = "body{font-family:sans-serif}td,th{padding:.2em .8em;text-align:right}.built{font-weight:bold}"
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>Precision candidates</title>"
+        f"<style>{style}td:first-child{{text-align:left}}</style><body>{svg}"
+        f"<table><tr>{headings}</tr>{rows}</table></body></html>\n"
+    ).encode()
+
+
+def _row(measured: Measured, outcome: Outcome) -> tuple[str, ...]:
+    return (
+        measured.candidate.label,
+        f"{measured.ap:.4f}",
+        f"{measured.ap_drop:+.4f}",
+        f"{measured.size_bytes / 1e6:.2f}",
+        "-" if measured.latency_ms is None else f"{measured.latency_ms:.2f}",
+        "-" if measured.speedup is None else f"{measured.speedup:.2f}",
+        _verdict(measured, outcome.gate) if outcome.gate else "",
+    )
+
+
+def _verdict(measured: Measured, gate: Gate) -> str:
+    if measured.candidate.baseline:
+        return "for comparison"
+    if gate.passes(measured):
+        return "passes"
+    missed = ([] if gate.accurate(measured) else ["drop"]) + ([] if gate.fast(measured) else ["speed"])
+    return "fails: " + ", ".join(missed)
+
+
+def _relative_latency(measured: Measured) -> float:
+    """To fp32 in the same run: times of different runs do not compare. Not drawn where it is not known."""
+    return 1 / measured.speedup if measured.speedup else float("nan")
+
+
+def _figure(outcome: Outcome) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    for measured in outcome.tried:
+        marker = "*" if measured is outcome.chosen else "o"
+        position = (_relative_latency(measured), measured.ap)
+        axes.plot(*position, marker, markersize=12 if marker == "*" else 6)
+        axes.annotate(
+            measured.candidate.label,
+            position,
+            xytext=(5, 4),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    front = sorted(pareto_front(outcome.tried), key=_relative_latency)
+    axes.plot(
+        [_relative_latency(m) for m in front], [m.ap for m in front], "--", color="grey", label="Pareto front"
+    )
+    if outcome.gate and outcome.tried:
+        least = outcome.tried[0].ap - outcome.gate.max_ap_drop
+        axes.axhline(least, color="red", linewidth=0.8, label="least that passes")
+    axes.set(xlabel="latency over that of fp32 in the same run (in-process, batch 1)", ylabel=outcome.figure)
+    axes.legend(loc="lower right")
+    return figure

@@ -1,0 +1,125 @@
+"""INT8: method × layers left in float, the most harmful first, for the fastest candidate that passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
+from detserve_builder.precision.int8 import Form, quantisable_nodes, quantise
+from detserve_builder.precision.network import layers
+from detserve_builder.precision.ranges import Method, Range, activations_of, ranges
+from detserve_builder.precision.request import Precision
+from detserve_builder.precision.sensitivity import Probe, sensitivity
+from detserve_builder.precision.statistics import Statistics
+
+if TYPE_CHECKING:
+    import onnx
+
+HARMFUL = 0.05  # a layer that alone does more harm than this stays float where no gate decides
+_LEFT_IN_FLOAT = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32)
+OnStep = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """Everything the INT8 candidates of one model have in common."""
+
+    model: onnx.ModelProto
+    statistics: Statistics
+    probe: Probe
+    form: Form
+    on_step: OnStep
+
+    def candidate(self, method: Method, in_float: tuple[str, ...], *, heads: bool = False) -> Candidate:
+        """INT8 but for the layers ``in_float``, with what belongs to them; ``heads`` in INT8 too."""
+        nodes = [node for layer, own in self.layers.items() if layer not in in_float for node in own]
+        if heads:
+            nodes += [
+                name
+                for name in quantisable_nodes(self.model, self.form, heads=True)
+                if name not in self.inner
+            ]
+        quantised = quantise(self.model, self.ranges[method], nodes, self.form)
+        label = f"int8 {method.value}" + (f", {len(in_float)} in float" if in_float else "")
+        label += ", heads too" if heads else ""
+        settings = {
+            "method": method.value,
+            "form": self.form.value,
+            "float_layers": list(in_float),
+            "float_heads": not heads,
+        }
+        return Candidate(label, Precision.INT8, quantised, settings)
+
+    @cached_property
+    def layers(self) -> dict[str, list[str]]:
+        """The nodes to quantise before the heads, by layer."""
+        return layers(self.model, self.inner)
+
+    @cached_property
+    def inner(self) -> list[str]:
+        """The nodes to quantise before the heads."""
+        return quantisable_nodes(self.model, self.form)
+
+    @cached_property
+    def ranges(self) -> dict[Method, dict[str, Range]]:
+        """Of every method."""
+        symmetric = self.form is Form.TENSORRT
+        functions = activations_of(self.model)
+        return {
+            method: ranges(self.statistics, method, symmetric=symmetric, activations=functions)
+            for method in Method
+        }
+
+    @cached_property
+    def methods(self) -> list[Method]:
+        """The least harmful first, with every layer in INT8."""
+        harms = {}
+        for method in Method:
+            self.on_step(f"comparing calibration methods: {method.value}")
+            harms[method] = self.probe.harm(self.candidate(method, ()).model)
+        return sorted(harms, key=harms.__getitem__)
+
+    @cached_property
+    def harms(self) -> dict[str, float]:
+        """Of every layer alone under the best method, the most harmful first."""
+        best = self.ranges[self.methods[0]]
+        found = sensitivity(
+            list(self.layers),
+            lambda layer: quantise(self.model, best, self.layers[layer], self.form),
+            self.probe,
+            lambda done, total: self.on_step(f"measuring the sensitivity of layers: {done}/{total}"),
+        )
+        return dict(found)
+
+    def ungated(self) -> Candidate:
+        """What is built where no gate decides: the best method, harmful layers in float."""
+        harmful = tuple(layer for layer, harm in self.harms.items() if harm > HARMFUL)
+        return self.candidate(self.methods[0], harmful)
+
+
+def search(quantiser: Quantiser, gate: Gate, measure: Measure) -> list[Measured]:
+    """Every candidate tried, in order.
+
+    A method's search ends at the first candidate that keeps the AP (leaving more in float is slower), or that
+    is too slow already. The fastest that passes is tried with its heads in INT8 too.
+    """
+    tried: list[Measured] = []
+    order = list(quantiser.harms)
+    for method in quantiser.methods:
+        for count in _LEFT_IN_FLOAT:
+            if count >= len(order) and count:
+                break
+            candidate = quantiser.candidate(method, tuple(order[:count]))
+            quantiser.on_step(f"measuring {candidate.label}")
+            tried.append(measure(candidate))
+            if gate.accurate(tried[-1]) or not gate.fast(tried[-1]):
+                break
+    if best := gate.fastest(tried):
+        made = best.candidate.settings
+        candidate = quantiser.candidate(Method(made["method"]), tuple(made["float_layers"]), heads=True)
+        quantiser.on_step(f"measuring {candidate.label}")
+        tried.append(measure(candidate))
+    return tried

@@ -1,0 +1,92 @@
+"""How much a change of the network changes what it detects, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detserve_builder.precision.calibration import CalibrationSource, Progress
+from detserve_builder.precision.session import open_session
+
+if TYPE_CHECKING:
+    import onnx
+
+PICTURES = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The float model's candidates before top-K, over a few calibration pictures.
+
+    ``images`` uint8 [P,1,H,W,3]; ``boxes`` float32 [P,A,4] and ``scores`` float32 [P,A] of the tensors named.
+    """
+
+    images: list[NDArray[np.uint8]]
+    tensors: tuple[str, str]
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+    def harm(self, model: onnx.ModelProto) -> float:
+        """How far the candidates of ``model`` lie from the float ones; 0 is equal, 1 is as good as none.
+
+        Of every anchor: the difference of its score, and of its box as 1 - IoU times its score, both weighted
+        by the score, so that what will be detected counts and background does not.
+        """
+        boxes, scores = _candidates(model, self.tensors, self.images)
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            return float("inf")
+        weight = np.maximum(self.scores, scores).astype(np.float64)
+        difference = np.abs(self.scores - scores) + weight * (1 - _iou(self.boxes, boxes))
+        return float((weight * difference).sum() / (weight**2).sum())
+
+
+def probe(model: onnx.ModelProto, source: CalibrationSource) -> Probe:
+    """Run the prepared float ``model`` over a few pictures spread over ``source``."""
+    count = len(source.pictures)
+    wanted = set(np.linspace(0, count - 1, min(PICTURES, count)).astype(int).tolist())
+    images = [image for index, image in enumerate(source.images()) if index in wanted]
+    tensors = _tensors_before_top_k(model)
+    return Probe(images, tensors, *_candidates(model, tensors, images))
+
+
+def sensitivity(
+    candidates: Sequence[str],
+    made_with: Callable[[str], onnx.ModelProto],
+    float_probe: Probe,
+    progress: Progress = lambda done, total: None,
+) -> Mapping[str, float]:
+    """Harm of each candidate alone, most harmful first; ``made_with`` gives the model with it applied."""
+    harms = {}
+    for done, name in enumerate(candidates, 1):
+        harms[name] = float_probe.harm(made_with(name))
+        progress(done, len(candidates))
+    return dict(sorted(harms.items(), key=lambda item: -item[1]))
+
+
+def _tensors_before_top_k(model: onnx.ModelProto) -> tuple[str, str]:
+    makers = {name: node for node in model.graph.node for name in node.output}
+    boxes, scores = makers["boxes"], makers["scores"]
+    if boxes.op_type == "GatherElements" and scores.op_type == "TopK":
+        return boxes.input[0], scores.input[0]
+    return "boxes", "scores"
+
+
+def _candidates(
+    model: onnx.ModelProto, tensors: tuple[str, str], images: list[NDArray[np.uint8]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    session = open_session(model, outputs=tensors)
+    found = [session.run(tensors, {"images": image}) for image in images]
+    return np.concatenate([boxes for boxes, _ in found]), np.concatenate([scores for _, scores in found])
+
+
+def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of boxes [...,4] pairwise, 0 where a box is empty."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
+    areas = sum(np.prod(np.clip(box[..., 2:] - box[..., :2], 0, None), axis=-1) for box in (a, b))
+    return np.asarray(shared / np.maximum(areas - shared, 1e-9))

@@ -1,0 +1,54 @@
+"""Latency of a model against the float one, in this process, in one run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detserve_builder.precision.session import open_session
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime as ort
+
+THREADS = 2
+_WARM_UPS = 3
+_ROUNDS = 40
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over the rounds; ``speedup`` is that of the ratios of neighbouring runs."""
+
+    float_ms: float
+    candidate_ms: float
+    speedup: float
+
+
+def interleaved(
+    float_model: onnx.ModelProto, candidate: onnx.ModelProto, images: list[NDArray[np.uint8]]
+) -> Speed:
+    """Run float, candidate, float, candidate, … at batch 1 on ``images`` (uint8 [1,H,W,3]) with 2 threads.
+
+    Whatever else the machine does meets both alike, so the ratio holds where the times do not.
+    """
+    sessions = [open_session(model, threads=THREADS) for model in (float_model, candidate)]
+    took_ms = np.empty((_ROUNDS, 2))
+    for turn in range(-_WARM_UPS, _ROUNDS):
+        image = images[turn % len(images)]
+        for index, session in enumerate(sessions):
+            took = _run_ms(session, image)
+            if turn >= 0:
+                took_ms[turn, index] = took
+    float_ms, candidate_ms = np.median(took_ms, axis=0)
+    return Speed(float(float_ms), float(candidate_ms), float(np.median(took_ms[:, 0] / took_ms[:, 1])))
+
+
+def _run_ms(session: ort.InferenceSession, image: NDArray[np.uint8]) -> float:
+    started_s = time.perf_counter()
+    session.run(None, {"images": image})
+    return (time.perf_counter() - started_s) * 1e3

@@ -1,0 +1,154 @@
+"""From ``detserve build`` to a measured model, or to the refusal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from detserve_builder.build import build
+from detserve_builder.commands.build import app
+from detserve_builder.errors import BuildError
+from detserve_builder.precision.evaluation import agreement_dataset, average_precision, labelled_dataset
+from detserve_builder.precision.request import Precision, PrecisionRequest
+from tests.builder.precision.networks import prepared, save_convolutional_network, write_pictures
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return save_convolutional_network(tmp_path_factory.mktemp("network") / "net.onnx")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), 6)
+
+
+def detector(repository) -> bytes:
+    return (repository / "tiny_detector/1/model.onnx").read_bytes()
+
+
+def manifest(repository) -> dict:
+    return json.loads((repository / "tiny/detserve.json").read_text())
+
+
+@pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8, Precision.INT16])
+def test_the_same_calibration_gives_the_same_bytes(
+    tmp_path, network, pictures, precision, monkeypatch
+) -> None:
+    request = PrecisionRequest(precision, calibrate=pictures)
+    for name in ("measured", "from_cache", "measured_again"):
+        if name == "measured_again":
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other_cache"))
+        build(str(network), name="tiny", repository=tmp_path / name, request=request)
+    one, two, three = (detector(tmp_path / name) for name in ("measured", "from_cache", "measured_again"))
+    assert one == two == three
+    found = manifest(tmp_path / "measured")
+    assert found["precision"] == precision.value
+    assert found["measured"]["precision"]["calibration"]["pictures"] == 6
+    assert found["sha256"]["tiny_detector/1/model.onnx"] == hashlib.sha256(one).hexdigest()
+
+
+def test_a_free_choice_by_agreement_shows_every_candidate(tmp_path, network, pictures) -> None:
+    request = PrecisionRequest(prune="0.3", calibrate=pictures, images=pictures, max_ap_drop=0.3)
+    built = build(str(network), name="tiny", repository=tmp_path / "r", request=request)
+    outcome = built.outcome
+    labels = [measured.candidate.label for measured in outcome.tried]
+    assert labels[:4] == ["fp32", "pruned 0.3", "fp16", "int16 activations"]
+    assert "int8 plain quantize_static" in labels
+    assert {label.split(",")[0] for label in labels if label.startswith("int8")} >= {
+        *("int8 mse", "int8 entropy", "int8 percentile", "int8 min-max")
+    }
+    assert outcome.figure == "agreement with fp32"
+    assert outcome.tried[0].ap == pytest.approx(1)
+    assert outcome.refusal is None
+    record = manifest(tmp_path / "r")["measured"]["precision"]
+    assert record["figure"] == "agreement with fp32"
+    assert [row["label"] for row in record["candidates"]] == labels
+    assert (tmp_path / "r/tiny/precision.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "r/tiny/precision.html").read_bytes()
+    assert "tiny/precision.html" in manifest(tmp_path / "r")["sha256"]
+
+
+def test_a_demand_that_nothing_meets_builds_fp32_and_exits_1(tmp_path, network, pictures) -> None:
+    build(str(network), name="tiny", repository=tmp_path / "plain")
+    options = ["--precision", "int8", "--calibrate", str(pictures), "--images", str(pictures)]
+    arguments = [str(network), "--name", "tiny", "--repository", str(tmp_path / "gated"), *options]
+    outcome = CliRunner().invoke(app, [*arguments, "--min-speedup", "1000"])
+    assert isinstance(outcome.exception, BuildError)
+    assert str(outcome.exception) == (
+        "no int8 candidate has agreement with fp32 drop at most 0.01 and speed-up at least 1000; "
+        "fp32 was built instead"
+    )
+    assert detector(tmp_path / "gated") == detector(tmp_path / "plain")
+    assert manifest(tmp_path / "gated")["precision"] == "fp32"
+
+
+def test_an_interrupted_build_leaves_no_model(tmp_path, network, pictures) -> None:
+    def interrupt(step: str) -> None:
+        if step.startswith("measuring ranges on pictures: 9"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(
+            str(network),
+            name="tiny",
+            repository=tmp_path / "r",
+            request=PrecisionRequest(Precision.INT8, calibrate=pictures),
+            on_step=interrupt,
+        )
+    assert not (tmp_path / "r").exists()
+
+
+def test_ap_of_boxes_that_are_the_truth(tmp_path, pictures) -> None:
+    model, card = prepared(tmp_path / "net.onnx")
+    agreement = agreement_dataset(pictures, model, card)
+    assert average_precision(model, card, agreement) == pytest.approx(1)
+    for image in agreement.truth["images"]:
+        image["file_name"] = agreement.pictures[image["id"]].name
+    instances = tmp_path / "instances.json"
+    instances.write_text(json.dumps(agreement.truth))
+    # there an empty box counts as a false detection
+    assert average_precision(model, card, labelled_dataset(instances, pictures, card)) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "has no list 'images'"),
+        ('{"images": [{"id": 1}]}', "has no list 'images' with id, file_name"),
+        (
+            '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "category_id": 1, '
+            '"bbox": [0, 0, 1, 1]}], "categories": [{"id": 1, "name": "unicorn"}]}',
+            "none of the card's labels",
+        ),
+    ],
+)
+def test_annotations_that_are_none_are_refused(tmp_path, pictures, content, sentence) -> None:
+    card = prepared(tmp_path / "net.onnx")[1]
+    (tmp_path / "instances.json").write_text(content)
+    with pytest.raises(BuildError, match=sentence):
+        labelled_dataset(tmp_path / "instances.json", pictures, card)
+
+
+def test_an_absent_evaluation_picture_is_named(tmp_path, pictures) -> None:
+    card = prepared(tmp_path / "net.onnx")[1]
+    truth = {
+        "images": [{"id": 1, "file_name": "gone.jpg"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}],
+        "categories": [{"id": 1, "name": card.labels[0]}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(truth))
+    with pytest.raises(BuildError, match=r"gone\.jpg is absent"):
+        labelled_dataset(tmp_path / "instances.json", pictures, card)
+
+
+def test_the_model_that_is_served_is_quantised(tmp_path, network, pictures) -> None:
+    request = PrecisionRequest(Precision.INT8, calibrate=pictures)
+    build(str(network), name="tiny", repository=tmp_path / "r", request=request)
+    operators = {node.op_type for node in onnx.load(tmp_path / "r/tiny_detector/1/model.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators

@@ -1,0 +1,42 @@
+"""YOLOX-nano in INT8 keeps the AP that plain calibration loses."""
+
+from __future__ import annotations
+
+import pytest
+
+from detserve_builder.build import probe_pictures
+from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.infer_card import infer_card
+from detserve_builder.precision.calibration import calibration_folder
+from detserve_builder.precision.evaluation import average_precision, labelled_dataset
+from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes
+from detserve_builder.precision.network import named_nodes
+from detserve_builder.precision.ranges import Method
+from detserve_builder.precision.search import Quantiser
+from detserve_builder.precision.sensitivity import probe
+from detserve_builder.precision.statistics import measure
+from detserve_builder.prepare import prepare
+from tests.shared_data import SHARED, VAL64, YOLOX, needs_shared
+
+pytestmark = needs_shared
+STEM = ("Conv_41", "Conv_44")  # two layers whose channels differ a thousandfold in range
+
+
+@pytest.fixture(scope="module")
+def yolox():
+    checkpoint = load_checkpoint(str(YOLOX))
+    card = infer_card(checkpoint, name="yolox")
+    model = named_nodes(prepare(checkpoint, card, probe_pictures(card)).model)
+    source = calibration_folder(SHARED / "datasets/coco_train_calib/images", card)
+    dataset = labelled_dataset(VAL64 / "instances_val64.json", VAL64 / "images", card)
+    return model, card, source, dataset, average_precision(model, card, dataset)
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_ap_with_the_stem_in_float(yolox, form) -> None:
+    model, card, source, dataset, float_ap = yolox
+    tensors = measured_tensors(model, quantisable_nodes(model, form))
+    statistics = measure(model, tensors, source)
+    quantiser = Quantiser(model, statistics, probe(model, source), form, lambda step: None)
+    assert average_precision(quantiser.candidate(Method.MSE, STEM).model, card, dataset) > float_ap - 0.015
+    assert average_precision(quantiser.candidate(Method.MSE, ()).model, card, dataset) < float_ap - 0.05

@@ -1,0 +1,84 @@
+"""DALI's preprocess in a real Triton, on the CPU: the same detections, the same AP, the same refusals."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from detserve_builder.build import build
+from detserve_builder.triton_config import Preprocess, Target
+from detserve_client import DetectionClient, InferenceError, RequestRejected
+from detserve_server.embedded import RunningServer, embedded_server
+from tests.live.test_yolox import average_precision, rows
+from tests.shared_data import SINGLE, VAL64, YOLOX, needs_shared
+
+pytestmark = needs_shared
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Detectors ``python`` and ``dali``, which differ in the preprocess only."""
+    pytest.importorskip("nvidia.dali", reason="needs nvidia-dali, pip install 'detserve[dali]'")
+    folder = tmp_path_factory.mktemp("dali")
+    for name in ("python", "dali"):
+        build(str(YOLOX), name=name, repository=folder / "repository")
+    build(
+        str(YOLOX), name="dali", repository=folder / "gpu", target=Target.TENSORRT, preprocess=Preprocess.DALI
+    )
+    preprocess = folder / "repository/dali_preprocess"
+    shutil.rmtree(preprocess)
+    shutil.copytree(folder / "gpu/dali_preprocess", preprocess)
+    config = (preprocess / "config.pbtxt").read_text()
+    (preprocess / "config.pbtxt").write_text(config.replace("KIND_GPU", "KIND_CPU"))
+    with embedded_server(folder / "repository") as running:
+        yield running
+
+
+def test_the_same_average_precision(both: RunningServer) -> None:
+    from pycocotools.coco import COCO
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(VAL64 / "instances_val64.json"))
+    by_name = {category["name"]: category["id"] for category in truth.dataset["categories"]}
+    paths = {image["id"]: VAL64 / "images" / image["file_name"] for image in truth.dataset["images"]}
+    precision = {}
+    for name in ("python", "dali"):
+        found = []
+        with DetectionClient(both.grpc_url, name) as client:
+            labels = client.card().labels
+            outcomes = client.detect_many(paths.values(), score_threshold=0.001)
+            for image_id, outcome in zip(paths, outcomes, strict=True):
+                one = outcome.get()
+                categories = [by_name[labels[index]] for index in one.classes]
+                found += rows(image_id, one.boxes, one.scores, categories)
+        precision[name] = average_precision(truth, found)
+    print(precision)
+    assert precision["python"] > 0.3
+    assert precision["dali"] == pytest.approx(precision["python"], abs=0.005)
+
+
+def test_a_bad_picture_fails_alone(both: RunningServer) -> None:
+    good = (SINGLE / "dog.jpg").read_bytes()
+    pictures = [good] * 3 + [good[:-2000]] + [good] * 4
+    with DetectionClient(both.grpc_url, "dali") as client, ThreadPoolExecutor(8) as pool:
+        expected = client.detect(good)
+
+        def outcome(picture: bytes):
+            try:
+                return client.detect(picture)
+            except InferenceError as error:
+                return error
+
+        for _ in range(5):
+            outcomes = list(pool.map(outcome, pictures))
+            refused = outcomes.pop(3)
+            assert isinstance(refused, RequestRejected)
+            assert "damaged or truncated" in str(refused)
+            for found in outcomes:
+                np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)

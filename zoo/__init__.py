@@ -1,0 +1,1 @@
+"""Detectors trained by this project, and the generated scenes they are trained from."""
