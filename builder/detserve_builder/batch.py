@@ -27,9 +27,13 @@ def free_batch(graph: gs.Graph) -> None:
 
     Memory order decides: the batch is the outermost dimension, so a constant shape can let its first
     dimension absorb it. Whether the graph then computes each picture by itself is for :func:`check_batch`.
-    Raises :class:`NotBatchable` for a batch fixed at more than 1.
+    Raises :class:`NotBatchable` for a batch fixed at more than 1, and for a picture without that dimension.
     """
     for tensor in graph.inputs:
+        if len(tensor.shape) == 3:
+            raise NotBatchable(
+                f"the input {tensor.name} {tensor.shape} is one picture, with no batch dimension"
+            )
         if isinstance(tensor.shape[0], int) and tensor.shape[0] > 1:
             raise NotBatchable(
                 f"the input {tensor.name} is fixed at batch {tensor.shape[0]}; export with batch 1"

@@ -101,10 +101,9 @@ def _nothing_fits(checkpoint: Checkpoint, outputs: str) -> str:
 
 
 def _check_against_graph(card: Card, family: Family, draft: Draft) -> None:
-    if list(card.input_wh) != draft.card_fields["input_wh"]:
-        raise CardError(
-            f"card: input_wh: got {list(card.input_wh)}, but the graph takes {draft.card_fields['input_wh']}"
-        )
+    input_wh = draft.card_fields.get("input_wh", list(card.input_wh))  # absent where the graph takes any size
+    if list(card.input_wh) != input_wh:
+        raise CardError(f"card: input_wh: got {list(card.input_wh)}, but the graph takes {input_wh}")
     try:
         family.head.model_validate(card.head)
     except ValidationError as error:

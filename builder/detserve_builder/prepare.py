@@ -122,6 +122,8 @@ def _put_normalisation_in_front(graph: gs.Graph, card: Card, batch: str | int) -
         tensor = layer(graph, "Mul", tensor, float32(factor))
     if np.any(shift != 0):
         tensor = layer(graph, "Sub", tensor, float32(shift))
+    if len(network_input.shape) == 3:
+        tensor = layer(graph, "Squeeze", tensor, int64(0))
     for node in consumers:
         node.inputs = [tensor if given is network_input else given for given in node.inputs]
     graph.inputs = [images]

@@ -7,6 +7,7 @@ from detserve_builder.families import (
     generic,
     nanodet,
     ssd,
+    torchvision,
     yolov3,
     yolov5,
     yolov8,
@@ -24,6 +25,7 @@ FAMILIES: tuple[Family, ...] = (
     nanodet.FAMILY,
     fastestdet.FAMILY,
     detr.FAMILY,
+    torchvision.FAMILY,
     generic.FAMILY,
 )
 
