@@ -30,7 +30,9 @@ format: setup
 	$(BIN)/ruff format .
 
 repository: setup  ## build zoo/ into model_repository/ again
-	$(BIN)/detserve build codes_yolo --name codes_yolo --repository model_repository
+	for name in codes_yolo codes_ssd codes_rcnn; do \
+	    $(BIN)/detserve build $$name --name $$name --repository model_repository || exit 1; \
+	done
 
 bench: setup  ## measure the committed detector on this machine, into out/bench/
 	$(BIN)/python examples/bench.py $(PICTURES)

@@ -1,6 +1,7 @@
-"""The main job in one page: serve the committed detector, detect in the sample pictures, draw, measure.
+"""The main job in one page: serve the committed detectors, detect in the sample pictures, draw, measure.
 
-Run by ``make demo``; writes annotated pictures and detections.json into out/demo/.
+Three architectures, one client call. Run by ``make demo``; writes annotated pictures and detections.json
+into out/demo/.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from rich.table import Table
 
 from detserve_client import DetectionClient, Detections
 from detserve_client.drawing import save_drawn
-from detserve_server.embedded import embedded_server
+from detserve_server.embedded import RunningServer, embedded_server
 
 CHECKOUT = Path(__file__).parents[1]
 OUT = CHECKOUT / "out/demo"
-MODEL = "codes_yolo"
+SAMPLES = CHECKOUT / "zoo/samples"
+MODELS = ("codes_yolo", "codes_ssd", "codes_rcnn")
 REPEATS = 20
 
 
@@ -36,26 +38,31 @@ def timed_ms(client: DetectionClient, picture: Path) -> tuple[Detections, float]
     return found, statistics.median(durations_ms)
 
 
-def main() -> None:
-    """Serve, detect, draw, print."""
-    OUT.mkdir(parents=True, exist_ok=True)
-    pictures = sorted((CHECKOUT / "zoo/samples").glob("*.jpg"))
+def show(server: RunningServer, model: str) -> dict[str, list[dict[str, object]]]:
+    """Detect in every sample with one model, draw, print a table; the detections by picture."""
+    folder = OUT / model
+    folder.mkdir(parents=True, exist_ok=True)
     table = Table(
-        "picture", "found", "latency (median of 20)", title=f"{MODEL} on Triton, gRPC, one at a time"
+        "picture", "found", f"latency (median of {REPEATS})", title=f"{model}, one request at a time"
     )
     results = {}
-    with (
-        embedded_server(CHECKOUT / "model_repository") as server,
-        DetectionClient(server.grpc_url, MODEL) as client,
-    ):
-        for picture in track(pictures, "detecting"):
+    with DetectionClient(server.grpc_url, model) as client:
+        for picture in track(sorted(SAMPLES.glob("*.jpg")), model):
             found, latency_ms = timed_ms(client, picture)
-            save_drawn(picture, found, OUT / picture.name)
+            save_drawn(picture, found, folder / picture.name)
             results[picture.name] = found.to_dicts()
             names = ", ".join(f"{row.label} {row.score:.2f}" for row in found) or "nothing"
             table.add_row(picture.name, names, f"{latency_ms:.1f} ms")
-    (OUT / "detections.json").write_text(json.dumps(results, indent=2) + "\n")
     Console().print(table)
+    return results
+
+
+def main() -> None:
+    """Serve once, show every detector."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    with embedded_server(CHECKOUT / "model_repository") as server:
+        results = {model: show(server, model) for model in MODELS}
+    (OUT / "detections.json").write_text(json.dumps(results, indent=2) + "\n")
     print(f"annotated pictures and detections.json are in {OUT.relative_to(CHECKOUT)}/")
 
 

@@ -43,7 +43,7 @@ def publish(folder: Path, card: dict[str, Any], write: Callable[[Path], None]) -
             "scale": 0.00392156862745098, "mean": [0, 0, 0], "std": [1, 1, 1],
         },
         "labels": list(LABELS),
-        "max_picture_pixels": 100000000,
+        "max_picture_pixels": 50000000,
         "origin": {
             "source": f"zoo/{folder.name}, trained by this project from generated scenes",
             "license": "Apache-2.0",

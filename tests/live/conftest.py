@@ -31,8 +31,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed detectors, and real ones where they are at hand."""
     folder = tmp_path_factory.mktemp("live") / "repository"
     shutil.copytree(CHECKOUT / "model_repository", folder)
-    for name in ("codes_ssd", "codes_rcnn"):
-        build(name, name=name, repository=folder)
     if SHARED.is_dir():
         build(str(YOLOX), name="yolox", repository=folder)
         build(str(FASTESTDET), name="fastestdet", repository=folder)
