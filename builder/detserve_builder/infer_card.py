@@ -15,7 +15,7 @@ from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.coco_labels import COCO_LABELS
 from detserve_builder.errors import BuildError
 from detserve_builder.families import FAMILIES, Draft, Family
-from detserve_client.card import Card
+from detserve_client.card import Card, first_mistake
 from detserve_client.errors import CardError
 
 MAX_CANDIDATES = 1000  # boxes that reach NMS, where the detector has as many and the card does not say
@@ -107,9 +107,7 @@ def _check_against_graph(card: Card, family: Family, draft: Draft) -> None:
     try:
         family.head.model_validate(card.head)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, ("head", *first["loc"])))
-        raise CardError(f"card: {where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise CardError(first_mistake(error, "card", inside=("head",))) from None
 
 
 def _read_fields(path: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Card(_Strict):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise CardError(_first_mistake(error, where)) from None
+            raise CardError(first_mistake(error, where)) from None
 
     @classmethod
     def load(cls, path: Path) -> Card:
@@ -108,8 +108,11 @@ class Card(_Strict):
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
-def _first_mistake(error: ValidationError, where: str) -> str:
+def first_mistake(error: ValidationError, where: str, *, inside: tuple[str, ...] = ()) -> str:
+    """One sentence for what pydantic found first: the field, below ``inside``, what is wrong, what came."""
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the whole file"
-    came = "" if first["type"] == "missing" else f", got {json.dumps(first['input'], default=str)[:80]}"
-    return f"{where}: {field}: {first['msg'][0].lower()}{first['msg'][1:]}{came}"
+    field = ".".join(map(str, (*inside, *first["loc"]))) or "the whole file"
+    wrong = first["msg"].removeprefix("Value error, ")
+    says_what_came = first["type"] in ("missing", "value_error")
+    came = "" if says_what_came else f", got {json.dumps(first['input'], default=str)[:80]}"
+    return f"{where}: {field}: {wrong[0].lower()}{wrong[1:]}{came}"

@@ -214,7 +214,7 @@ RAW = {"activation": "Softmax"}
 @pytest.mark.parametrize(
     ("options", "head", "labels", "words"),
     [
-        (RAW, {}, None, "head: value error, coding center_size needs prior_grid or prior_tensors"),
+        (RAW, {}, None, "head: coding center_size needs prior_grid or prior_tensors"),
         ({}, {"prior_grid": GRID}, None, "head.activation: field required"),
         (
             RAW,
