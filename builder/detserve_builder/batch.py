@@ -49,7 +49,7 @@ def _free_reshape(node: gs.Node) -> None:
     import onnx_graphsurgeon as gs
 
     constant = _constant(node.inputs[1])
-    if constant is None:
+    if constant is None or not len(constant):  # a scalar has no batch
         return
     shape = np.array(constant)
     if -1 not in shape:
@@ -141,9 +141,14 @@ def _same_detections(
 ) -> bool:
     """The same rows of one picture, in any order: rounding decides among scores that are all but equal.
 
-    For the same reason rows that score like the last may be others.
+    For the same reason rows that score like the last may be others. Scores count in shares of the best, so
+    that a picture in which next to nothing is found proves as much as another.
     """
     first, second = _rows(together), _rows(alone)
+    best = max(float(first[0, 0]), float(second[0, 0]))
+    if best <= 0:
+        return bool(np.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE))
+    first[:, 0], second[:, 0] = first[:, 0] / best, second[:, 0] / best
     if not np.allclose(first[:, 0], second[:, 0], rtol=_TOLERANCE, atol=_TOLERANCE):
         return False
     close = np.isclose(first[:, None], second[None], rtol=_TOLERANCE, atol=_TOLERANCE).all(axis=2)

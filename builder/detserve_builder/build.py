@@ -109,7 +109,7 @@ def warmup_picture(card: Card) -> WarmupPicture:
     """The picture that comes with detserve, through the served preprocess."""
     from detserve_builder.steps import detserve_preprocess
 
-    encoded = _WARMUP_PICTURE.read_bytes()
+    encoded = _within(_WARMUP_PICTURE.read_bytes(), card.max_picture_pixels)
     image, geometry = detserve_preprocess.preprocess(
         encoded,
         input_wh=card.input_wh,
@@ -118,6 +118,19 @@ def warmup_picture(card: Card) -> WarmupPicture:
         max_picture_pixels=card.max_picture_pixels,
     )
     return WarmupPicture(encoded, image, geometry)
+
+
+def _within(encoded: bytes, max_picture_pixels: int) -> bytes:
+    """The picture, made smaller where the card accepts only smaller ones."""
+    import cv2
+    import numpy as np
+
+    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    ratio = (max_picture_pixels / (picture.shape[0] * picture.shape[1])) ** 0.5
+    if ratio >= 1:
+        return encoded
+    size = (max(1, int(picture.shape[1] * ratio)), max(1, int(picture.shape[0] * ratio)))
+    return cv2.imencode(".jpg", cv2.resize(picture, size, interpolation=cv2.INTER_AREA))[1].tobytes()
 
 
 def probe_pictures(card: Card) -> NDArray[np.uint8]:

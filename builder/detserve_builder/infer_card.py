@@ -24,13 +24,16 @@ MAX_CANDIDATES = 1000  # boxes that reach NMS, where the detector has as many an
 def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | None = None) -> Card:
     """The card of ``checkpoint``: read off the graph, overridden by the fields of the JSON file ``said``.
 
-    ``said`` may hold a few fields or a whole card; without it a card.json beside the checkpoint is taken.
+    ``said`` may hold a few fields or a whole card; it goes before a card.json beside the checkpoint, and that
+    before what the file format says and what the graph shows.
     Raises :class:`BuildError` where no family fits and :class:`CardError` where a field is missing, wrong or
     contradicts the graph.
     """
     path = said or checkpoint.card_path
-    fields = _read_fields(path) if path else {}
-    family, draft = _recognise(checkpoint, fields.get("family") or checkpoint.card_fields.get("family"))
+    fields: dict[str, Any] = dict(checkpoint.card_fields)
+    for card_file in (checkpoint.card_path, said):
+        fields = _merge(fields, _read_fields(card_file)) if card_file else fields
+    family, draft = _recognise(checkpoint, fields.get("family"))
     guessed = {
         "name": _guess_name(checkpoint.path),
         "family": family.name,
@@ -39,15 +42,16 @@ def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | 
         "origin": {"source": checkpoint.path.name},
         **draft.card_fields,
     }
-    merged = _merge(_merge(guessed, checkpoint.card_fields), fields)
+    merged = _merge(guessed, fields)
     merged["name"] = name or merged["name"]
-    recorded = merged["origin"].get("sha256") if isinstance(merged["origin"], dict) else None
-    if recorded and recorded != checkpoint.sha256:
-        raise CardError(
-            f"{path}: origin.sha256: the card is of another file ({recorded[:12]}…), "
-            f"{checkpoint.path.name} is {checkpoint.sha256[:12]}…; correct or remove the field"
-        )
-    merged["origin"] = {**merged["origin"], "sha256": checkpoint.sha256}
+    if isinstance(merged["origin"], dict):
+        recorded = merged["origin"].get("sha256")
+        if recorded and recorded != checkpoint.sha256:
+            raise CardError(
+                f"{path}: origin.sha256: the card is of another file ({recorded:.12}…), "
+                f"{checkpoint.path.name} is {checkpoint.sha256[:12]}…; correct or remove the field"
+            )
+        merged["origin"] = {**merged["origin"], "sha256": checkpoint.sha256}
     card = Card.from_json(json.dumps(merged), where=str(path or checkpoint.path))
     _check_against_graph(card, family, draft)
     anchors = family.num_anchors(card)

@@ -135,8 +135,10 @@ def _exchange(staged: Path, folder: Path) -> list[Path]:
                 moved.append((old / source.name, destination))
             source.rename(destination)
             moved.append((destination, source))
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C too
         for now, before in reversed(moved):
             now.rename(before)
+        if not isinstance(error, OSError):
+            raise
         raise BuildError(f"{folder}: the new build cannot be put in place ({error.strerror})") from None
     return [folder / source.name for source in new]

@@ -28,7 +28,7 @@ class ColorOrder(str, Enum):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 _Size = Annotated[int, Field(gt=0)]

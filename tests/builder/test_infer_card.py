@@ -41,6 +41,14 @@ def test_what_the_user_says_wins_field_by_field(tmp_path) -> None:
     assert card.preprocess.pad_value == 114
 
 
+def test_what_the_user_says_goes_before_the_card_beside_the_checkpoint(tmp_path) -> None:
+    (tmp_path / "said.json").write_text('{"thresholds": {"score": 0.4}}')
+    beside = infer_card(load_checkpoint("codes_yolo"))
+    card = infer_card(load_checkpoint("codes_yolo"), said=tmp_path / "said.json")
+    assert card.thresholds.score == 0.4
+    assert card == beside.model_copy(update={"thresholds": card.thresholds})
+
+
 @pytest.mark.parametrize(
     ("heads", "said", "words"),
     [
@@ -53,6 +61,12 @@ def test_what_the_user_says_wins_field_by_field(tmp_path) -> None:
         (YOLOX_HEAD, {"candidates": 85}, "candidates: got 85, but the detector has 84 anchors"),
         (YOLOX_HEAD, {"preprocess": {"resize": "crop"}}, "preprocess.resize: input should be"),
         (YOLOX_HEAD, {"thresholds": {"score": 2}}, "thresholds.score: input should be less than"),
+        (YOLOX_HEAD, {"origin": "ours"}, "origin: input should be"),
+        (
+            YOLOX_HEAD,
+            {"preprocess": {"mean": [float("nan"), 0, 0]}},
+            "preprocess.mean.0: input should be a finite",
+        ),
         (YOLOX_HEAD, {"colour": "bgr"}, "colour: extra inputs are not permitted"),
         (YOLOX_HEAD, {"name": "../up"}, "name: string should match pattern"),
         (YOLOX_HEAD, {"origin": {"sha256": "0" * 64}}, "origin.sha256: the card is of another file"),

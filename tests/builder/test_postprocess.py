@@ -36,6 +36,12 @@ def test_nms_is_greedy_and_class_wise(seed: int, count: int, num_classes: int) -
     assert nms(boxes, scores, classes, 0.5).tolist() == greedy(boxes, scores, classes, 0.5)
 
 
+def test_boxes_off_the_picture_meet_no_other_class() -> None:
+    boxes = np.array([[316, 316, 416, 416], [-99, -99, 1, 1]], np.float32)
+    kept = nms(boxes, np.array([0.9, 0.8], np.float32), np.array([0, 1], np.int32), 0.2)
+    assert kept.tolist() == [0, 1]
+
+
 @given(
     size=st.tuples(st.integers(20, 2000), st.integers(20, 2000)),
     rule=st.sampled_from(["letterbox_center", "letterbox_topleft", "stretch"]),

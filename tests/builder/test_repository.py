@@ -79,6 +79,12 @@ def test_a_build_is_reproducible_and_replaces_itself(tmp_path, network) -> None:
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_a_card_that_accepts_small_pictures_only(tmp_path, network) -> None:
+    (tmp_path / "card.json").write_text('{"max_picture_pixels": 10000}')
+    build(network, name="tiny", repository=tmp_path / "repository")
+    assert (tmp_path / "repository/tiny_preprocess/warmup/IMAGE").stat().st_size < 20_000
+
+
 def test_a_failed_build_leaves_the_old_repository(tmp_path, network) -> None:
     repository = tmp_path / "repository"
     build(network, name="tiny", repository=repository)

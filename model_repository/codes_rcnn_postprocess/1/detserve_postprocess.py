@@ -48,9 +48,10 @@ def nms(
     """Greedy class-wise non-maximum suppression; indices of the kept boxes, best first."""
     if len(boxes) < 2:
         return np.arange(len(boxes))
-    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    # OpenCV tells classes apart by shifting them, which takes corners of 0 and more.
+    xywh = np.concatenate([boxes[:, :2] - boxes[:, :2].min(), boxes[:, 2:] - boxes[:, :2]], axis=1)
     kept = np.asarray(
-        cv2.dnn.NMSBoxesBatched(xywh, scores, classes, 0.0, iou_threshold),  # type: ignore[arg-type]
+        cv2.dnn.NMSBoxesBatched(xywh, scores, classes, -1.0, iou_threshold),  # type: ignore[arg-type]
         np.intp,
     )
     return np.asarray(kept[np.argsort(-scores[kept], kind="stable")], np.intp)
