@@ -48,8 +48,11 @@ class Checkpoint:
     card_fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_checkpoint(source: str) -> Checkpoint:
-    """Read an .onnx file, Darknet's .cfg and .weights, or a zoo name, as opset 17. Raises BuildError."""
+def load_checkpoint(source: str, *, structure_only: bool = False) -> Checkpoint:
+    """Read an .onnx file, Darknet's .cfg and .weights, or a zoo name, as opset 17. Raises BuildError.
+
+    With ``structure_only`` a .cfg may lack its .weights: the graph then has zeros, and ``sha256`` is empty.
+    """
     path = Path(source)
     card_path = path.parent / "card.json"
     if not path.exists():
@@ -61,7 +64,7 @@ def load_checkpoint(source: str) -> Checkpoint:
         raise BuildError(f"{path}: a folder, expected an .onnx file, a .cfg or a zoo name")
     card_fields: Mapping[str, Any] = {}
     if path.suffix in darknet.SUFFIXES:
-        network = darknet.read_darknet(path, OPSET)
+        network = darknet.read_darknet(path, OPSET, structure_only=structure_only)
         path, sha256, card_fields = network.cfg_path, network.sha256, network.card_fields
         model = _at_opset(path, network.model)
     else:

@@ -33,16 +33,19 @@ def inspect(
     from detserve_builder.prepare import prepare
 
     console = Console()
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, structure_only=True)
     try:
         inferred = infer_card(loaded, said=card)
     except CardError:  # what is known helps to write the card that is missing
         fitting = " or ".join(family.name for family, _ in families_that_fit(loaded))
         console.print(_outside(loaded, fitting or "unknown"))
         raise
-    prepared = prepare(loaded, inferred, probe_pictures(inferred))
     table = _outside(loaded, inferred.family)
-    table.add_row("batch", prepared.batch_obstacle or "any")
+    if loaded.sha256:
+        prepared = prepare(loaded, inferred, probe_pictures(inferred))
+        table.add_row("batch", prepared.batch_obstacle or "any")
+    else:
+        table.add_row("weights", f"none: {loaded.path.with_suffix('.weights')} is missing")
     table.add_row("classes", f"{len(inferred.labels)}: {', '.join(inferred.labels[:8])}…")
     console.print(table)
     console.print_json(inferred.to_json())

@@ -12,7 +12,7 @@ import numpy as np
 from detserve_builder.darknet.cfg import Section, parse_cfg
 from detserve_builder.darknet.layers import LAYERS
 from detserve_builder.darknet.network import FeatureMap, Network, YoloMap
-from detserve_builder.darknet.weights import Weights
+from detserve_builder.darknet.weights import NoWeights, Weights
 from detserve_builder.errors import BuildError
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ _LETTERBOX_GRAY = 127  # Darknet pads with 0.5
 
 @dataclass(frozen=True)
 class DarknetNetwork:
-    """``model`` gives one raw map [1,B*(5+C),h,w] per [yolo] section; ``sha256`` is the .weights file's."""
+    """``model`` gives one raw map [1,B*(5+C),h,w] per [yolo] section.
+
+    ``sha256`` is the .weights file's, empty where there is none.
+    """
 
     cfg_path: Path
     sha256: str
@@ -32,20 +35,25 @@ class DarknetNetwork:
     card_fields: dict[str, Any]
 
 
-def read_darknet(path: Path, opset: int) -> DarknetNetwork:
+def read_darknet(path: Path, opset: int, *, structure_only: bool = False) -> DarknetNetwork:
     """Read a .cfg, or a .weights, with the other beside it under the same name.
+
+    With ``structure_only`` a .weights file that is missing becomes zeros.
 
     Raises :class:`BuildError` where one is missing, the .cfg has a section, activation or option that is not
     known, or the .weights file does not hold exactly the weights that the .cfg asks for.
     """
     import onnx_graphsurgeon as gs
 
-    cfg_path, weights_path = (_beside(path, suffix) for suffix in SUFFIXES)
+    cfg_path, weights_path = _beside(path, ".cfg"), path.with_suffix(".weights")
+    if not structure_only:
+        _beside(path, ".weights")
     net, *sections = parse_cfg(cfg_path)
     image = _image(net)
-    content = _read(weights_path)
+    content = _read(weights_path) if weights_path.exists() else b""
+    weights = Weights(weights_path, content) if weights_path.exists() else NoWeights(weights_path)
     graph = gs.Graph(nodes=[], inputs=[image.tensor], outputs=[], opset=opset, name=cfg_path.stem)
-    network = Network(cfg_path, graph, Weights(weights_path, content), image)
+    network = Network(cfg_path, graph, weights, image)
     for index, section in enumerate(sections):
         _add_layer(network, index, section)
     network.weights.check(cfg_path)
@@ -57,7 +65,7 @@ def read_darknet(path: Path, opset: int) -> DarknetNetwork:
     model = gs.export_onnx(graph.cleanup())
     return DarknetNetwork(
         cfg_path=cfg_path,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=hashlib.sha256(content).hexdigest() if weights_path.exists() else "",
         model=model,
         card_fields=_card_fields(cfg_path, net, network),
     )

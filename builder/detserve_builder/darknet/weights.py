@@ -77,6 +77,16 @@ class Weights:
         return self._values[start : self._taken]
 
 
+class NoWeights(Weights):
+    """Zeros of every size: for the structure of a .cfg whose .weights file is not at hand."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, struct.pack("<3iQ", 0, 2, 5, 0))
+
+    def _take(self, count: int) -> Float32:
+        return np.zeros(count, np.float32)
+
+
 def _header_bytes(path: Path, content: bytes) -> int:
     if len(content) < 16:
         raise BuildError(f"{path}: a Darknet header takes 16 or 20 bytes, the file has {len(content)}")

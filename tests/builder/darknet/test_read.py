@@ -124,3 +124,13 @@ def test_a_cfg_that_cannot_be_is_one_sentence(tmp_path, cfg, words) -> None:
     with pytest.raises(BuildError, match=words) as caught:
         load_checkpoint(str(save_network(tmp_path, cfg)))
     assert "\n" not in str(caught.value)
+
+
+@needs_shared
+@pytest.mark.parametrize("cfg", ALL_CFGS, ids=lambda path: path.stem)
+def test_inspect_reads_a_cfg_without_its_weights(cfg) -> None:
+    checkpoint = load_checkpoint(str(cfg), structure_only=True)
+    assert checkpoint.sha256 == ""
+    assert infer_card(checkpoint).family == "yolov3"
+    with pytest.raises(BuildError, match="no such file"):
+        load_checkpoint(str(cfg))
