@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from detserve_client.errors import OutputError
 from detserve_client.files import write_whole
-from detserve_perf.files import write_text_atomically
+from detserve_perf.errors import MeasurementError
 
 Cell = str | int | float | None
 _WHOLE_CHARACTERS = 24  # longer names may break over lines, or they push figures off the terminal
@@ -110,7 +111,7 @@ class Report:
     def write(self, folder: Path) -> list[Path]:
         """Write the figures, NAME.md, NAME.json, NAME.csv and NAME_2.csv for a second table.
 
-        Each appears whole or not at all.
+        Each appears whole or not at all. Raises :class:`MeasurementError` where one cannot be written.
         """
         files = {
             f"{self.name}.md": self.to_markdown(),
@@ -118,10 +119,13 @@ class Report:
         }
         for number, table in enumerate(self.tables, 1):
             files[f"{self.name}.csv" if number == 1 else f"{self.name}_{number}.csv"] = table.to_csv()
-        for figure in self.figures:
-            write_whole(folder / figure.file, figure.encode())
-        for name, text in files.items():
-            write_text_atomically(folder / name, text)
+        try:
+            for figure in self.figures:
+                write_whole(folder / figure.file, figure.encode())
+            for name, text in files.items():
+                write_whole(folder / name, text.encode())
+        except OutputError as error:
+            raise MeasurementError(f"{error}; choose another --output") from None
         return [folder / name for name in (*files, *(figure.file for figure in self.figures))]
 
     def to_markdown(self) -> str:

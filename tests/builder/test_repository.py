@@ -101,7 +101,7 @@ def test_a_build_that_cannot_be_put_in_place_is_taken_back(tmp_path, network) ->
     other = str(save_linear_network(tmp_path / "other.onnx", {"output": [84, 8]}, seed=5))
     build(network, name="tiny", repository=repository)
     before = contents(repository)
-    # a file in the place of the last folder: it moves away, but a folder with the name of a mount cannot
+    # A rename that the system refuses when three folders have moved, as for a mount point.
     real_rename = Path.rename
 
     def rename(self: Path, target: Path) -> Path:
