@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detserve_server.distribution import TritonDistribution
+from detserve_server.gateway.secret import GATEWAY_PROTOCOLS, HEADER
 from detserve_server.ports import LOOPBACK
 
 #: Closed on gRPC and HTTP alike: what changes the server, and what reads files or memory of this machine.
 CLOSED_PROTOCOLS = ("shared-memory", "model-repository", "trace", "logging")
+
+#: The gateway's word on the models a request may use; Triton hands it to the steps as a request parameter.
+SCOPE_HEADER = "detserve-models"
 
 #: By default glibc gives every picture buffer back to the kernel and asks for it again at the next request.
 ALLOCATOR = {
@@ -31,9 +35,12 @@ def server_arguments(
     metrics_port: int,
     region_prefix: str,
     models: Sequence[str] | None = None,
+    gateway_secret: str | None = None,
 ) -> list[str]:
     """The command line: loopback only, no model control, closed protocols, strict readiness."""
-    closed = f"{','.join(CLOSED_PROTOCOLS)}:detserve-{secrets.token_hex(4)}={secrets.token_hex(16)}"
+    restricted = [f"{','.join(CLOSED_PROTOCOLS)}:detserve-{secrets.token_hex(4)}={secrets.token_hex(16)}"]
+    if gateway_secret is not None:
+        restricted.append(f"{','.join(GATEWAY_PROTOCOLS)}:{HEADER}={gateway_secret}")
     control = ["none"] if models is None else ["explicit", *(f"--load-model={name}" for name in models)]
     return [
         str(binary),
@@ -48,10 +55,12 @@ def server_arguments(
         f"--backend-config=python,shm-region-prefix-name={region_prefix}",
         f"--grpc-address={LOOPBACK}",
         f"--grpc-port={grpc_port}",
-        f"--grpc-restricted-protocol={closed}",
+        *(f"--grpc-restricted-protocol={protocols}" for protocols in restricted),
+        f"--grpc-header-forward-pattern={SCOPE_HEADER}",
         f"--http-address={LOOPBACK}",
         f"--http-port={http_port}",
-        f"--http-restricted-api={closed}",
+        *(f"--http-restricted-api={protocols}" for protocols in restricted),
+        f"--http-header-forward-pattern={SCOPE_HEADER}",
         f"--http-thread-count={min(8, 2 * (os.cpu_count() or 4))}",
         f"--metrics-address={LOOPBACK}",
         f"--metrics-port={metrics_port}",

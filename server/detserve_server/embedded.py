@@ -8,7 +8,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -60,11 +59,13 @@ def embedded_server(
     models: Sequence[str] | None = None,
     ready_timeout_s: float = 120,
     log_file: Path | None = None,
+    gateway_secret: str | None = None,
 ) -> Iterator[RunningServer]:
     """Serve a model repository on 127.0.0.1 until the block ends.
 
     Ports that are not given are chosen. ``models`` loads only these, with the steps of their ensembles. The
-    server's log goes to ``log_file`` or to a temporary file, which is kept only when the server fails.
+    server's log goes to ``log_file`` or to a temporary file, which is kept only when the server fails. With a
+    ``gateway_secret`` only requests that carry it reach the models: those of the gateway.
 
     Raises :class:`ServerStartError`: no repository or model there, no room in ``/dev/shm``, a port in use, a
     model that does not load, no readiness in ``ready_timeout_s``.
@@ -84,6 +85,7 @@ def embedded_server(
             metrics_port=ports["metrics"],
             region_prefix=region_prefix,
             models=models,
+            gateway_secret=gateway_secret,
         )
         environment = server_environment(found, os.environ)
         with _process(arguments, environment, log.path, region_prefix, backends) as process:
@@ -155,7 +157,7 @@ def _process(
         )
     watcher = None
     try:
-        watcher = _start_guard(process.pid, region_prefix, folder)
+        watcher = guard.start(process.pid, region_prefix, folder)
         yield process
     finally:
         _stop(process)
@@ -163,17 +165,6 @@ def _process(
         if watcher is not None:
             watcher.kill()
             watcher.wait()
-
-
-def _start_guard(server_pid: int, region_prefix: str, folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-I", "-S", guard.__file__]
-    return subprocess.Popen(
-        [*command, str(os.getpid()), str(server_pid), region_prefix, str(folder)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,9 @@
     ├── ServerStartError      the embedded server cannot start
     │   └── PortTaken         a port it was told to listen on is in use
     ├── ServerStopped         a server that was serving ended by itself
+    ├── GatewayError          the gateway cannot be configured or started
+    ├── KeyFileError          a file of API keys cannot be read, or has no such key
+    ├── CertificateError      a certificate cannot be made or read
     └── ManifestError         a detector's detserve.json is not what a build writes
 """
 
@@ -28,3 +31,15 @@ class ServerStopped(DetserveError):
 
 class ManifestError(DetserveError):
     """A detector's ``detserve.json`` is not what a build writes."""
+
+
+class GatewayError(DetserveError):
+    """The gateway cannot be configured or started."""
+
+
+class KeyFileError(DetserveError):
+    """A file of API keys cannot be read, or has no such key."""
+
+
+class CertificateError(DetserveError):
+    """A certificate cannot be made or read."""

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +28,17 @@ def guard(parent_pid: int, server_pid: int, region_prefix: str, folder: str) -> 
         if path.name.startswith(region_prefix):
             path.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(server_pid: int, region_prefix: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Run :func:`guard` for a process of this one, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(server_pid), region_prefix, str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ METRICS_PORT = 8002
 _CHOICE = range(20_000, 32_000)
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of the loopback address now."""
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen on this port of this IPv4 address now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True

@@ -1,0 +1,118 @@
+"""From settings to nginx.conf."""
+
+from __future__ import annotations
+
+import string
+from importlib.resources import files
+
+from detserve_server.gateway.settings import GatewaySettings, Limits
+
+_KEY_IDENTITY = r"""
+    # A key is dsk_<id>_<secret>. The secret has 256 random bits, so nobody finds it from its MD5 (that takes a
+    # preimage; MD5 is broken for collisions only), and nginx needs no other program to check it.
+    map $http_authorization $detserve_key_id {
+        default "";
+        "~^(?i:Bearer) dsk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}$" $1;
+    }
+    map $http_authorization $detserve_key_secret {
+        default "";
+        "~^(?i:Bearer) dsk_[0-9a-f]{12}_([A-Za-z0-9_-]{43})$" $1;
+    }
+    secure_link $detserve_key_record;
+    secure_link_md5 "$detserve_key_id:$detserve_key_secret";
+    map "$ssl_client_verify:$secure_link:$detserve_key_id" $detserve_identity {
+        default "";
+        "~^@{certificate_state}:1:(.+)$" $1;
+    }
+    map "$ssl_client_verify:$secure_link:$http_authorization" $detserve_identity_fault {
+        default "this key is unknown: it is wrong or revoked";
+        "~^@{certificate_state}::$" "no key came; send the header authorization: Bearer KEY";
+        "~^@{certificate_state}:0:" "this key has expired";
+        "~^(?!@{certificate_state}:)" "a client certificate is needed";
+    }
+    include @{keys};
+"""
+
+_CERTIFICATE_IDENTITY = r"""
+    map "$ssl_client_verify:$ssl_client_s_dn" $detserve_identity {
+        default "";
+        "~^SUCCESS:(?:.*[^\\],)?CN=([A-Za-z0-9_.-]{1,64})(?:,.*)?$" $1;
+    }
+    map $detserve_identity $detserve_client {
+        default $detserve_identity;
+    }
+    map $detserve_identity $detserve_models {
+        default "*";
+    }
+    map $detserve_identity $detserve_identity_fault {
+        default "a client certificate with a common name of letters, digits, _ . - is needed";
+    }
+"""
+
+
+class _Template(string.Template):
+    """``@{name}``: nginx has the dollar for its own variables."""
+
+    delimiter = "@"
+
+
+def render(settings: GatewaySettings) -> str:
+    """The text of nginx.conf."""
+    template = files("detserve_server.gateway").joinpath("nginx.conf.template").read_text(encoding="utf-8")
+    secret = settings.secret is not None
+    return _Template(template).substitute(
+        settings.model_dump(),
+        workers=settings.workers or "auto",
+        shutdown_timeout_s=settings.inference_timeout_s + settings.client_timeout_s,
+        identity=_identity(settings).strip("\n"),
+        grpc_servers=_servers([upstream.grpc for upstream in settings.upstreams]),
+        http_servers=_servers([upstream.http for upstream in settings.upstreams]),
+        secret=f"    include {settings.secret};\n" if secret else "",
+        grpc_secret=_indented(3, "grpc_set_header triton-grpc-protocol-detserve-gateway $detserve_secret;")
+        if secret
+        else "",
+        http_secret=_indented(3, "proxy_set_header detserve-gateway $detserve_secret;") if secret else "",
+        listen="\n".join(_indented(2, f"listen {address} ssl http2;") for address in settings.listen),
+        client_certificates=_client_certificates(settings),
+    )
+
+
+def limit_directives(limits: Limits, variable: str, name: str) -> list[str]:
+    """Directives that hold each value of an nginx variable to ``limits``; an empty value is not held."""
+    rate = limits.rate_per_s
+    per = f"{rate:.0f}r/s" if rate >= 1 and float(rate).is_integer() else f"{max(1, round(rate * 60))}r/m"
+    return [
+        f"limit_req_zone {variable} zone=rate_{name}:1m rate={per};",
+        f"limit_req zone=rate_{name} burst={max(1, round(rate))} nodelay;",
+        f"limit_conn_zone {variable} zone=concurrency_{name}:1m;",
+        f"limit_conn concurrency_{name} {limits.concurrency};",
+    ]
+
+
+def _identity(settings: GatewaySettings) -> str:
+    if settings.keys is not None:
+        state = "NONE" if settings.client_authorities is None else "SUCCESS"
+        return _Template(_KEY_IDENTITY).substitute(keys=settings.keys, certificate_state=state)
+    limits = limit_directives(settings.certificate_limits, "$detserve_identity", "certificate")
+    return _CERTIFICATE_IDENTITY + "\n".join(_indented(1, line) for line in limits)
+
+
+def _client_certificates(settings: GatewaySettings) -> str:
+    if settings.client_authorities is None:
+        return ""
+    lines = [
+        f"ssl_client_certificate {settings.client_authorities};",
+        "ssl_verify_client optional;",  # a wrong certificate is refused by nginx, a missing one by the maps
+        "ssl_verify_depth 3;",
+    ]
+    return "".join(_indented(2, line) + "\n" for line in lines)
+
+
+def _servers(addresses: list[str]) -> str:
+    # A lone server is never marked as down: that would refuse requests when it is back.
+    fails = " max_fails=0" if len(addresses) == 1 else " max_fails=1 fail_timeout=2s"
+    return "\n".join(_indented(2, f"server {address}{fails};") for address in addresses)
+
+
+def _indented(depth: int, line: str) -> str:
+    return "    " * depth + line

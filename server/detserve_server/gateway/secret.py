@@ -1,0 +1,34 @@
+"""The header that proves to Triton that a request came through the gateway."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from pathlib import Path
+
+from detserve_client.files import write_whole
+from detserve_server.errors import GatewayError
+
+HEADER = "detserve-gateway"
+
+#: What only the gateway may call; health stays open for probes.
+GATEWAY_PROTOCOLS = ("inference", "metadata", "model-config", "statistics")
+
+
+def new_secret() -> str:
+    """256 random bits as hexadecimal digits."""
+    return secrets.token_hex(32)
+
+
+def write_secret(nginx_file: Path, triton_file: Path, secret: str) -> None:
+    """Write the secret for nginx (``GatewaySettings.secret``) and, as an environment file, for Triton."""
+    write_whole(nginx_file, f'map "" $detserve_secret {{\n    default "{secret}";\n}}\n'.encode(), mode=0o600)
+    write_whole(triton_file, f"DETSERVE_GATEWAY_SECRET={secret}\n".encode(), mode=0o600)
+
+
+def read_secret(triton_file: Path) -> str:
+    """The secret in an environment file; raises :class:`GatewayError` when there is none."""
+    found = re.search(r"^DETSERVE_GATEWAY_SECRET=([0-9a-f]{64})$", triton_file.read_text(), re.MULTILINE)
+    if not found:
+        raise GatewayError(f"{triton_file} holds no secret; remove it and render the gateway again")
+    return found[1]

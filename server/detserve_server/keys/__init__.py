@@ -1,0 +1,1 @@
+"""API keys: made, listed, scoped, expired and revoked in a file that holds hashes only."""
