@@ -17,11 +17,13 @@ from detserve_client.errors import (
     OutputError,
     Overloaded,
     RequestRejected,
+    SecurityError,
     ServerFault,
     ServerUnavailable,
     SourceError,
 )
 from detserve_client.pictures import PictureSource
+from detserve_client.security import Security
 from detserve_client.transports import FakeTransport, GrpcTransport, HttpTransport, Transport
 
 __all__ = [
@@ -47,6 +49,8 @@ __all__ = [
     "Overloaded",
     "PictureSource",
     "RequestRejected",
+    "Security",
+    "SecurityError",
     "ServerFault",
     "ServerUnavailable",
     "SourceError",

@@ -16,6 +16,7 @@ from detserve_client.endpoint import Endpoint
 from detserve_client.errors import InferenceError, ServerUnavailable, SourceError
 from detserve_client.pictures import PictureSource, encoded_picture
 from detserve_client.retries import pauses_s
+from detserve_client.security import UNSECURED, Security
 from detserve_client.transports.base import Transport
 from detserve_client.wire import DetectionRequest, card_of, decode, request_parameters
 
@@ -62,9 +63,10 @@ class DetectionClient:
         timeout_s: how long one request may take, retries included.
         transport: another way to the server than the one ``url`` names, e.g. a
             :class:`~detserve_client.transports.FakeTransport`. The client closes it.
+        security: what a gateway wants to see, over ``grpcs://`` or ``https://``.
 
     Raises:
-        EndpointError: ``url`` is no address of a server.
+        EndpointError: ``url`` is no address of a server, or has no TLS where ``security`` needs it.
     """
 
     def __init__(
@@ -74,8 +76,9 @@ class DetectionClient:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         transport: Transport | None = None,
+        security: Security = UNSECURED,
     ) -> None:
-        self.endpoint = Endpoint.parse(url)
+        self.endpoint = Endpoint.parse(url).secured(security)
         self.model = model
         self.timeout_s = _positive(timeout_s)
         if transport is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
 from detserve_client.errors import EndpointError
+from detserve_client.security import UNSECURED, Security
 
 _SCHEMES: dict[str, tuple[Literal["grpc", "http"], bool, int]] = {
     "grpc": ("grpc", False, 8001),
@@ -24,6 +25,7 @@ class Endpoint:
     host: str
     port: int
     tls: bool = False
+    security: Security = UNSECURED
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
@@ -50,6 +52,19 @@ class Endpoint:
         if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
             raise _mistake(url, f"nothing but {scheme}://HOST:PORT")
         return cls(protocol, host, default_port if port is None else port, tls)
+
+    def secured(self, security: Security) -> Endpoint:
+        """The same place, with what the client shows there.
+
+        Raises:
+            EndpointError: a key or certificates would go over a connection without TLS.
+        """
+        if not self.tls and security != UNSECURED:
+            raise EndpointError(
+                f"an API key and certificates need TLS, which {self} has not; use "
+                f"{self.protocol}s://{self.address}"
+            )
+        return replace(self, security=security)
 
     @property
     def address(self) -> str:

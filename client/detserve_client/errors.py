@@ -5,6 +5,7 @@
     DetserveError                     a mistake somebody can mend; its text is one sentence
     ├── CardError                     a detector card that is wrong or contradicts the graph
     ├── EndpointError                 an address of a server that cannot be understood
+    ├── SecurityError                 an API key or certificate that cannot be used
     ├── SourceError                   a picture source that cannot be read on this side
     ├── OutputError                   a result that cannot be written
     ├── MissingExtra                  an optional library is needed and not installed
@@ -34,6 +35,10 @@ class CardError(DetserveError):
 
 class EndpointError(DetserveError):
     """The address of a server cannot be understood."""
+
+
+class SecurityError(DetserveError):
+    """An API key or a certificate cannot be used."""
 
 
 class SourceError(DetserveError):

@@ -60,7 +60,7 @@ BY_TEXT: tuple[tuple[re.Pattern[str], type[InferenceError]], ...] = tuple(
         (r"^picture\b|^parameter\b", RequestRejected),
         (r"request for unknown model|has no available versions|model version not ready", ModelNotFound),
         (r"exceeds maximum queue size|request timeout expired", Overloaded),
-        (r"(protocol|api) is restricted", AccessDenied),
+        (r"(protocol|api) is restricted|\bkey is not for\b", AccessDenied),
         (r"message larger than max", RequestRejected),
         (r"^unexpected (shape|data ?type) for input|^\[.*\] unexpected shape", RequestRejected),
     )

@@ -8,6 +8,7 @@
     ├── ServerStopped         a server that was serving ended by itself
     ├── GatewayError          the gateway cannot be configured or started
     ├── KeyFileError          a file of API keys cannot be read, or has no such key
+    ├── DurationError         a span of time that cannot be read
     ├── CertificateError      a certificate cannot be made or read
     └── ManifestError         a detector's detserve.json is not what a build writes
 """
@@ -39,6 +40,10 @@ class GatewayError(DetserveError):
 
 class KeyFileError(DetserveError):
     """A file of API keys cannot be read, or has no such key."""
+
+
+class DurationError(DetserveError):
+    """A span of time cannot be read."""
 
 
 class CertificateError(DetserveError):

@@ -11,8 +11,10 @@ import typer
 from detserve_client.client import DetectionClient, Outcome
 from detserve_client.commands.detect_report import print_report, progress_of
 from detserve_client.drawing import drawn_path, require_drawing, save_drawn
+from detserve_client.endpoint import Endpoint
 from detserve_client.errors import OutputError, SourceError
 from detserve_client.results import write_coco, write_json
+from detserve_client.security import UNSECURED, Security
 from detserve_client.sources import PictureFile, expand_sources
 
 app = typer.Typer(add_completion=False)
@@ -30,7 +32,10 @@ def detect(
     ],
     model: Annotated[str, typer.Option(help="Name of the served detector.", show_default=False)],
     url: Annotated[
-        str, typer.Option(help="Where the server listens: grpc://HOST:PORT or http://HOST:PORT.")
+        str,
+        typer.Option(
+            help="Where the server listens: grpc://HOST:PORT or http://HOST:PORT, TLS: grpcs, https."
+        ),
     ] = "grpc://localhost:8001",
     save: Annotated[
         Path | None,
@@ -58,13 +63,30 @@ def detect(
         int | None, typer.Option(min=1, help="Most detections in a picture. Without it: the card's.")
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="How many requests are under way at a time.")] = 8,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The gateway's API key. Else: $DETSERVE_API_KEY.")
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Authority of the gateway's certificate. Else: $DETSERVE_CA."),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The client's certificate, its .key in or beside it. Else: $DETSERVE_CERTIFICATE.",
+        ),
+    ] = None,
 ) -> None:
     """Detect objects in pictures with a served detector."""
     pictures = expand_sources(sources)
     targets = _drawing_targets(save, pictures)
     outcomes: list[Outcome] = []
     started_s = time.perf_counter()
-    with DetectionClient(url, model) as client:
+    security = Security.from_environment(api_key_file=api_key_file, ca=ca, certificate=certificate)
+    if not Endpoint.parse(url).tls and (api_key_file, ca, certificate) == (None, None, None):
+        security = UNSECURED  # the environment's key is for the gateway, not for a server without TLS
+    with DetectionClient(url, model, security=security) as client:
         stream = client.detect_many(
             (picture.path for picture in pictures),
             window=window,

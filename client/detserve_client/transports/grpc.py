@@ -38,8 +38,11 @@ class GrpcTransport:
         self._tritonclient = tritonclient.grpc
         self._url = str(endpoint)
         self._client = tritonclient.grpc.InferenceServerClient(
-            endpoint.address, ssl=endpoint.tls, channel_args=_CHANNEL_ARGUMENTS
+            endpoint.address,
+            creds=endpoint.security.grpc_credentials() if endpoint.tls else None,
+            channel_args=_CHANNEL_ARGUMENTS,
         )
+        self._security = endpoint.security
 
     def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
         """Send one picture; see :class:`~detserve_client.transports.base.Transport`."""
@@ -53,6 +56,7 @@ class GrpcTransport:
                 outputs=outputs,
                 parameters=dict(request.parameters),
                 client_timeout=timeout_s,
+                headers=self._headers(request.model),
             )
         except self._tritonclient.InferenceServerException as error:
             raise self._mapped(error, request.model, timeout_s) from error
@@ -67,7 +71,9 @@ class GrpcTransport:
     def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """The model's configuration."""
         try:
-            answer = self._client.get_model_config(model, as_json=True, client_timeout=timeout_s)
+            answer = self._client.get_model_config(
+                model, as_json=True, client_timeout=timeout_s, headers=self._headers(model)
+            )
         except self._tritonclient.InferenceServerException as error:
             raise self._mapped(error, model, timeout_s) from error
         config: dict[str, Any] = answer["config"]
@@ -76,7 +82,8 @@ class GrpcTransport:
     def ready(self, model: str, timeout_s: float) -> bool:
         """Whether the model is loaded and takes requests."""
         try:
-            return bool(self._client.is_model_ready(model, client_timeout=timeout_s))
+            headers = self._headers(model)
+            return bool(self._client.is_model_ready(model, client_timeout=timeout_s, headers=headers))
         except self._tritonclient.InferenceServerException as error:
             mapped = self._mapped(error, model, timeout_s)
             if isinstance(mapped, ModelNotFound):
@@ -86,6 +93,9 @@ class GrpcTransport:
     def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
         self._client.close()
+
+    def _headers(self, model: str) -> dict[str, str]:
+        return dict(self._security.metadata(model))
 
     def _mapped(self, error: Any, model: str, timeout_s: float) -> InferenceError:
         code = str(error.status()).removeprefix("StatusCode.")

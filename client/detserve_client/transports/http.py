@@ -35,7 +35,9 @@ class HttpTransport:
         self._tritonclient = tritonclient.http
         self._urllib3 = urllib3
         self._url = str(endpoint)
-        self._pool = urllib3.connection_from_url(self._url, maxsize=_CONNECTIONS)
+        tls = {"ssl_context": endpoint.security.ssl_context()} if endpoint.tls else {}
+        self._pool = urllib3.connection_from_url(self._url, maxsize=_CONNECTIONS, **tls)
+        self._headers = endpoint.security.headers()
 
     def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
         """Send one picture; see :class:`~detserve_client.transports.base.Transport`."""
@@ -99,7 +101,7 @@ class HttpTransport:
                 method,
                 f"/v2/models/{quote(model, safe='')}/{action}",
                 body=body,
-                headers=headers,
+                headers={**self._headers, **(headers or {})},
                 retries=False,
                 redirect=False,
                 timeout=self._urllib3.Timeout(total=timeout_s),

@@ -1,4 +1,4 @@
-"""Making and signing certificates: EC P-256, X.509 version 3, what RFC 5280 asks of an authority and a leaf."""
+"""Making and signing certificates: EC P-256, with the extensions RFC 5280 asks of an authority and a leaf."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def read_certified(path: Path) -> Certified:
     except (OSError, ValueError, TypeError) as error:
         raise CertificateError(f"the private key {key_of(path)} cannot be read ({error})") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-        raise CertificateError(f"{key_of(path)} is not the private key of {path}; put the right one beside it")
+        raise CertificateError(
+            f"{key_of(path)} is not the private key of {path}; put the right one beside it"
+        )
     return Certified(certificate, key)
 
 
@@ -165,5 +167,7 @@ def _general_name(host: str) -> x509.GeneralName:
         pass
     labels = host.removeprefix("*.").split(".")
     if not all(label and label.replace("-", "a").isalnum() and label.isascii() for label in labels):
-        raise CertificateError(f"got the host {host!r}, expected a name such as gateway.example.org or an address")
+        raise CertificateError(
+            f"got the host {host!r}, expected a name such as gateway.example.org or an address"
+        )
     return x509.DNSName(host)

@@ -8,8 +8,8 @@ from importlib.resources import files
 from detserve_server.gateway.settings import GatewaySettings, Limits
 
 _KEY_IDENTITY = r"""
-    # A key is dsk_<id>_<secret>. The secret has 256 random bits, so nobody finds it from its MD5 (that takes a
-    # preimage; MD5 is broken for collisions only), and nginx needs no other program to check it.
+    # A key is dsk_<id>_<secret>. The secret has 256 random bits, so nobody finds it from its MD5
+    # (that takes a preimage; MD5 is broken for collisions only), and nginx can check it by itself.
     map $http_authorization $detserve_key_id {
         default "";
         "~^(?i:Bearer) dsk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}$" $1;

@@ -61,10 +61,10 @@ class GatewaySettings(_Settings):
 
     Attributes:
         upstreams: the Tritons; each request goes to the one with the fewest under way.
-        certificate, certificate_key: PEM files, the server's chain and its private key; from ``detserve certs``
-            or a company's own authority.
-        client_authorities: PEM file of the authorities whose client certificates are accepted; with it a client
-            must show one.
+        certificate, certificate_key: PEM files, the server's chain and its private key; from
+            ``detserve certs`` or a company's own authority.
+        client_authorities: PEM file of the authorities whose client certificates are accepted; with it a
+            client must show one.
         keys: the ``keys.conf`` that ``detserve keys`` writes. Without it, a client is who its certificate's
             common name says, may use every model and has ``certificate_limits``.
         secret: file with the header that Triton wants from the gateway; see
@@ -91,5 +91,7 @@ class GatewaySettings(_Settings):
     @model_validator(mode="after")
     def _somebody_is_known(self) -> GatewaySettings:
         if self.keys is None and self.client_authorities is None:
-            raise ValueError("got neither keys nor client_authorities, expected one at least: nobody could enter")
+            raise ValueError(
+                "got neither keys nor client_authorities, expected one at least: nobody could enter"
+            )
         return self

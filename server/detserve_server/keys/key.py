@@ -59,7 +59,7 @@ def new_key(client: str, **fields: Any) -> tuple[str, KeyRecord]:
 def secret_hash(key_id: str, secret: str) -> str:
     """What nginx's secure_link computes: MD5, base64url without padding.
 
-    A slow password hash slows down guessing. There is nothing to guess in 256 random bits, and MD5's weakness,
+    A slow password hash slows down guessing; there is nothing to guess in 256 random bits. MD5's weakness,
     collisions, would need an attacker who chooses both the key and what is kept of it.
     """
     digest = hashlib.md5(f"{key_id}:{secret}".encode(), usedforsecurity=False).digest()

@@ -69,7 +69,7 @@ def nginx_file(path: Path) -> Path:
 
 
 def nginx_keys(file: KeyFile) -> str:
-    """What nginx includes: for each key that is not revoked its hash and expiry, client, models and limits."""
+    """What nginx includes: hash and expiry, client, models and limits of each key that is not revoked."""
     live = [key for key in file.keys if key.revoked is None]
     blocks = [
         _map("$detserve_key_id", "$detserve_key_record", {key.id: _record(key) for key in live}),
