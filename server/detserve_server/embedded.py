@@ -45,8 +45,14 @@ class RunningServer:
 
     def wait(self) -> NoReturn:
         """Block while the server runs; raises :class:`ServerStopped` when it ends by itself."""
-        self._process.wait()
-        raise ServerStopped(f"the server {_ending(self._process)}; its log is at {self.log_file}")
+        while True:
+            self.check_running(None)
+
+    def check_running(self, timeout_s: float | None) -> None:
+        """Raise :class:`ServerStopped` when the server has ended within ``timeout_s``, None: for ever."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
+            raise ServerStopped(f"the server {_ending(self._process)}; its log is at {self.log_file}")
 
 
 @contextmanager

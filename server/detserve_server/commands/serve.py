@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from detserve_server.embedded import RunningServer, embedded_server
-from detserve_server.ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
+from detserve_server.errors import GatewayError
+from detserve_server.gateway.guarded import GuardedServer, guarded_server
+from detserve_server.ports import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -29,15 +31,53 @@ def serve(
         list[str] | None, typer.Option(help="Serve only this model; may be repeated. Default: all.")
     ] = None,
     log_file: Annotated[Path | None, typer.Option(help="Triton's log. Default: a temporary file.")] = None,
+    gateway_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Serve through nginx with TLS on this port, gRPC and HTTP alike."
+        ),
+    ] = None,
+    gateway_host: Annotated[str, typer.Option(help="The address the gateway listens on.")] = LOOPBACK,
+    tls: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="server.crt, server.key; see detserve certs.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="API keys, as made by detserve keys.")
+    ] = None,
+    require_client_certificate: Annotated[
+        bool, typer.Option(help="Accept only certificates signed by an authority in DIR/clients.crt.")
+    ] = False,
+    access_log: Annotated[
+        Path, typer.Option(metavar="FILE", help="The gateway's log, a JSON line a request.")
+    ] = Path("access.jsonl"),
 ) -> None:
     """Serve a model repository on 127.0.0.1 until Ctrl-C.
 
-    For one machine and for tests: production is the container of docker-compose.yml.
+    For one machine and for tests: production is the container of docker-compose.yml. With --gateway-port
+    Triton itself answers nobody but the gateway, which wants --tls and --keys or client certificates.
     """
     console = Console()
     for number in _ENDING_SIGNALS:
         signal.signal(number, _interrupt_once)
     try:
+        if gateway_port is not None:
+            if tls is None:
+                raise GatewayError("--gateway-port needs --tls DIR; make its files with: detserve certs init")
+            with guarded_server(
+                repository,
+                tls=tls,
+                keys=keys,
+                require_client_certificate=require_client_certificate,
+                host=gateway_host,
+                port=gateway_port,
+                access_log=access_log,
+                metrics_port=metrics_port,
+                models=model,
+                log_file=log_file,
+            ) as guarded:
+                console.print(_guarded_table(guarded))
+                console.print("Serving until Ctrl-C.")
+                guarded.wait()
         with embedded_server(
             repository,
             grpc_port=grpc_port,
@@ -58,6 +98,17 @@ def _interrupt_once(_number: int, _frame: FrameType | None) -> None:
     for number in _ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _guarded_table(guarded: GuardedServer) -> Table:
+    table = Table("what", "where", title="detserve", title_justify="left")
+    table.add_row("gRPC", guarded.gateway.grpc_url)
+    table.add_row("HTTP", guarded.gateway.http_url)
+    table.add_row("metrics", guarded.triton.metrics_url)
+    table.add_row("models", "\n".join(guarded.triton.models))
+    table.add_row("access log", str(guarded.gateway.access_log))
+    table.add_row("log", str(guarded.triton.log_file))
+    return table
 
 
 def _table(server: RunningServer) -> Table:

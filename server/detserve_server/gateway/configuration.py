@@ -63,6 +63,7 @@ def render(settings: GatewaySettings) -> str:
     return _Template(template).substitute(
         settings.model_dump(),
         workers=settings.workers or "auto",
+        error_log=settings.error_log or "stderr",
         shutdown_timeout_s=settings.inference_timeout_s + settings.client_timeout_s,
         identity=_identity(settings).strip("\n"),
         grpc_servers=_servers([upstream.grpc for upstream in settings.upstreams]),

@@ -65,7 +65,7 @@ class RunningGateway:
         self._refresh()
         self._process.send_signal(signal.SIGHUP)
 
-    def wait_or_raise(self) -> None:
+    def check_running(self) -> None:
         """Raise :class:`ServerStopped` when nginx has ended by itself."""
         if self._process.poll() is not None:
             raise ServerStopped(f"the gateway ended with status {self._process.returncode}")

@@ -69,6 +69,7 @@ class GatewaySettings(_Settings):
             common name says, may use every model and has ``certificate_limits``.
         secret: file with the header that Triton wants from the gateway; see
             :func:`~detserve_server.gateway.secret.write_secret`.
+        error_log: None is the standard error stream.
         run_dir: writable folder for the pid and for bodies that are larger than 1 MiB.
     """
 
@@ -81,7 +82,7 @@ class GatewaySettings(_Settings):
     secret: PlainPath | None = None
     certificate_limits: Limits = Limits()
     access_log: LogTarget
-    error_log: PlainPath = Path("/dev/stderr")
+    error_log: PlainPath | None = None
     run_dir: PlainPath = Path("/tmp")  # noqa: S108
     max_body_bytes: int = Field(16 * MIB, ge=1024)
     client_timeout_s: int = Field(10, ge=1)
