@@ -10,7 +10,12 @@
     ├── KeyFileError          a file of API keys cannot be read, or has no such key
     ├── DurationError         a span of time that cannot be read
     ├── CertificateError      a certificate cannot be made or read
-    └── ManifestError         a detector's detserve.json is not what a build writes
+    ├── ManifestError         a detector's detserve.json is not what a build writes
+    ├── SigningKeyError       a file holds no usable Ed25519 key
+    ├── SignatureError        a repository is not, to the last file, what was signed
+    ├── AuditError            the audit log cannot be written or read
+    ├── AuditBroken           the audit log is not what its collector wrote
+    └── RolloutError          a roll-out cannot go on; the old server has all the traffic
 """
 
 from __future__ import annotations
@@ -48,3 +53,23 @@ class DurationError(DetserveError):
 
 class CertificateError(DetserveError):
     """A certificate cannot be made or read."""
+
+
+class SigningKeyError(DetserveError):
+    """A file holds no usable Ed25519 key."""
+
+
+class SignatureError(DetserveError):
+    """A repository is not, to the last file, what was signed."""
+
+
+class AuditError(DetserveError):
+    """The audit log cannot be written or read."""
+
+
+class AuditBroken(DetserveError):
+    """The audit log is not what its collector wrote; the text names the first line that is wrong."""
+
+
+class RolloutError(DetserveError):
+    """A roll-out cannot go on; the old server has all the traffic."""

@@ -1,0 +1,73 @@
+"""The collector: access log -> ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detserve_server.audit.access_log import AccessLog, Batch
+from detserve_server.audit.ledger import FILE_BYTES, Ledger, open_ledger
+from detserve_server.errors import AuditError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+_POLL_S = 0.5
+_RETRY_S = 2.0
+
+
+def collect(
+    log: Path,
+    directory: Path,
+    key: Ed25519PrivateKey,
+    *,
+    once: bool,
+    file_bytes: int = FILE_BYTES,
+    on_note: Callable[[str], None],
+) -> int:
+    """Chain what the gateway writes to ``log``, until interrupted or, with ``once``, until nothing is left.
+
+    ``on_note`` is told one sentence when something had to be mended, when the folder cannot be written (the
+    collector waits there until it can, unless ``once``) and when it goes on. Returns the number of records
+    collected.
+
+    Raises :class:`AuditError` (the log or the folder cannot be used; ``once``: the disk is full) and
+    :class:`AuditBroken` (the audit log was changed).
+    """
+    if once and not log.exists():
+        raise AuditError(f"there is no access log {log}; give the file that the gateway writes")
+    access_log, collected = AccessLog(log), 0
+    try:
+        with open_ledger(directory, key, file_bytes=file_bytes, on_note=on_note) as ledger:
+            while True:
+                batch = access_log.read(ledger.head.position)
+                if batch.records or batch.position != ledger.head.position:
+                    _commit(ledger, batch, once, on_note)
+                    collected += len(batch.records)
+                if batch.records:
+                    continue
+                if once:
+                    return collected
+                time.sleep(_POLL_S)
+    finally:
+        access_log.close()
+
+
+def _commit(ledger: Ledger, batch: Batch, once: bool, on_note: Callable[[str], None]) -> None:
+    waiting = False
+    while True:
+        try:
+            ledger.append(batch.records, batch.position)
+        except AuditError as error:
+            if once:
+                raise
+            if not waiting:
+                on_note(f"{error}; waiting")
+            waiting = True
+            time.sleep(_RETRY_S)
+            continue
+        if waiting:
+            on_note("the audit log can be written again; going on")
+        return
