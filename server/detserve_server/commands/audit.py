@@ -38,7 +38,7 @@ _Anchors = Annotated[
 _First = Annotated[
     int, typer.Option(min=1, help="Sequence of the first record, if older files were archived.")
 ]
-_Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Day in UTC, included.")]
+_DAY = ["%Y-%m-%d"]
 
 
 @app.command()
@@ -92,8 +92,8 @@ def verify(directory: _Directory, key: _PublicKey = None, anchor: _Anchors = Non
 def usage(
     directory: _Directory,
     output: Annotated[Path | None, typer.Option(help="CSV file for the sums.")] = None,
-    since: Annotated[_Day, typer.Option("--from")] = None,
-    until: Annotated[_Day, typer.Option("--to")] = None,
+    since: Annotated[datetime | None, typer.Option("--from", formats=_DAY, help="First day, in UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option("--to", formats=_DAY, help="Last day, in UTC.")] = None,
     key: _PublicKey = None,
     anchor: _Anchors = None,
     first: _First = 1,
