@@ -190,6 +190,17 @@ def _check_plan(manifest: Manifest, plan: Path, image: str) -> Check:
     return Check(name, f"TensorRT {record.tensorrt}, loads in {image}{condition}")
 
 
+def check_signature(repository: Path, public_key: Path) -> Check:
+    """Whether the repository is, to the last file, what the owner of the key signed."""
+    from detserve_server.signing.keys import read_public_key
+    from detserve_server.signing.repository import verify_repository
+
+    signed = _asked("signature", lambda: verify_repository(repository, read_public_key(public_key)))
+    if isinstance(signed, Check):
+        return signed
+    return Check("signature", f"{signed.files} files as signed with the key {signed.key}")
+
+
 def check_package(manifest: Manifest, package: str, installed: str) -> Check:
     """Whether a package is not older than the one the detector was built with."""
     name, built_with = f"{manifest.name}: {package}", manifest.versions.get(package, "")

@@ -66,22 +66,27 @@ def embedded_server(
     ready_timeout_s: float = 120,
     log_file: Path | None = None,
     gateway_secret: str | None = None,
+    require_signature: Path | None = None,
 ) -> Iterator[RunningServer]:
     """Serve a model repository on 127.0.0.1 until the block ends.
 
     Ports that are not given are chosen. ``models`` loads only these, with the steps of their ensembles. The
     server's log goes to ``log_file`` or to a temporary file, which is kept only when the server fails. With a
     ``gateway_secret`` only requests that carry it reach the models: those of the gateway.
+    ``require_signature`` is a public key (PEM): Triton reads a private copy of what was signed with it.
 
     Raises :class:`ServerStartError`: no repository or model there, no room in ``/dev/shm``, a port in use, a
-    model that does not load, no readiness in ``ready_timeout_s``.
+    model that does not load, no readiness in ``ready_timeout_s``. Raises
+    :class:`~detserve_server.errors.SignatureError` when the repository is not what was signed.
     """
-    repository = Path(repository).resolve()
-    serving = _check_repository(repository, models)
     ports = choose_ports({"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port})
     found = find_distribution()
     region_prefix = f"detserve_{os.getpid()}_{secrets.token_hex(4)}_"
-    with _log(log_file) as log, assembled_backends(found) as backends:
+    with (
+        _checked(Path(repository).resolve(), models, require_signature) as (repository, serving),
+        _log(log_file) as log,
+        assembled_backends(found) as backends,
+    ):
         arguments = server_arguments(
             found.binary,
             repository,
@@ -94,7 +99,8 @@ def embedded_server(
             gateway_secret=gateway_secret,
         )
         environment = server_environment(found, os.environ)
-        with _process(arguments, environment, log.path, region_prefix, backends) as process:
+        temporary = [backends, *([repository.parent] if require_signature else [])]
+        with _process(arguments, environment, log.path, region_prefix, temporary) as process:
             _wait_until_ready(process, ports["HTTP"], ready_timeout_s, log)
             yield RunningServer(
                 grpc_url=f"grpc://{LOOPBACK}:{ports['gRPC']}",
@@ -106,6 +112,21 @@ def embedded_server(
                 region_prefix=region_prefix,
                 _process=process,
             )
+
+
+@contextmanager
+def _checked(
+    repository: Path, models: Sequence[str] | None, public_key: Path | None
+) -> Iterator[tuple[Path, list[ModelOutline]]]:
+    """The repository, or a private copy of what was signed in it, and the models that will be served."""
+    if public_key is None:
+        yield repository, _check_repository(repository, models)
+        return
+    from detserve_server.signing.keys import read_public_key
+    from detserve_server.signing.repository import verified_copy
+
+    with verified_copy(repository, read_public_key(public_key)) as copy:
+        yield copy, _check_repository(copy, models)
 
 
 def _check_repository(repository: Path, models: Sequence[str] | None) -> list[ModelOutline]:
@@ -149,7 +170,11 @@ def _log(log_file: Path | None) -> Iterator[ServerLog]:
 
 @contextmanager
 def _process(
-    arguments: list[str], environment: dict[str, str], log: Path, region_prefix: str, folder: Path
+    arguments: list[str],
+    environment: dict[str, str],
+    log: Path,
+    region_prefix: str,
+    temporary: Sequence[Path],
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server in a process group of its own, and end the whole group."""
     with log.open("ab") as output:
@@ -163,7 +188,7 @@ def _process(
         )
     watcher = None
     try:
-        watcher = guard.start(process.pid, region_prefix, folder)
+        watcher = guard.start(process.pid, region_prefix, *temporary)
         yield process
     finally:
         _stop(process)

@@ -1,6 +1,7 @@
 """Runs beside the embedded server and ends it if the Python that started it dies without doing so.
 
-Started as a script with the standard library only: ``guard.py PARENT_PID SERVER_PID REGION_PREFIX FOLDER``.
+Started as a script with the standard library only:
+``guard.py PARENT_PID SERVER_PID REGION_PREFIX FOLDER...``.
 The kernel's parent-death signal would not do: it fires when the *thread* that started the server ends, and it
 leaves the shared memory and the temporary folder behind. The parent kills this process at a regular stop.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 _INTERVAL_S = 0.3
 
 
-def guard(parent_pid: int, server_pid: int, region_prefix: str, folder: str) -> None:
+def guard(parent_pid: int, server_pid: int, region_prefix: str, folders: list[str]) -> None:
     """Wait until the parent has gone, then end the server's whole process group and remove what it left."""
     while os.getppid() == parent_pid:
         time.sleep(_INTERVAL_S)
@@ -27,13 +28,17 @@ def guard(parent_pid: int, server_pid: int, region_prefix: str, folder: str) -> 
     for path in Path("/dev/shm").glob("*"):  # noqa: S108
         if path.name.startswith(region_prefix):
             path.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def start(server_pid: int, region_prefix: str, folder: Path) -> subprocess.Popen[bytes]:
+def start(server_pid: int, region_prefix: str, *folders: Path) -> subprocess.Popen[bytes]:
     """Run :func:`guard` for a process of this one, in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(server_pid), region_prefix, str(folder)],
+        [
+            *(sys.executable, "-I", "-S", __file__),
+            *(str(os.getpid()), str(server_pid), region_prefix, *map(str, folders)),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -42,4 +47,4 @@ def start(server_pid: int, region_prefix: str, folder: Path) -> subprocess.Popen
 
 
 if __name__ == "__main__":
-    guard(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    guard(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])

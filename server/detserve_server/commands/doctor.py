@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from detserve_server.checks import Check, run_checks
+from detserve_server.checks import Check, check_signature, run_checks
 from detserve_server.ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -25,10 +25,15 @@ def doctor(
     image: Annotated[
         str, typer.Option(help="Container image that is to serve it; the embedded server by default.")
     ] = "",
+    require_signature: Annotated[
+        Path | None, typer.Option(help="Public key (PEM) that the repository must be signed with.")
+    ] = None,
 ) -> None:
     """Check what would stop this repository from being served here or in an image; exit 1 if something."""
     ports = {"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port}
     checks = run_checks(repository, ports, image)
+    if require_signature is not None:
+        checks.append(check_signature(repository, require_signature))
     Console().print(_table(checks))
     if any(check.stops and not check.passed for check in checks):
         raise typer.Exit(1)

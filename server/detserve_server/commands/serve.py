@@ -50,6 +50,10 @@ def serve(
     access_log: Annotated[
         Path, typer.Option(metavar="FILE", help="The gateway's log, a JSON line a request.")
     ] = Path("access.jsonl"),
+    require_signature: Annotated[
+        Path | None,
+        typer.Option(help="Public key (PEM): serve only what detserve sign signed with its other half."),
+    ] = None,
 ) -> None:
     """Serve a model repository on 127.0.0.1 until Ctrl-C.
 
@@ -74,6 +78,7 @@ def serve(
                 metrics_port=metrics_port,
                 models=model,
                 log_file=log_file,
+                require_signature=require_signature,
             ) as guarded:
                 console.print(_guarded_table(guarded))
                 console.print("Serving until Ctrl-C.")
@@ -85,6 +90,7 @@ def serve(
             metrics_port=metrics_port,
             models=model,
             log_file=log_file,
+            require_signature=require_signature,
         ) as server:
             console.print(_table(server))
             console.print("Serving until Ctrl-C.")

@@ -42,6 +42,7 @@ def guarded_server(
     metrics_port: int | None = None,
     models: Sequence[str] | None = None,
     log_file: Path | None = None,
+    require_signature: Path | None = None,
     **limits: int,
 ) -> Iterator[GuardedServer]:
     """Serve a model repository through the gateway until the block ends.
@@ -52,7 +53,12 @@ def guarded_server(
     secret = new_secret()
     with (
         embedded_server(
-            repository, metrics_port=metrics_port, models=models, log_file=log_file, gateway_secret=secret
+            repository,
+            metrics_port=metrics_port,
+            models=models,
+            log_file=log_file,
+            gateway_secret=secret,
+            require_signature=require_signature,
         ) as triton,
         running_gateway(
             [Upstream(grpc=_address(triton.grpc_url), http=_address(triton.http_url))],

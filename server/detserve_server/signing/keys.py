@@ -63,8 +63,6 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     pem = _read(path)
-    if path.stat().st_mode & 0o007:
-        raise SigningKeyError(f"the private key {path} may be read by every user; chmod 600 {path}")
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError):
@@ -73,6 +71,8 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
         raise SigningKeyError(
             f"{path} holds no unencrypted Ed25519 private key in PEM; make one with --create-key"
         )
+    if path.stat().st_mode & 0o007:
+        raise SigningKeyError(f"the private key {path} may be read by every user; chmod 600 {path}")
     return key
 
 
