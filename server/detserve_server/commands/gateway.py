@@ -13,7 +13,7 @@ from detserve_client.files import write_whole
 from detserve_server.errors import GatewayError
 from detserve_server.gateway.configuration import render as nginx_configuration
 from detserve_server.gateway.secret import new_secret, read_secret, write_secret
-from detserve_server.gateway.settings import GatewaySettings, Upstream
+from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -68,6 +68,7 @@ def render(
     triton_file = output / "triton.env"
     secret = read_secret(triton_file) if triton_file.exists() else new_secret()
     write_secret(output / "secret.conf", triton_file, secret)
+    write_whole(output / SETTINGS, settings.model_dump_json(indent=2).encode() + b"\n")
     write_whole(output / "nginx.conf", nginx_configuration(settings).encode())
     Console().print(
         f"{output}: nginx.conf and secret.conf for nginx, triton.env for Triton.", highlight=False

@@ -66,8 +66,8 @@ def render(settings: GatewaySettings) -> str:
         error_log=settings.error_log or "stderr",
         shutdown_timeout_s=settings.inference_timeout_s + settings.client_timeout_s,
         identity=_identity(settings).strip("\n"),
-        grpc_servers=_servers([upstream.grpc for upstream in settings.upstreams]),
-        http_servers=_servers([upstream.http for upstream in settings.upstreams]),
+        grpc_servers=_servers([(upstream.grpc, upstream.weight) for upstream in settings.upstreams]),
+        http_servers=_servers([(upstream.http, upstream.weight) for upstream in settings.upstreams]),
         secret=f"    include {settings.secret};\n" if secret else "",
         grpc_secret=_indented(3, "grpc_set_header triton-grpc-protocol-detserve-gateway $detserve_secret;")
         if secret
@@ -109,10 +109,12 @@ def _client_certificates(settings: GatewaySettings) -> str:
     return "".join(_indented(2, line) + "\n" for line in lines)
 
 
-def _servers(addresses: list[str]) -> str:
+def _servers(weighted: list[tuple[str, int]]) -> str:
     # A lone server is never marked as down: that would refuse requests when it is back.
-    fails = " max_fails=0" if len(addresses) == 1 else " max_fails=1 fail_timeout=2s"
-    return "\n".join(_indented(2, f"server {address}{fails};") for address in addresses)
+    fails = " max_fails=0" if len(weighted) == 1 else " max_fails=1 fail_timeout=2s"
+    return "\n".join(
+        _indented(2, f"server {address} weight={weight}{fails};") for address, weight in weighted
+    )
 
 
 def _indented(depth: int, line: str) -> str:

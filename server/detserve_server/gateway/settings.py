@@ -10,6 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 MIB = 2**20
 
+#: The settings from which nginx.conf was rendered, beside it.
+SETTINGS = "gateway.json"
+
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
 _LISTEN = re.compile(r"(?:(?:[0-9.]+|\[[0-9A-Fa-f:]+\]|\*):)?\d{1,5}")
 _LOG = re.compile(r"/[A-Za-z0-9_./+-]+|syslog:[A-Za-z0-9_.:=,/-]+")
@@ -41,10 +44,14 @@ class _Settings(BaseModel):
 
 
 class Upstream(_Settings):
-    """One Triton: ``HOST:PORT`` of its gRPC and its HTTP service."""
+    """One Triton: ``HOST:PORT`` of its gRPC and its HTTP service, and its share of the requests.
+
+    One of ``weight`` 3 gets three times as many as one of 1.
+    """
 
     grpc: ServerAddress
     http: ServerAddress
+    weight: int = Field(1, ge=1, le=10_000)
 
 
 class Limits(_Settings):

@@ -1,0 +1,152 @@
+"""Directing a running gateway's traffic: a whole nginx.conf from changed settings, and a reload."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from detserve_client.card import first_mistake
+from detserve_client.files import write_whole
+from detserve_server.errors import RolloutError
+from detserve_server.gateway.configuration import render
+from detserve_server.gateway.process import find_nginx
+from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
+
+BEFORE = "gateway.before.json"
+_CONFIGURATION = "nginx.conf"
+_TAKE_UP_S = 10.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A gateway by the ``folder`` that ``detserve gateway render`` wrote.
+
+    ``reload_command`` is run after a change, e.g. ``docker compose exec gateway nginx -s reload``; "" is for
+    an nginx on this machine: its configuration is checked first, then the process of its pid file is told.
+    """
+
+    folder: Path
+    reload_command: str = ""
+
+    def settings(self) -> GatewaySettings:
+        """What the gateway runs with; raises :class:`RolloutError` when the folder is no gateway's."""
+        return _read(self.folder / SETTINGS)
+
+    def direct(self, upstreams: Sequence[Upstream]) -> None:
+        """Send the requests that come from now on to these servers; those under way are finished.
+
+        Raises :class:`RolloutError` when nginx does not take the change; then nothing has changed.
+        """
+        before = self.settings()
+        settings = before.model_copy(update={"upstreams": tuple(upstreams)})
+        if not self.reload_command:
+            self._check(settings)
+        try:
+            self._configure(settings)
+            self._reload(settings)
+        except RolloutError:
+            self._configure(before)
+            raise
+
+    def remember(self) -> None:
+        """Keep the present settings for :meth:`restore`."""
+        self._write(BEFORE, self.settings())
+
+    def before(self) -> tuple[Upstream, ...] | None:
+        """The servers that had the traffic before the last roll-out; None when there was none."""
+        path = self.folder / BEFORE
+        return _read(path).upstreams if path.exists() else None
+
+    def _check(self, settings: GatewaySettings) -> None:
+        """Let nginx read the new configuration before the old one is replaced."""
+        candidate = self.folder / f"{_CONFIGURATION}.next"
+        write_whole(candidate, render(settings).encode(), mode=0o600)
+        try:
+            where = ("-p", str(self.folder), "-c", str(candidate), "-e", os.devnull)
+            _run([find_nginx(), "-t", "-q", *where])
+        finally:
+            candidate.unlink(missing_ok=True)
+
+    def _configure(self, settings: GatewaySettings) -> None:
+        path = self.folder / _CONFIGURATION
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+        write_whole(path, render(settings).encode(), mode=mode)
+        self._write(SETTINGS, settings)
+
+    def _write(self, name: str, settings: GatewaySettings) -> None:
+        write_whole(self.folder / name, settings.model_dump_json(indent=2).encode() + b"\n")
+
+    def _reload(self, settings: GatewaySettings) -> None:
+        if self.reload_command:
+            _run(shlex.split(self.reload_command))
+            return
+        master = _read_pid(settings.run_dir / "nginx.pid")
+        old = _workers(master)
+        os.kill(master, signal.SIGHUP)
+        _wait(lambda: _workers(master) - old, "nginx started no new workers; its error log says why")
+
+
+def with_share(old: Sequence[Upstream], new: Sequence[Upstream], share: float) -> list[Upstream]:
+    """Old and new servers together, the new ones with ``share`` (0 to 1) of the requests between them."""
+    of_old = max(1, round(1000 * (1 - share) / len(old)))
+    of_new = max(1, round(1000 * share / len(new)))
+    divisor = math.gcd(of_old, of_new)
+    return [
+        *(one.model_copy(update={"weight": of_old // divisor}) for one in old),
+        *(one.model_copy(update={"weight": of_new // divisor}) for one in new),
+    ]
+
+
+def _read(path: Path) -> GatewaySettings:
+    try:
+        return GatewaySettings.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise RolloutError(
+            f"{path} cannot be read ({error.strerror}); give the folder that detserve gateway render wrote"
+        ) from None
+    except ValidationError as error:
+        raise RolloutError(first_mistake(error, str(path))) from None
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise RolloutError(f"{command[0]} cannot be run ({error.strerror})") from None
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise RolloutError(f"{shlex.join(command)} failed: {lines[-1] if lines else done.returncode}")
+
+
+def _read_pid(path: Path) -> int:
+    try:
+        pid = int(path.read_text())
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        raise RolloutError(
+            f"{path} names no running nginx; start the gateway, or say how it is reloaded with --reload"
+        ) from None
+    return pid
+
+
+def _workers(master: int) -> set[int]:
+    children = Path(f"/proc/{master}/task/{master}/children")
+    return {int(pid) for pid in children.read_text().split()} if children.exists() else set()
+
+
+def _wait(condition: Callable[[], object], otherwise: str) -> None:
+    deadline_s = time.monotonic() + _TAKE_UP_S
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise RolloutError(otherwise)
+        time.sleep(_POLL_S)
