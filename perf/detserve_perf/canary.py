@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detserve_client.client import DetectionClient
@@ -39,7 +39,7 @@ class Comparison:
     failed: int
     first_failure: str
     boxes: tuple[Counts, ...]
-    ap: tuple[float, float] | None
+    ap: tuple[float, float] | None = None
 
     @property
     def changed_share(self) -> float:
@@ -94,7 +94,7 @@ def compare_pictures(
         elif not (isinstance(of_old.error, RequestRejected) and isinstance(of_new.error, RequestRejected)):
             raise MeasurementError(f"the old detector failed on {path}: {of_old.error}")
         on_picture()
-    return _comparison(len(pictures), differences, failures, None)
+    return _comparison(len(pictures), differences, failures)
 
 
 def compare_dataset(
@@ -106,23 +106,23 @@ def compare_dataset(
     concurrency: int,
     on_picture: Callable[[], None],
 ) -> Comparison:
-    """As :func:`compare_pictures`, on annotated pictures, and score both detectors as COCO does.
+    """As :func:`compare_pictures`, on annotated pictures; then score both detectors as COCO does.
 
-    Raises :class:`MeasurementError` too when the dataset is wrong or a picture fails.
+    The scoring sends every picture a second time, with a score threshold that no traffic has. Raises
+    :class:`MeasurementError` too when the dataset is wrong or a picture fails.
     """
     dataset = open_dataset(labels, images, old.card().labels)
-    (of_new, of_old), differences = score_dataset(
-        [new, old], dataset, iou_threshold=None, concurrency=concurrency, worst=0, on_picture=on_picture
+    pictures = [picture.path for picture in dataset.read()]
+    comparison = compare_pictures(old, new, pictures, concurrency=concurrency, on_picture=on_picture)
+    (of_old, of_new), _ = score_dataset(
+        [old, new], dataset, iou_threshold=None, concurrency=concurrency, worst=0, on_picture=on_picture
     )
-    aps = of_old.table.ap, of_new.table.ap
-    if differences is None or aps[0] is None or aps[1] is None:
+    if of_old.table.ap is None or of_new.table.ap is None:
         raise MeasurementError(f"{labels} has no box of a class of {old.model}, so there is no AP to compare")
-    return _comparison(dataset.pictures, differences, [], (aps[0], aps[1]))
+    return replace(comparison, ap=(of_old.table.ap, of_new.table.ap))
 
 
-def _comparison(
-    pictures: int, differences: Differences, failures: Sequence[str], ap: tuple[float, float] | None
-) -> Comparison:
+def _comparison(pictures: int, differences: Differences, failures: Sequence[str]) -> Comparison:
     boxes = tuple(differences.by_class())
     if not failures and boxes[0].matched + boxes[0].missed + boxes[0].extra == 0:
         raise MeasurementError(
@@ -131,5 +131,5 @@ def _comparison(
         )
     changed = sum(bool(one.missed or one.extra or one.moved) for one in differences.pictures)
     return Comparison(
-        pictures, changed + len(failures), len(failures), failures[0] if failures else "", boxes, ap
+        pictures, changed + len(failures), len(failures), failures[0] if failures else "", boxes
     )
