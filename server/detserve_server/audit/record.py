@@ -65,6 +65,7 @@ def _seconds(value: object) -> object:
 
 
 _Text = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
+_LongText = Annotated[str, Field(max_length=4096), AfterValidator(_printable)]
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 _Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, lt=1e9, allow_inf_nan=False)]
 
@@ -84,11 +85,11 @@ class AccessLine(BaseModel):
     client: _Text = ""
     peer: _Text
     certificate: Annotated[
-        _Text, Field(validation_alias=AliasChoices("certificate", "certificate_subject"))
+        _LongText, Field(validation_alias=AliasChoices("certificate", "certificate_subject"))
     ] = ""
     protocol: Literal["grpc", "http"]
     model: _Text = ""
-    method: _Text
+    method: _LongText
     status: Annotated[int, Field(ge=0, le=999)]
     grpc_status: Annotated[Annotated[int, Field(ge=0, le=16)] | None, BeforeValidator(_absent)] = None
     bytes_in: _Count
