@@ -157,6 +157,14 @@ def test_an_older_state_put_back_whole_is_found_with_an_anchor(tmp_path: Path) -
         )
 
 
+def test_a_line_without_an_end_is_not_read_into_memory(log: Path, tmp_path: Path) -> None:
+    directory = _copy(log, tmp_path / "audit")
+    with _files(directory)[0].open("r+b") as file:
+        file.truncate(2**32)  # a sparse file of zeros
+    with pytest.raises(AuditBroken, match="is no line that a collector writes"):
+        verify(directory, PUBLIC)
+
+
 def test_archived_files_are_missed_unless_named(log: Path, tmp_path: Path) -> None:
     directory = _copy(log, tmp_path / "audit")
     first = records(directory)

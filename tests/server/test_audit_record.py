@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detserve_server.audit.record import record_of
@@ -99,6 +99,8 @@ def test_injected_text_makes_no_second_record_and_no_control_character(
         access_line(1, latency_s="nan").strip(), access_line(1, upstream_s="1e999").strip(),
         access_line(1, upstream_s="a").strip(), access_line(1, upstream_s=[1]).strip(),
         access_line(1, bytes_in=10**30).strip(), access_line(1, time="tomorrow").strip(),
+        access_line(1, time="9999-12-31T23:59:59-23:00").strip(), access_line(1, time=1e300).strip(),
+        access_line(1, time="0001-01-01T00:00:00+23:00").strip(), access_line(1, method="x" * 5000).strip(),
         access_line(1, protocol="ftp").strip(), access_line(1, model="\ud800").strip(),
     ],
 )  # fmt: skip
@@ -111,9 +113,22 @@ def test_what_is_no_line_of_the_gateway_is_kept_as_untrusted(line: bytes) -> Non
     assert record["excerpt"].isprintable()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300).filter(lambda line: b"\n" not in line))
 def test_no_bytes_raise(line: bytes) -> None:
     assert record_of(line)["kind"] == "untrusted"
+
+
+_JUNK = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(sorted(json.loads(access_line(1)))), _JUNK))
+def test_no_value_of_a_field_raises(fields: dict[str, object]) -> None:
+    record = record_of(access_line(1, **fields).strip())
+    assert json.dumps(record, allow_nan=False).isascii()
 
 
 def test_usage_per_client_and_day(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def _edit_signature(repository: Path) -> None:
         (_link_out, r"model\.onnx is a symbolic link"),
         (lambda r: (r / "codes_ssd_detector/3").symlink_to(r / "codes_ssd_detector/1"), "a symbolic link"),
         (lambda r: os.mkfifo(r / "codes_ssd/pipe"), "neither file nor folder"),
+        (lambda r: (r / "codes_ssd/\x1b[2J").touch(), r"cannot be printed: 'codes_ssd/\\x1b\[2J'"),
+        (lambda r: (Path(os.fsdecode(bytes(r / "codes_ssd") + b"/\xff"))).touch(), "cannot be printed"),
         (_sign_with_another_key, r"is not signed with the key [0-9a-f]{16}, it names the key"),
         (_edit_signature, r"is not signed with the key"),
         (lambda r: (r / SIGNATURE).unlink(), r"is not signed .*; sign it with: detserve sign"),

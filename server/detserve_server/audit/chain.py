@@ -72,7 +72,9 @@ def day_and_number(name: str) -> tuple[str, int]:
 
 def audit_files(directory: Path) -> list[Path]:
     """The files of a log in the order in which they were written."""
-    found = [path for path in directory.glob("audit-*.jsonl") if _FILE.fullmatch(path.name)]
+    found = [
+        path for path in directory.glob("audit-*.jsonl") if _FILE.fullmatch(path.name) and path.is_file()
+    ]
     return sorted(found, key=lambda path: day_and_number(path.name))
 
 

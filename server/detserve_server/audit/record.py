@@ -50,6 +50,13 @@ def _printable(text: str) -> str:
     return text
 
 
+def _utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(timezone.utc)
+    except OverflowError:
+        raise ValueError("is a time that has no equal in UTC") from None
+
+
 def _absent(value: object) -> object:
     return None if value in ("", "-") else value
 
@@ -80,7 +87,7 @@ class AccessLine(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    time: AwareDatetime
+    time: Annotated[AwareDatetime, AfterValidator(_utc)]
     request_id: _Text
     client: _Text = ""
     peer: _Text

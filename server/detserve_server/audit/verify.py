@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from detserve_server.audit.chain import GENESIS, HEAD, Head, audit_files, chained, read_head
-from detserve_server.errors import AuditBroken
+from detserve_server.errors import AuditBroken, AuditError
 from detserve_server.signing.keys import canonical_json
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _COLLECTOR_S = 5.0
 _POLL_S = 0.2
+_LONGEST_LINE_BYTES = 2**20  # a collector's are shorter
 
 
 @dataclass
@@ -110,8 +111,8 @@ def _lines(directory: Path, first: int, head: Head) -> Iterator[_Line]:
     """Every line whose hash follows from the one before it."""
     last, sequence = (GENESIS if first == 1 else ""), first - 1
     for path in audit_files(directory):
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+        with _opened(path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE_BYTES), b""), 1):
                 if sequence >= head.sequence and not line.endswith(b"\n"):
                     return  # being written
                 where = f"{path}:{number}"
@@ -125,6 +126,13 @@ def _lines(directory: Path, first: int, head: Head) -> Iterator[_Line]:
                     raise AuditBroken(f"{where}: record {sequence} was changed: its hash does not follow")
                 last = digest
                 yield _Line(where, record, digest)
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise AuditError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def _parse(line: bytes, where: str) -> tuple[dict[str, Any], str]:

@@ -176,6 +176,10 @@ def _files(repository: Path, *, with_pycache: bool) -> list[str]:
             for path in sorted(waiting.pop().iterdir()):
                 mode = path.lstat().st_mode
                 name = path.relative_to(root).as_posix()
+                if not name.isprintable():
+                    raise SignatureError(
+                        f"{repository} holds a name that cannot be printed: {name!a}; rename it"
+                    )
                 if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                     kind = "a symbolic link" if stat.S_ISLNK(mode) else "neither file nor folder"
                     raise SignatureError(
