@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from detserve_server.audit.access_log import AccessLog
+from detserve_server.audit.chain import Position
 from detserve_server.audit.collect import collect
 from detserve_server.audit.verify import verify
 from detserve_server.errors import AuditBroken, AuditError
@@ -143,6 +145,24 @@ def test_a_crash_between_the_lines_and_the_head(log: _Log, first: int) -> None:
     with pytest.raises(AuditBroken, match="collector was killed|is no line that a collector writes"):
         verify(log.directory, KEY.public_key())
     log.check()
+
+
+def test_a_deleted_log_is_read_to_its_end_and_then_closed(log: _Log) -> None:
+    log.write(3)
+    access_log = AccessLog(log.path)
+    position = access_log.read(Position()).position
+    with log.path.open("ab", buffering=0) as old:
+        log.path.unlink()
+        log.path.write_bytes(access_line(100))
+        old.write(access_line(3))
+        batch = access_log.read(position)
+        assert [int(record["request_id"], 16) for record in batch.records] == [3, 100]
+        opened = len(list(Path("/proc/self/fd").iterdir()))
+        os.utime(old.fileno(), (0, 0))  # long ago
+    position = access_log.read(batch.position).position
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened - 2  # ours and the reader's
+    assert len(position.offsets_bytes) == 1
+    access_log.close()
 
 
 def test_compressed_and_foreign_siblings_are_not_read(log: _Log) -> None:
