@@ -19,6 +19,7 @@ from detserve_server.certificates.authority import new_authority, new_server, wr
 from detserve_server.embedded import RunningServer
 from detserve_server.gateway.configuration import render
 from detserve_server.gateway.process import find_nginx
+from detserve_server.gateway.secret import write_secret
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Limits, Upstream
 from detserve_server.keys.key import new_key
 from detserve_server.keys.store import KeyFile, change_keys
@@ -44,7 +45,9 @@ class NginxGateway:
 
 
 @contextmanager
-def nginx_gateway(folder: Path, upstreams: Sequence[Upstream]) -> Iterator[NginxGateway]:
+def nginx_gateway(
+    folder: Path, upstreams: Sequence[Upstream], secret: str | None = None
+) -> Iterator[NginxGateway]:
     """Run nginx in the foreground, as a container would, from a rendered folder."""
     folder.mkdir()
     folder.chmod(0o755)
@@ -60,11 +63,14 @@ def nginx_gateway(folder: Path, upstreams: Sequence[Upstream]) -> Iterator[Nginx
         certificate=folder / "server.crt",
         certificate_key=folder / "server.key",
         keys=folder / "keys.conf",
+        secret=folder / "secret.conf" if secret else None,
         access_log=str(folder / "access.jsonl"),
         error_log=folder / "error.log",
         run_dir=folder,
         workers=2,
     )
+    if secret:
+        write_secret(folder / "secret.conf", folder / "triton.env", secret)
     (folder / SETTINGS).write_text(settings.model_dump_json())
     (folder / "nginx.conf").write_text(render(settings))
     where = ["-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]

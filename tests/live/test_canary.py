@@ -19,11 +19,14 @@ import pytest
 
 from detserve_client import DetectionClient
 from detserve_server.embedded import RunningServer, embedded_server
+from detserve_server.gateway.secret import new_secret
 from detserve_server.rollout.traffic import Gateway
 from tests.live.behind_gateway import NginxGateway, load, nginx_gateway, served, upstream
 from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
 
 PICTURE = SAMPLES / "scene_2.jpg"
+SECRET = new_secret()  # these servers answer their gateway alone, as in production
+AS_GATEWAY = {**os.environ, "DETSERVE_GATEWAY_SECRET": SECRET}
 
 
 def _repository(folder: Path) -> Path:
@@ -58,14 +61,14 @@ def _noisy(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def blue() -> Iterator[RunningServer]:
     """The server of today."""
-    with embedded_server(CHECKOUT / "model_repository", models=[DEFAULT]) as running:
+    with embedded_server(CHECKOUT / "model_repository", models=[DEFAULT], gateway_secret=SECRET) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def green() -> Iterator[RunningServer]:
     """The same detector on a new server."""
-    with embedded_server(CHECKOUT / "model_repository", models=[DEFAULT]) as running:
+    with embedded_server(CHECKOUT / "model_repository", models=[DEFAULT], gateway_secret=SECRET) as running:
         yield running
 
 
@@ -73,26 +76,27 @@ def green() -> Iterator[RunningServer]:
 def broken(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
-    with embedded_server(request.param(tmp_path_factory.mktemp("broken") / "repository")) as running:
+    repository = request.param(tmp_path_factory.mktemp("broken") / "repository")
+    with embedded_server(repository, gateway_secret=SECRET) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def boxes(blue: RunningServer) -> int:
-    with DetectionClient(blue.grpc_url, DEFAULT) as client:
+@pytest.fixture
+def boxes(gateway: NginxGateway) -> int:
+    with DetectionClient(gateway.url, DEFAULT, security=gateway.security) as client:
         return len(client.detect(PICTURE))
 
 
 @pytest.fixture
 def gateway(blue: RunningServer, tmp_path: Path) -> Iterator[NginxGateway]:
-    with nginx_gateway(tmp_path / "gateway", [upstream(blue)]) as running:
+    with nginx_gateway(tmp_path / "gateway", [upstream(blue)], SECRET) as running:
         yield running
 
 
 def _canary(old: RunningServer, new: RunningServer, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "detserve_client.command", "canary"]
     command += ["--old", old.grpc_url, "--new", new.http_url, "--model", DEFAULT, *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=AS_GATEWAY, capture_output=True, text=True, check=False)
 
 
 def test_the_same_detector_may_take_over(blue: RunningServer, green: RunningServer, tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def test_another_detector_is_held_back(blue: RunningServer, broken: RunningServe
 
 def test_noise_on_the_weights_is_seen_in_ap(blue: RunningServer, tmp_path: Path) -> None:
     labels = ("--labels", str(SAMPLES / "instances.json"), "--pictures", str(SAMPLES))
-    with embedded_server(_noisy(tmp_path / "noisy")) as noisy:
+    with embedded_server(_noisy(tmp_path / "noisy"), gateway_secret=SECRET) as noisy:
         done = _canary(blue, noisy, *labels, "--max-changed", "1", "--min-iou", "0", "--max-ap-drop", "0.001")
     assert done.returncode == 1
     assert "AP fell from" in done.stderr
@@ -128,7 +132,7 @@ def test_paths_on_standard_input(blue: RunningServer, green: RunningServer) -> N
     command = [sys.executable, "-m", "detserve_client.command", "canary", "--from-stdin"]
     command += ["--old", blue.grpc_url, "--new", green.grpc_url, "--model", DEFAULT]
     paths = "".join(f"{path}\n" for path in sorted(SAMPLES.glob("*.jpg"))[:3])
-    done = subprocess.run(command, input=paths, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=AS_GATEWAY, input=paths, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "3 pictures, 0 changed" in done.stdout
 
@@ -193,7 +197,8 @@ def test_one_that_dies_with_its_share_is_rolled_back(
     gateway: NginxGateway, blue: RunningServer, boxes: int
 ) -> None:
     with ExitStack() as stack:
-        dying = stack.enter_context(embedded_server(CHECKOUT / "model_repository", models=[DEFAULT]))
+        repository = CHECKOUT / "model_repository"
+        dying = stack.enter_context(embedded_server(repository, models=[DEFAULT], gateway_secret=SECRET))
         with load(gateway, DEFAULT, PICTURE, boxes) as sent:
             sent.wait_for(20)
             process = _rollout(gateway, dying, watch_s=4)

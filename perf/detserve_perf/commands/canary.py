@@ -15,8 +15,8 @@ from rich.progress import Progress
 
 from detserve_client.client import DetectionClient
 from detserve_client.files import write_whole
-from detserve_client.security import UNSECURED, Security
 from detserve_client.sources import expand_sources
+from detserve_perf.access import connected
 
 if TYPE_CHECKING:
     from detserve_perf.canary import Comparison
@@ -55,7 +55,8 @@ def canary(
 ) -> None:
     """Send the same pictures to an old and a new detector; exit 1 when too much changes.
 
-    A server behind a gateway (grpcs://, https://) is shown DETSERVE_API_KEY and DETSERVE_CERTIFICATE.
+    A gateway (grpcs://, https://) is shown DETSERVE_API_KEY and DETSERVE_CERTIFICATE, a Triton behind one
+    DETSERVE_GATEWAY_SECRET.
     A picture has changed when a box has no partner of its class with an IoU of 0.5 or more, when a matched
     box moved (IoU under 0.9), or when the new detector failed.
     """
@@ -67,8 +68,8 @@ def canary(
         raise typer.BadParameter("give --pictures, --labels or --from-stdin", param_hint="--pictures")
     terminal = Console(stderr=True)
     with (
-        DetectionClient(old, model, security=_security(old)) as old_client,
-        DetectionClient(new, new_model or model, security=_security(new)) as new_client,
+        connected(old, model) as old_client,
+        connected(new, new_model or model) as new_client,
         Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress,
     ):
         task = progress.add_task("comparing", total=None)
@@ -85,11 +86,6 @@ def canary(
         typer.echo(f"detserve: the new detector is held back: {'; '.join(breaches)}", err=True)
         raise typer.Exit(1)
     typer.echo("The new detector may take over.")
-
-
-def _security(url: str) -> Security:
-    """The key and certificates of the environment, for a server behind a gateway."""
-    return Security.from_environment() if url.startswith(("grpcs://", "https://")) else UNSECURED
 
 
 def _compare(

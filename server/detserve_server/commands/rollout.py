@@ -62,7 +62,7 @@ def rollout(
     roll_out(
         behind,
         [new],
-        gate=lambda: canary_gate([*servers, *context.args]),
+        gate=lambda: canary_gate([*servers, *context.args], behind.secret()),
         share=share,
         watch_s=watch_s,
         max_failed=max_failed,

@@ -15,7 +15,7 @@ def sign(
     repository: Annotated[Path, typer.Option(help="Folder of models, as made by detserve build.")],
     key: Annotated[Path, typer.Option(help="Ed25519 private key (PEM).")],
     create_key: Annotated[
-        bool, typer.Option("--create-key", help="Make the key first, and KEY.public.pem beside it.")
+        bool, typer.Option("--create-key", help="Make the key if it is not there yet.")
     ] = False,
 ) -> None:
     """Sign every file of a repository, so that serving it can refuse any other (Ed25519)."""
@@ -23,7 +23,7 @@ def sign(
     from detserve_server.signing.keys import read_private_key
     from detserve_server.signing.repository import sign_repository
 
-    if create_key:
+    if create_key and not key.exists():
         typer.echo(f"made {key}, keep it secret; verify with {create(key)}")
     signed = sign_repository(repository, read_private_key(key))
     typer.echo(f"{signed.path}: {signed.files} files, {signed.size_bytes / 1e6:.1f} MB, key {signed.key}")

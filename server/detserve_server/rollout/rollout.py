@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -73,10 +74,14 @@ def roll_back(gateway: Gateway) -> Sequence[Upstream]:
     return old
 
 
-def canary_gate(arguments: Sequence[str]) -> str:
-    """Run ``detserve canary``; returns the sentence with which it holds the new server back, or ""."""
+def canary_gate(arguments: Sequence[str], secret: str | None) -> str:
+    """Run ``detserve canary``; returns the sentence with which it holds the new server back, or "".
+
+    ``secret`` is what a Triton wants from its gateway, if it wants anything.
+    """
     command = [sys.executable, "-m", "detserve_client.command", "canary", *arguments]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    environment = {**os.environ, **({"DETSERVE_GATEWAY_SECRET": secret} if secret else {})}
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode == 0:
         return ""
     lines = done.stderr.strip().splitlines()

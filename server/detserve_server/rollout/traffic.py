@@ -19,9 +19,11 @@ from detserve_client.files import write_whole
 from detserve_server.errors import RolloutError
 from detserve_server.gateway.configuration import render
 from detserve_server.gateway.process import find_nginx
+from detserve_server.gateway.secret import read_secret
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
 
 BEFORE = "gateway.before.json"
+TRITON_FILE = "triton.env"
 _CONFIGURATION = "nginx.conf"
 _TAKE_UP_S = 10.0
 _POLL_S = 0.05
@@ -41,6 +43,11 @@ class Gateway:
     def settings(self) -> GatewaySettings:
         """What the gateway runs with; raises :class:`RolloutError` when the folder is no gateway's."""
         return _read(self.folder / SETTINGS)
+
+    def secret(self) -> str | None:
+        """What the Tritons want from this gateway; None when they want nothing."""
+        path = self.folder / TRITON_FILE
+        return read_secret(path) if path.exists() else None
 
     def direct(self, upstreams: Sequence[Upstream]) -> None:
         """Send the requests that come from now on to these servers; those under way are finished.
