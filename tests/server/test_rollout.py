@@ -98,7 +98,9 @@ def _roll_out(folder: Path, gate: Callable[[], str], command: str = "true") -> l
 def test_promoted_then_rolled_back(folder: Path) -> None:
     with pytest.raises(RolloutError, match="has seen no roll-out"):
         roll_back(Gateway(folder, "true"))
-    assert _roll_out(folder, lambda: "")[-1] == "the new server has all the traffic"
+    assert _roll_out(folder, lambda: "")[-1] == (
+        "the new server has all the traffic; the old one may be stopped in 70 s"
+    )
     assert _upstreams(folder) == NEW
     assert list(roll_back(Gateway(folder, "true"))) == OLD
     assert _upstreams(folder) == OLD

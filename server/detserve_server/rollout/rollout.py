@@ -59,7 +59,10 @@ def roll_out(
                 f"{error!r}; and the old server did not get its traffic back: {stuck}"
             ) from None
         raise
-    on_step("the new server has all the traffic")
+    if gateway.wait_until_drained():
+        on_step("the new server has all the traffic; the old one may be stopped")
+    else:
+        on_step(f"the new server has all the traffic; the old one may be stopped in {gateway.drain_s():g} s")
 
 
 def roll_back(gateway: Gateway) -> Sequence[Upstream]:

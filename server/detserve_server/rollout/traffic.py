@@ -60,10 +60,32 @@ class Gateway:
             self._check(settings)
         try:
             self._configure(settings)
-            self._reload(settings)
+            self._reload()
         except RolloutError:
             self._configure(before)
             raise
+
+    def wait_until_drained(self) -> bool:
+        """Wait until no request goes by an earlier configuration; False where that is not seen.
+
+        It is seen where nginx runs on this machine: its old workers have ended.
+        """
+        if self.reload_command:
+            return False
+        master, deadline_s = self._master(), time.monotonic() + self.drain_s() + _TAKE_UP_S
+        while any(_is_ending(worker) for worker in _workers(master)):
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    def drain_s(self) -> float:
+        """For how long an old worker may live: the ``worker_shutdown_timeout``, in seconds."""
+        settings = self.settings()
+        return settings.inference_timeout_s + settings.client_timeout_s
+
+    def _master(self) -> int:
+        return _read_pid(self.settings().run_dir / "nginx.pid")
 
     def remember(self) -> None:
         """Keep the present settings for :meth:`restore`."""
@@ -93,14 +115,19 @@ class Gateway:
     def _write(self, name: str, settings: GatewaySettings) -> None:
         write_whole(self.folder / name, settings.model_dump_json(indent=2).encode() + b"\n")
 
-    def _reload(self, settings: GatewaySettings) -> None:
+    def _reload(self) -> None:
         if self.reload_command:
             _run(shlex.split(self.reload_command))
             return
-        master = _read_pid(settings.run_dir / "nginx.pid")
+        master = self._master()
         old = _workers(master)
         os.kill(master, signal.SIGHUP)
         _wait(lambda: _workers(master) - old, "nginx started no new workers; its error log says why")
+        # nginx tells its old workers a moment later; only then do they take no new connections.
+        _wait(
+            lambda: all(_is_ending(worker) for worker in _workers(master) & old),
+            "nginx did not end its old workers",
+        )
 
 
 def with_share(old: Sequence[Upstream], new: Sequence[Upstream], share: float) -> list[Upstream]:
@@ -149,6 +176,13 @@ def _read_pid(path: Path) -> int:
 def _workers(master: int) -> set[int]:
     children = Path(f"/proc/{master}/task/{master}/children")
     return {int(pid) for pid in children.read_text().split()} if children.exists() else set()
+
+
+def _is_ending(worker: int) -> bool:
+    try:
+        return b"shutting down" in Path(f"/proc/{worker}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _wait(condition: Callable[[], object], otherwise: str) -> None:
