@@ -14,6 +14,7 @@ from detserve_builder.commands.build import app
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.evaluation import agreement_dataset, average_precision, labelled_dataset
 from detserve_builder.precision.request import Precision, PrecisionRequest
+from detserve_builder.precision.session import open_session
 from tests.builder.precision.networks import prepared, save_convolutional_network, write_pictures
 
 
@@ -57,7 +58,9 @@ def test_a_free_choice_by_agreement_shows_every_candidate(tmp_path, network, pic
     built = build(str(network), name="tiny", repository=tmp_path / "r", request=request)
     outcome = built.outcome
     labels = [measured.candidate.label for measured in outcome.tried]
-    assert labels[:4] == ["fp32", "pruned 0.3", "fp16", "int16 activations"]
+    assert labels[:4] == ["fp32", "pruned 0.3", "fp32, openvino", "bf16, openvino"]
+    assert labels[4:6] == ["fp16", "int16 activations"]
+    assert any(label.startswith("int8") and label.endswith("openvino") for label in labels)
     assert "int8 plain quantize_static" in labels
     assert {label.split(",")[0] for label in labels if label.startswith("int8")} >= {
         *("int8 mse", "int8 entropy", "int8 percentile", "int8 min-max")
@@ -105,14 +108,15 @@ def test_an_interrupted_build_leaves_no_model(tmp_path, network, pictures) -> No
 
 def test_ap_of_boxes_that_are_the_truth(tmp_path, pictures) -> None:
     model, card = prepared(tmp_path / "net.onnx")
-    agreement = agreement_dataset(pictures, model, card)
-    assert average_precision(model, card, agreement) == pytest.approx(1)
+    floats = open_session(model)
+    agreement = agreement_dataset(pictures, floats, card)
+    assert average_precision(floats, card, agreement) == pytest.approx(1)
     for image in agreement.truth["images"]:
         image["file_name"] = agreement.pictures[image["id"]].name
     instances = tmp_path / "instances.json"
     instances.write_text(json.dumps(agreement.truth))
     # there an empty box counts as a false detection
-    assert average_precision(model, card, labelled_dataset(instances, pictures, card)) > 0.95
+    assert average_precision(floats, card, labelled_dataset(instances, pictures, card)) > 0.95
 
 
 @pytest.mark.parametrize(
