@@ -55,19 +55,22 @@ def _focus(concat: gs.Node) -> tuple[gs.Tensor, list[Offset]] | None:
 
 def _every_other_pixel(tensor: gs.Tensor) -> tuple[gs.Tensor, Offset] | None:
     """What ``tensor`` has every other pixel of, and from which row and column."""
-    offset: dict[int, int] = {}
-    for _ in range(2):
-        if not tensor.inputs or (step := _step_of_two(tensor.inputs[0])) is None:
-            return None
-        axis, start = step
-        offset[axis] = start
+    slices: list[tuple[int, int, int]] = []
+    while len(slices) < 2 and tensor.inputs and (found := _step_of_two(tensor.inputs[0])):
+        slices.append(found)
         tensor = tensor.inputs[0].inputs[0]
-    rank_ok = tensor.shape is not None and len(tensor.shape) == 4
-    return (tensor, (offset[2], offset[3])) if rank_ok and set(offset) == {2, 3} else None
+    if tensor.shape is None or len(tensor.shape) != 4:
+        return None
+    offset = {}
+    for axis, start, end in slices:
+        size = tensor.shape[axis % 4]
+        if isinstance(size, int) and end >= size:
+            offset[axis % 4] = start
+    return (tensor, (offset[2], offset[3])) if set(offset) == {2, 3} else None
 
 
-def _step_of_two(node: gs.Node) -> tuple[int, int] | None:
-    """Axis and start of a Slice of every other element of one axis to its end."""
+def _step_of_two(node: gs.Node) -> tuple[int, int, int] | None:
+    """Axis, start and end of a Slice of every other element of one axis."""
     import onnx_graphsurgeon as gs
 
     if node.op != "Slice" or len(node.inputs) != 5:
@@ -75,13 +78,7 @@ def _step_of_two(node: gs.Node) -> tuple[int, int] | None:
     if not all(isinstance(given, gs.Constant) and given.values.size == 1 for given in node.inputs[1:]):
         return None
     start, end, axis, step = (int(given.values.item()) for given in node.inputs[1:])
-    shape = node.inputs[0].shape
-    if shape is None or len(shape) != 4:
-        return None
-    axis %= 4
-    size = shape[axis]
-    to_the_end = isinstance(size, int) and end >= size
-    return (axis, start) if step == 2 and start in (0, 1) and to_the_end else None
+    return (axis, start, end) if step == 2 and start in (0, 1) else None
 
 
 def _fold(conv: gs.Node, picture: gs.Tensor, offsets: list[Offset]) -> None:

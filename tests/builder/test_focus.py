@@ -42,7 +42,7 @@ def network(order, kernel, pads, sides, *, columns_first=False, end=2**31):
     bias = rng.standard_normal(5).astype(np.float32)
     attributes = {"kernel_shape": [kernel, kernel], "pads": pads}
     out = graph.layer(op="Conv", inputs=[joined, weights, bias], outputs=["out"], attrs=attributes)[0]
-    out.dtype = np.float32
+    out.dtype, out.shape = np.float32, [1, 5, None, None]
     graph.outputs = [out]
     return graph
 

@@ -33,11 +33,15 @@ def yolox():
     return model, card, source, dataset, average_precision(open_session(model), card, dataset)
 
 
-@pytest.mark.parametrize("form", list(Form))
-def test_ap_with_the_stem_in_float(yolox, form) -> None:
+@pytest.mark.parametrize(
+    ("form", "least_drop"), [(Form.ONNXRUNTIME, 0.05), (Form.OPENVINO, 0.03), (Form.TENSORRT, 0.05)]
+)
+def test_ap_with_the_stem_in_float(yolox, form, least_drop) -> None:
     model, card, source, dataset, float_ap = yolox
     tensors = measured_tensors(model, quantisable_nodes(model, form))
     statistics = measure(model, tensors, source)
     quantiser = Quantiser(model, statistics, probe(model, source), form, lambda step: None)
     assert average_precision(quantiser.candidate(Method.MSE, STEM).open(), card, dataset) > float_ap - 0.015
-    assert average_precision(quantiser.candidate(Method.MSE, ()).open(), card, dataset) < float_ap - 0.05
+    assert (
+        average_precision(quantiser.candidate(Method.MSE, ()).open(), card, dataset) < float_ap - least_drop
+    )
