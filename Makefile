@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The machine's own pip configuration and cache are used; nothing is installed outside .venv.
 
-.PHONY: setup demo test test-fast lint format repository bench clean
+.PHONY: setup demo test test-fast lint format repository bench bench-precision clean
 
 setup: .venv/.installed  ## make .venv and install everything into it
 
@@ -36,6 +36,9 @@ repository: setup  ## build zoo/ into model_repository/ again
 
 bench: setup  ## measure the committed detector on this machine, into out/bench/
 	$(BIN)/python examples/bench.py $(PICTURES)
+
+bench-precision: setup  ## every precision of codes_yolo, and of the detectors under DATA, into out/bench/
+	$(BIN)/python -m examples.bench_precision $(DATA)
 
 clean:
 	rm -rf .venv out

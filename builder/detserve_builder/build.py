@@ -12,8 +12,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from detserve_builder.precision import report
 from detserve_builder.precision.calibration import CalibrationSource, calibration_folder
-from detserve_builder.precision.int8 import Form
-from detserve_builder.precision.passes import Outcome, apply_precision, form_of, refuse_impossible
+from detserve_builder.precision.passes import Outcome, apply_precision, place_of
 from detserve_builder.precision.pruning import TWO_IN_FOUR
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.prepare import prepare
@@ -64,8 +63,7 @@ def build(
     of time; ``on_step`` is told each step as it begins. Raises DetserveError for what the user can mend; the
     repository is then as it was.
     """
-    form = form_of(target.value)
-    refuse_impossible(request, form)
+    place = place_of(target, request)
     if preprocess is Preprocess.DALI and target is not Target.TENSORRT:
         raise BuildError(f"DALI is for the target tensorrt, got {target.value}; leave --preprocess at python")
     on_step("reading the checkpoint")
@@ -77,9 +75,9 @@ def build(
         calibration = calibration_folder(request.calibrate, card, forced=request.force_calibration)
     on_step(f"preparing the graph ({card.family})")
     prepared = prepare(checkpoint, card, probe_pictures(card))
-    outcome = apply_precision(prepared.model, card, form, request, calibration, on_step)
+    outcome = apply_precision(prepared.model, card, place, request, calibration, on_step)
     # Q/DQ in the form that ONNX Runtime runs fast is not for TensorRT
-    for_tensorrt = outcome.model if form is Form.TENSORRT else prepared.model
+    for_tensorrt = outcome.built.model if place.tensorrt else prepared.model
     gate = None
     if check_tensorrt:
         on_step("compiling with TensorRT-RTX")
@@ -94,12 +92,14 @@ def build(
     folders = write_repository(
         repository,
         card,
-        replace(prepared, model=outcome.model),
+        replace(prepared, model=outcome.built.model),
         target=target,
         preprocess=preprocess,
         warmup=warmup_picture(card),
         measured={"precision": outcome.record} if outcome.record else {},
-        precision=outcome.precision.value,
+        precision=outcome.built.precision,
+        runtime=outcome.built.runtime,
+        floats=outcome.built.floats,
         reports=reports,
     )
     return Built(card, folders, prepared.batch_obstacle, calibration, outcome, gate)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from detserve_builder.errors import BuildError
+from detserve_builder.precision.request import Precision
 from detserve_builder.prepare import Prepared
+from detserve_builder.runtime import Runtime
 from detserve_builder.triton_config import Preprocess, Target, configs, to_pbtxt
 from detserve_builder.warmup import WarmupPicture, write_warmup
 from detserve_client.card import Card
@@ -22,7 +24,7 @@ from detserve_client.card import Card
 MAX_BATCH_SIZE = 8
 MANIFEST = "detserve.json"
 _STEPS = Path(__file__).parent / "steps"
-_VERSIONED = ("detserve", "numpy", "onnx", "onnxruntime", "opencv-python")
+_VERSIONED = ("detserve", "numpy", "onnx", "onnxruntime", "opencv-python", "openvino")
 
 
 def write_repository(
@@ -34,7 +36,9 @@ def write_repository(
     preprocess: Preprocess = Preprocess.PYTHON,
     warmup: WarmupPicture,
     measured: dict[str, Any],
-    precision: str = "fp32",
+    precision: Precision = Precision.FP32,
+    runtime: Runtime = Runtime.ONNXRUNTIME,
+    floats: str = "f32",
     reports: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
     """Write NAME, NAME_preprocess, NAME_detector and NAME_postprocess under ``folder``.
@@ -48,13 +52,20 @@ def write_repository(
         _write_models(staged, card, prepared, target, preprocess)
         names = write_warmup(staged, card, prepared.model, warmup)
         described = configs(
-            card, target=target, preprocess=preprocess, max_batch_size=max_batch_size, warmup=names
+            card,
+            target=target,
+            preprocess=preprocess,
+            max_batch_size=max_batch_size,
+            warmup=names,
+            runtime=runtime,
+            floats=floats,
         )
         for name, config in described.items():
             (staged / name / "config.pbtxt").write_text(to_pbtxt(config))
         for file, content in (reports or {}).items():
             (staged / card.name / file).write_bytes(content)
-        manifest = _manifest(staged, card, prepared, target, precision, measured)
+        manifest = _manifest(staged, card, prepared, target, measured)
+        manifest |= {"precision": precision.value, "runtime": runtime.value, "floats": floats}
         (staged / card.name / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         return _exchange(staged, folder)
 
@@ -86,7 +97,6 @@ def _manifest(
     card: Card,
     prepared: Prepared,
     target: Target,
-    precision: str,
     measured: dict[str, Any],
 ) -> dict[str, Any]:
     files = sorted(path for path in staged.rglob("*") if path.is_file() and path.name != ".keep")
@@ -94,7 +104,6 @@ def _manifest(
         "schema_version": 1,
         "card": card.model_dump(mode="json"),
         "target": target.value,
-        "precision": precision,
         "batch_obstacle": prepared.batch_obstacle,
         "versions": {name: version(name) for name in _VERSIONED},
         "sha256": {

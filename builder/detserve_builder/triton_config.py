@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from detserve_builder.runtime import Runtime
 from detserve_client import contract
 from detserve_client.card import Card
 
@@ -26,7 +27,7 @@ GEOMETRY = {"name": "geometry", "data_type": "TYPE_FP32", "dims": [6]}
 class Target(str, Enum):
     """Where the detector step runs."""
 
-    EMBEDDED = "embedded"  # python backend and ONNX Runtime: needs pip only
+    EMBEDDED = "embedded"  # python backend with ONNX Runtime or OpenVINO: needs pip only
     ONNXRUNTIME = "onnxruntime"  # Triton's onnxruntime backend
     TENSORRT = "tensorrt"  # Triton's tensorrt backend, on plans that `detserve engine` builds
 
@@ -61,13 +62,23 @@ class Warmup:
 
 
 def configs(
-    card: Card, *, target: Target, preprocess: Preprocess, max_batch_size: int, warmup: Warmup
+    card: Card,
+    *,
+    target: Target,
+    preprocess: Preprocess,
+    max_batch_size: int,
+    warmup: Warmup,
+    runtime: Runtime = Runtime.ONNXRUNTIME,
+    floats: str = "f32",
 ) -> dict[str, Json]:
-    """Model name -> configuration, for the three steps and the ensemble."""
+    """Model name -> configuration, for the three steps and the ensemble.
+
+    ``runtime`` and ``floats`` are what the embedded target's detector step runs on and computes in.
+    """
     name = card.name
     return {
         f"{name}_preprocess": _preprocess(card, preprocess, max_batch_size, warmup.preprocess),
-        f"{name}_detector": _detector(card, target, max_batch_size, warmup.detector),
+        f"{name}_detector": _detector(card, target, max_batch_size, warmup.detector, runtime, floats),
         f"{name}_postprocess": _postprocess(card, max_batch_size, warmup.postprocess),
         name: _ensemble(card, max_batch_size),
     }
@@ -92,13 +103,21 @@ def _preprocess(card: Card, preprocess: Preprocess, max_batch_size: int, warmup:
     }
 
 
-def _detector(card: Card, target: Target, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
+def _detector(
+    card: Card,
+    target: Target,
+    max_batch_size: int,
+    warmup: Mapping[str, str],
+    runtime: Runtime,
+    floats: str,
+) -> Json:
     backend = _BACKENDS[target]
     step = _step(f"{card.name}_detector", backend, max_batch_size, [_images(card)], _candidates(card), warmup)
     if target is Target.EMBEDDED:
         # On two cores, two processes of one thread did 1.3 times the pictures of one with two threads.
         step["instance_group"] = [{"kind": "KIND_CPU", "count": 2}]
-        step["parameters"] = {"threads": {"string_value": "1"}}
+        opened = {"threads": "1", "runtime": runtime.value, "floats": floats}
+        step["parameters"] = {key: {"string_value": value} for key, value in opened.items()}
     elif target is Target.ONNXRUNTIME:
         step["default_model_filename"] = "model.onnx"
         step["instance_group"] = [{"kind": "KIND_AUTO", "count": 1}]

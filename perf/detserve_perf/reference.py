@@ -40,6 +40,7 @@ def load_reference(repository: Path, model: str, workers: int) -> list[DetectOne
     Raises :class:`MeasurementError` when the repository holds no such detector, or :class:`CardError`.
     """
     card = repository_card(repository, model)
+    built = json.loads((repository / model / "detserve.json").read_bytes())
     pre = _step(repository, model, "preprocess")
     detector = _step(repository, model, "detector")
     post = _step(repository, model, "postprocess")
@@ -48,7 +49,7 @@ def load_reference(repository: Path, model: str, workers: int) -> list[DetectOne
         raise MeasurementError(f"{onnx} is absent; the in-process reference needs the embedded target's ONNX")
 
     def one_worker() -> DetectOne:
-        session = detector.open_session(str(onnx), 1)
+        session = detector.open_session(str(onnx), 1, runtime=built["runtime"], floats=built["floats"])
 
         def detect(encoded: bytes) -> object:
             image, geometry = pre.preprocess(
@@ -58,7 +59,7 @@ def load_reference(repository: Path, model: str, workers: int) -> list[DetectOne
                 pad_value=card.preprocess.pad_value,
                 max_picture_pixels=card.max_picture_pixels,
             )
-            boxes, scores, classes = session.run(("boxes", "scores", "classes"), {"images": image[None]})
+            boxes, scores, classes = session.run(detector.OUTPUTS, {"images": image[None]})
             return post.postprocess(
                 boxes[0],
                 scores[0],

@@ -23,6 +23,7 @@ CARD = {
     "labels": ["thing"],
     "thresholds": {"max_detections": 4},
 }
+MANIFEST = {"card": CARD, "runtime": "onnxruntime", "floats": "f32"}
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def repository(tmp_path) -> Path:
         shutil.copy(STEPS / f"detserve_{step}.py", folder)
     onnx.save(_one_box(), str(tmp_path / "tiny_detector" / "1" / "model.onnx"))
     (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "detserve.json").write_text(json.dumps({"card": CARD}))
+    (tmp_path / "tiny" / "detserve.json").write_text(json.dumps(MANIFEST))
     return tmp_path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from zoo.scenes.dataset import HELD_OUT_SEED
 from zoo.scenes.scene import Scene, make_scene
 from zoo.scenes.symbols import LABELS
 
-# Seed offset (far behind the scenes that AP is measured on) and longer side in pixels; picked by eye so that
-# every class and one scene without codes is among them.
-_CHOSEN = tuple((100_000 + number, 960) for number in (29, 3, 9, 42, 13, 41, 36, 39))
+# Far behind the scenes that AP is measured on; picked by eye so that every class and one scene without codes
+# is among them.
+_CHOSEN = tuple(100_000 + number for number in (29, 3, 9, 42, 13, 41, 36, 39))
+_LONG_PX = 960
 _JPEG_QUALITY = 82
 
 
@@ -36,11 +38,15 @@ def _annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, A
     return rows
 
 
-def write_samples(folder: Path) -> None:
-    """Write scene_1.jpg ... and instances.json (COCO, category ids from 1) into `folder`."""
+def write_scenes(folder: Path, offsets: Sequence[int], long_px: int) -> None:
+    """Write scene_1.jpg ... and instances.json (COCO, category ids from 1) into `folder`.
+
+    `offsets` count from the first held-out seed; `long_px` is the longer side.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image_id, (offset, long_px) in enumerate(_CHOSEN, start=1):
+    for image_id, offset in enumerate(offsets, start=1):
         scene = make_scene(HELD_OUT_SEED + offset, long_px)
         name = f"scene_{image_id}.jpg"
         bgr = cv2.cvtColor(scene.picture, cv2.COLOR_RGB2BGR)
@@ -57,7 +63,7 @@ def main() -> None:
     """Write the samples of the repository."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent.parent / "samples")
-    write_samples(parser.parse_args().folder)
+    write_scenes(parser.parse_args().folder, _CHOSEN, _LONG_PX)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.precision import report
 from detserve_builder.precision.calibration import CalibrationSource
 from detserve_builder.precision.request import Precision, PrecisionRequest
+from detserve_builder.runtime import Runtime
 from detserve_builder.triton_config import Preprocess, Target
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ def build(
     ] = None,
     max_ap_drop: Annotated[float | None, Option(min=0, max=1, help="most AP to lose (0.01)")] = None,
     min_speedup: Annotated[float | None, Option(min=0, help="least speed-up over fp32 in-process")] = None,
+    runtime: Annotated[
+        Runtime | None,
+        Option(
+            help="library of the embedded target's detector step",
+            show_default="onnxruntime, or the faster one where --images measures",
+        ),
+    ] = None,
     preprocess: Annotated[
         Preprocess, Option(help="who decodes the pictures; dali is for the target tensorrt")
     ] = Preprocess.PYTHON,
@@ -59,7 +67,7 @@ def build(
 
     console = Console(stderr=True)
     request = PrecisionRequest(
-        precision, prune, calibrate, force_calibration, evaluate, images, max_ap_drop, min_speedup
+        precision, prune, calibrate, force_calibration, evaluate, images, max_ap_drop, min_speedup, runtime
     )
     with console.status("") as status:
         built = build_repository(

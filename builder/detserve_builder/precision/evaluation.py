@@ -1,4 +1,4 @@
-"""AP of a prepared ONNX in this process, through the step functions that are served."""
+"""AP of an opened detector in this process, through the step functions that are served."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.calibration import Progress, calibration_folder, network_input
-from detserve_builder.precision.session import open_session
+from detserve_builder.steps.detserve_detector import OUTPUTS
 from detserve_client.card import Card
 from detserve_client.errors import MissingExtra
 
 if TYPE_CHECKING:
-    import onnx
+    from detserve_builder.steps.detserve_detector import Session
 
 _MAX_DETECTIONS = 100  # what COCO's AP looks at
 _LEAST_SCORE = 0.001
@@ -62,13 +62,13 @@ def labelled_dataset(instances: Path, folder: Path, card: Card) -> Dataset:
     return Dataset(pictures, truth, wanted, labelled=True)
 
 
-def agreement_dataset(folder: Path, model: onnx.ModelProto, card: Card) -> Dataset:
-    """The pictures of ``folder`` with what the float ``model`` finds above the card's score as truth."""
+def agreement_dataset(folder: Path, floats: Session, card: Card) -> Dataset:
+    """The pictures of ``folder`` with what the float detector finds above the card's score as truth."""
     source = calibration_folder(folder, card, forced=True, option="--images")
     pictures = dict(enumerate(source.pictures, 1))
     category_ids = {index: index + 1 for index in range(len(card.labels))}
     unlabelled = Dataset(pictures, {}, category_ids, labelled=False)
-    found = [row for row in detections(model, card, unlabelled) if row["score"] >= card.thresholds.score]
+    found = [row for row in detections(floats, card, unlabelled) if row["score"] >= card.thresholds.score]
     if not found:
         raise BuildError(f"{folder}: the float detector finds nothing in these pictures; name others")
     truth = {
@@ -80,15 +80,15 @@ def agreement_dataset(folder: Path, model: onnx.ModelProto, card: Card) -> Datas
 
 
 def average_precision(
-    model: onnx.ModelProto, card: Card, dataset: Dataset, progress: Progress = lambda done, total: None
+    session: Session, card: Card, dataset: Dataset, progress: Progress = lambda done, total: None
 ) -> float:
-    """COCO's AP (IoU .50 to .95) of ``model`` on ``dataset``, in 0..1."""
+    """COCO's AP (IoU .50 to .95) of ``session`` on ``dataset``, in 0..1."""
     try:
         from pycocotools.cocoeval import COCOeval
     except ImportError:
         raise MissingExtra("pycocotools", "builder") from None
 
-    found = list(detections(model, card, dataset, progress))
+    found = list(detections(session, card, dataset, progress))
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
             _indexed(dataset, dataset.truth["annotations"]), _indexed(dataset, found), "bbox"
@@ -101,13 +101,11 @@ def average_precision(
 
 
 def detections(
-    model: onnx.ModelProto, card: Card, dataset: Dataset, progress: Progress = lambda done, total: None
+    session: Session, card: Card, dataset: Dataset, progress: Progress = lambda done, total: None
 ) -> Iterator[Json]:
     """Rows of COCO's results format; raises :class:`BuildError` for a picture that cannot be decoded."""
-    from detserve_builder.steps.detserve_detector import OUTPUTS
     from detserve_builder.steps.detserve_postprocess import postprocess
 
-    session = open_session(model)
     for done, (image_id, path) in enumerate(dataset.pictures.items(), 1):
         try:
             image, geometry = network_input(path.read_bytes(), card)

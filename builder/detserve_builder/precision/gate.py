@@ -7,20 +7,38 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from detserve_builder.precision.request import Precision
+from detserve_builder.precision.session import open_served
+from detserve_builder.runtime import Runtime
 
 if TYPE_CHECKING:
     import onnx
 
+    from detserve_builder.steps.detserve_detector import Session
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that may be shipped, or a ``baseline`` shown beside. ``settings`` say how it was made."""
+    """A model that may be shipped, or a ``baseline`` shown beside. ``settings`` say how it was made.
+
+    ``runtime`` is what runs it where the target is this machine's CPU.
+    """
 
     label: str
     precision: Precision
     model: onnx.ModelProto = field(repr=False)
     settings: dict[str, Any]
     baseline: bool = False
+    runtime: Runtime = Runtime.ONNXRUNTIME
+
+    @property
+    def floats(self) -> str:
+        """What float layers are computed in: all of them in f32, or in bf16 where OpenVINO may."""
+        reduced = self.runtime is Runtime.OPENVINO and self.precision is not Precision.FP32
+        return "bf16" if reduced else "f32"
+
+    def open(self, *, threads: int = 0) -> Session:
+        """As it will be served."""
+        return open_served(self.model, self.runtime, self.floats, threads=threads)
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,7 @@ class Measured:
         return {
             "label": self.candidate.label,
             "precision": self.candidate.precision.value,
+            "runtime": self.candidate.runtime.value,
             "ap": round(self.ap, 4),
             "ap_drop": round(self.ap_drop, 4),
             "latency_ms": None if self.latency_ms is None else round(self.latency_ms, 3),

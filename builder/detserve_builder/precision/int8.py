@@ -1,8 +1,9 @@
 """Ranges -> explicit Q/DQ nodes around the network's own layers, in the form each target runs fast.
 
-CPU: unsigned activations over their own range, every layer that ONNX Runtime has a kernel for.
-TensorRT: int8 with zero points 0, Q/DQ pairs at the inputs of weighted layers alone and on their weights, so
-that an activation behind a layer is fused into it, and no quantised bias. Weights have a scale per channel.
+ONNX Runtime: unsigned activations over their own range, every layer that it has a kernel for.
+OpenVINO: unsigned activations, Q/DQ pairs at the inputs of weighted layers alone and on their weights, so
+that an activation behind a layer is fused into it, and no quantised bias.
+TensorRT: as OpenVINO, with int8 and zero points 0. Weights have a scale per channel in each.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from detserve_builder.precision.ranges import Range
 if TYPE_CHECKING:
     import onnx
 
-_ON_CPU = (
+_ONNXRUNTIME = (
     *WEIGHTED,
     *("Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul"),
     *("Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
@@ -31,7 +32,8 @@ _ON_CPU = (
 class Form(str, Enum):
     """What the Q/DQ nodes are for."""
 
-    CPU = "cpu"
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
     TENSORRT = "tensorrt"
 
 
@@ -44,7 +46,7 @@ def quantisable_nodes(model: onnx.ModelProto, form: Form, *, heads: bool = False
     decode inside the network): it is cheap, and boxes and scores are read off it. So does what is in front of
     the first layer, which ONNX Runtime runs faster in float, and every node that detserve added.
     """
-    operators = WEIGHTED if form is Form.TENSORRT else _ON_CPU
+    operators = _ONNXRUNTIME if form is Form.ONNXRUNTIME else WEIGHTED
     constants = {initializer.name for initializer in model.graph.initializer}
     behind: set[str] = set()  # tensors that a weighted layer had a part in
     for node in model.graph.node:
@@ -96,7 +98,7 @@ def quantise(
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    tensorrt = form is Form.TENSORRT
+    symmetric, fused = form is Form.TENSORRT, form is not Form.ONNXRUNTIME
     wanted = set(nodes)
     unsigned = QuantType.QUInt16 if bits == 16 else QuantType.QUInt8
     quantizer = QDQQuantizer(
@@ -104,7 +106,7 @@ def quantise(
         True,  # a scale per channel
         False,  # 8 bits of weight, not 7
         QuantType.QInt8,
-        QuantType.QInt8 if tensorrt else unsigned,
+        QuantType.QInt8 if symmetric else unsigned,
         TensorsData(
             CalibrationMethod.MinMax,
             {
@@ -116,12 +118,12 @@ def quantise(
         [],
         sorted({node.op_type for node in copy.graph.node if node.name in wanted}),
         {
-            "ActivationSymmetric": tensorrt,
+            "ActivationSymmetric": symmetric,
             "WeightSymmetric": True,
-            "QuantizeBias": not tensorrt,
-            "AddQDQPairToWeight": tensorrt,
+            "QuantizeBias": not fused,
+            "AddQDQPairToWeight": fused,
             "DedicatedQDQPair": False,
-            "OpTypesToExcludeOutputQuantization": list(WEIGHTED) if tensorrt else [],
+            "OpTypesToExcludeOutputQuantization": list(WEIGHTED) if fused else [],
             "MatMulConstBOnly": True,
             "UseQDQContribOps": bits == 16,
         },

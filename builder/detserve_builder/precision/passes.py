@@ -5,29 +5,20 @@ from __future__ import annotations
 import hashlib
 import platform
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detserve_builder.errors import BuildError
-from detserve_builder.precision import fp16, pruning
-from detserve_builder.precision.baseline import plain_quantize_static
 from detserve_builder.precision.calibration import CalibrationSource
-from detserve_builder.precision.evaluation import (
-    Dataset,
-    agreement_dataset,
-    average_precision,
-    labelled_dataset,
-)
-from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
-from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes, quantise
+from detserve_builder.precision.evaluation import Dataset, agreement_dataset, labelled_dataset
+from detserve_builder.precision.gate import Candidate, Gate, Measured
 from detserve_builder.precision.network import named_nodes
-from detserve_builder.precision.ranges import Method, ranges
 from detserve_builder.precision.request import MAX_AP_DROP, Precision, PrecisionRequest
-from detserve_builder.precision.search import OnStep, Quantiser, search
-from detserve_builder.precision.sensitivity import Probe, probe
-from detserve_builder.precision.speed import THREADS, interleaved
-from detserve_builder.precision.statistics import Statistics, cache_folder, measure
+from detserve_builder.precision.search import OnStep
+from detserve_builder.precision.speed import THREADS
+from detserve_builder.precision.workshop import Place, Workshop
+from detserve_builder.runtime import Runtime, is_installed
+from detserve_builder.triton_config import Target
 from detserve_client.card import Card
 
 if TYPE_CHECKING:
@@ -42,8 +33,7 @@ class Outcome:
     float model first; ``record`` is for the manifest.
     """
 
-    model: onnx.ModelProto
-    precision: Precision
+    built: Candidate
     record: dict[str, Any] = field(default_factory=dict)
     tried: list[Measured] = field(default_factory=list)
     gate: Gate | None = None
@@ -52,58 +42,75 @@ class Outcome:
     refusal: str | None = None
 
 
-def form_of(target: str) -> Form:
-    """Which Q/DQ form a target runs fast."""
-    return Form.TENSORRT if target == "tensorrt" else Form.CPU
+def place_of(target: Target, request: PrecisionRequest) -> Place:
+    """Where candidates for ``target`` run, the first runtime where nothing is measured.
 
-
-def refuse_impossible(request: PrecisionRequest, form: Form) -> None:
-    """Refuse, before any work, what the target cannot run; raises :class:`BuildError`."""
+    Raises :class:`BuildError` for what the target cannot run.
+    """
     request.refuse_without_use()
-    if form is Form.TENSORRT and request.precision is Precision.INT16:
+    if target is Target.TENSORRT and request.precision is Precision.INT16:
         raise BuildError("TensorRT has no 16-bit integers; for --target tensorrt ask for fp16 or int8")
-    if form is Form.TENSORRT and request.min_speedup is not None:
+    if target is Target.TENSORRT and request.min_speedup is not None:
         raise BuildError(
             "--min-speedup is measured on this machine's CPU, which says nothing about --target tensorrt; "
             "leave it out"
         )
+    if target is Target.EMBEDDED:
+        return Place(_runtimes(request))
+    for option, asked in (
+        ("--runtime", request.runtime),
+        ("--precision bf16", request.precision is Precision.BF16),
+    ):
+        if asked:
+            raise BuildError(f"{option} is for --target embedded, got {target.value}; leave one of them out")
+    return Place((Runtime.ONNXRUNTIME,), tensorrt=target is Target.TENSORRT)
+
+
+def _runtimes(request: PrecisionRequest) -> tuple[Runtime, ...]:
+    if request.runtime:
+        return (request.runtime,)
+    if request.precision is Precision.BF16:
+        return (Runtime.OPENVINO,)
+    measured = request.images is not None and is_installed(Runtime.OPENVINO)
+    return (Runtime.ONNXRUNTIME, Runtime.OPENVINO) if measured else (Runtime.ONNXRUNTIME,)
 
 
 def apply_precision(
     model: onnx.ModelProto,
     card: Card,
-    form: Form,
+    place: Place,
     request: PrecisionRequest,
     source: CalibrationSource | None,
     on_step: OnStep,
 ) -> Outcome:
     """Precision of the prepared ``model`` as asked; ``source`` is there where pictures are needed."""
     if source is None:
-        return Outcome(model, Precision.FP32)
-    dataset = _dataset(request, model, card)
-    works = _Workshop(named_nodes(model), card, form, source, on_step)
+        precision = request.precision or Precision.FP32
+        return Outcome(Candidate(precision.value, precision, model, {}, runtime=place.runtimes[0]))
+    works = Workshop(named_nodes(model), card, place, source, on_step)
+    floats = replace(works.floats(Runtime.ONNXRUNTIME), baseline=True)
+    dataset = _dataset(request, floats, card)
     record: dict[str, Any] = {"calibration": _described(source)}
     if dataset is None:
         candidate = works.ungated(request)
         record["built"] = {"label": candidate.label, **candidate.settings}
-        return Outcome(candidate.model, candidate.precision, record)
-    gate = _gate(request, form)
-    floats = Candidate("fp32", Precision.FP32, model, {}, baseline=True)
+        return Outcome(candidate, record)
+    gate = _gate(request, place)
     measure_one = works.measure_against(floats, dataset)
     tried = [measure_one(floats)]
     tried += works.tried(request, gate, measure_one)
     chosen = gate.fastest(tried)
+    built = chosen.candidate if chosen else works.floats(place.runtimes[0])
     record |= {
         "figure": dataset.figure,
         "evaluation": {"pictures": len(dataset.pictures), "sha256": _sha256(request.evaluate)},
         "gate": {"max_ap_drop": gate.max_ap_drop, "min_speedup": gate.min_speedup},
         "machine": {"cpu": _cpu(), "threads": THREADS},
         "candidates": [measured.figures() for measured in tried],
-        "built": chosen.figures() if chosen else {"label": "fp32"},
+        "built": chosen.figures() if chosen else {"label": built.label},
     }
     refusal = _refusal(request, gate, chosen, dataset)
-    built = chosen.candidate if chosen else floats
-    return Outcome(built.model, built.precision, record, tried, gate, dataset.figure, chosen, refusal)
+    return Outcome(built, record, tried, gate, dataset.figure, chosen, refusal)
 
 
 def _refusal(request: PrecisionRequest, gate: Gate, chosen: Measured | None, dataset: Dataset) -> str | None:
@@ -114,146 +121,21 @@ def _refusal(request: PrecisionRequest, gate: Gate, chosen: Measured | None, dat
     return f"no {what} candidate has {gate.demand(dataset.figure)}; {kept} was built instead"
 
 
-def _gate(request: PrecisionRequest, form: Form) -> Gate:
+def _gate(request: PrecisionRequest, place: Place) -> Gate:
     """Without a word on speed, only what is meant to be faster must be: INT8 and a free choice, on CPU."""
-    quick = request.precision is Precision.INT8 or request.searches_all
-    default = 1.0 if quick and form is Form.CPU else 0.0
+    quick = request.precision in (Precision.INT8, Precision.BF16) or request.searches_all
+    default = 1.0 if quick and not place.tensorrt else 0.0
     return Gate(
         MAX_AP_DROP if request.max_ap_drop is None else request.max_ap_drop,
         default if request.min_speedup is None else request.min_speedup,
     )
 
 
-@dataclass(frozen=True)
-class _Workshop:
-    """Makes candidates; what several of them need is measured once."""
-
-    model: onnx.ModelProto
-    card: Card
-    form: Form
-    source: CalibrationSource
-    on_step: OnStep
-
-    @cached_property
-    def statistics(self) -> Statistics:
-        """Of every tensor that any pass asks about."""
-        nodes = {*quantisable_nodes(self.model, self.form), *fp16.convertible_nodes(self.model)}
-        return measure(
-            self.model,
-            measured_tensors(self.model, nodes),
-            self.source,
-            lambda done, total: self.on_step(f"measuring ranges on pictures: {done}/{total}"),
-            cache=cache_folder(),
-        )
-
-    @cached_property
-    def probe(self) -> Probe:
-        return probe(self.model, self.source)
-
-    def half(self) -> Candidate:
-        self.on_step("finding what must stay in fp32")
-        nodes, kept = fp16.half_nodes(self.model, self.statistics, self.probe)
-        label = "fp16" + (f", {len(kept)} nodes fp32" if kept else "")
-        return Candidate(label, Precision.FP16, fp16.to_half(self.model, nodes), {"fp32_nodes": dict(kept)})
-
-    def int16(self) -> Candidate:
-        nodes = quantisable_nodes(self.model, self.form)
-        found = ranges(self.statistics, Method.MIN_MAX, symmetric=False)
-        model = quantise(self.model, found, nodes, self.form, bits=16)
-        return Candidate("int16 activations", Precision.INT16, model, {"method": Method.MIN_MAX.value})
-
-    def quantiser(self) -> Quantiser:
-        return Quantiser(self.model, self.statistics, self.probe, self.form, self.on_step)
-
-    def pruned(self, how: str) -> tuple[_Workshop, Candidate]:
-        """The same with the pruned model in the place of the float one."""
-        model, sparsity = pruning.prune(
-            self.model,
-            pruning.parse_pruning(how),
-            quantisable_nodes(self.model, self.form),
-            self.source,
-            lambda done, total: self.on_step(f"correcting biases on pictures: {done}/{total}"),
-        )
-        settings = {"prune": how, "sparsity": {name: round(share, 4) for name, share in sparsity.items()}}
-        works = _Workshop(model, self.card, self.form, self.source, self.on_step)
-        return works, Candidate(f"pruned {how}", Precision.FP32, model, settings)
-
-    def ungated(self, request: PrecisionRequest) -> Candidate:
-        """What is built where nothing is measured but harm on the calibration pictures."""
-        works, candidate = self.pruned(request.prune) if request.prune else (self, None)
-        if request.precision is Precision.FP16:
-            made = works.half()
-        elif request.precision is Precision.INT16:
-            made = works.int16()
-        elif request.precision is Precision.INT8:
-            made = works.quantiser().ungated()
-        else:
-            assert candidate is not None  # noqa: S101  # a request for neither has no pictures
-            return candidate
-        return _after(candidate, made)
-
-    def tried(self, request: PrecisionRequest, gate: Gate, measure_one: Measure) -> list[Measured]:
-        """Every candidate that the request is about, measured."""
-        tried: list[Measured] = []
-        works, pruned = self.pruned(request.prune) if request.prune else (self, None)
-
-        def try_one(candidate: Candidate) -> Measured:
-            whole = _after(pruned, candidate)
-            self.on_step(f"measuring {whole.label}")
-            return measure_one(whole)
-
-        if pruned:
-            alone = request.precision in (None, Precision.FP32)
-            self.on_step(f"measuring {pruned.label}")
-            tried.append(measure_one(pruned if alone else replace(pruned, baseline=True)))
-            if request.searches_all:
-                works, pruned = self, None  # one candidate among the others
-            elif not gate.accurate(tried[-1]):
-                return tried  # what is made from it will be no better
-        wanted = [request.precision] if request.precision else list(Precision)
-        if Precision.FP16 in wanted:
-            tried.append(try_one(works.half()))
-        if Precision.INT16 in wanted and self.form is Form.CPU:
-            tried.append(try_one(works.int16()))
-        if Precision.INT8 in wanted:
-            self.on_step("measuring plain quantize_static for comparison")
-            tried.append(try_one(plain_quantize_static(works.model, self.source)))
-            found = search(works.quantiser(), gate, try_one)
-            tried += found
-            if self.form is Form.TENSORRT and request.precision and gate.fastest(found) is None:
-                tried.append(try_one(works.half()))  # the next precision down in speed
-        return tried
-
-    def measure_against(self, floats: Candidate, dataset: Dataset) -> Measure:
-        """Figures against the float model; its own AP is measured once."""
-        images = self.probe.images
-        self.on_step("measuring fp32")
-        float_ap = average_precision(floats.model, self.card, dataset)
-
-        def measure_one(candidate: Candidate) -> Measured:
-            ap = float_ap
-            if candidate is not floats:
-                ap = average_precision(candidate.model, self.card, dataset)
-            if self.form is Form.TENSORRT:
-                return Measured(candidate, ap, float_ap - ap, None, None)
-            speed = interleaved(floats.model, candidate.model, images)
-            return Measured(candidate, ap, float_ap - ap, speed.candidate_ms, speed.speedup)
-
-        return measure_one
-
-
-def _after(pruned: Candidate | None, made: Candidate) -> Candidate:
-    if pruned is None:
-        return made
-    label = f"{pruned.label}, {made.label}"
-    return Candidate(label, made.precision, made.model, {**pruned.settings, **made.settings}, made.baseline)
-
-
-def _dataset(request: PrecisionRequest, model: onnx.ModelProto, card: Card) -> Dataset | None:
+def _dataset(request: PrecisionRequest, floats: Candidate, card: Card) -> Dataset | None:
     if request.images is None:
         return None
     if request.evaluate is None:
-        return agreement_dataset(request.images, model, card)
+        return agreement_dataset(request.images, floats.open(), card)
     return labelled_dataset(request.evaluate, request.images, card)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.pruning import parse_pruning
+from detserve_builder.runtime import Runtime, require
 
 MAX_AP_DROP = 0.01
 
@@ -16,6 +17,7 @@ class Precision(str, Enum):
     """What the network's own layers compute in; normalisation, decode and top-K are float in each."""
 
     FP32 = "fp32"
+    BF16 = "bf16"
     FP16 = "fp16"
     INT8 = "int8"
     INT16 = "int16"
@@ -37,11 +39,13 @@ class PrecisionRequest:
     images: Path | None = None
     max_ap_drop: float | None = None
     min_speedup: float | None = None
+    runtime: Runtime | None = None
 
     def __post_init__(self) -> None:
         """Refuse options that do not go together; raises :class:`BuildError`."""
         if self.prune is not None:
             parse_pruning(self.prune)
+        self._refuse_runtime_without_it()
         if self.images is None:
             self._refuse_gate_without_dataset()
         if self.needs_pictures and self.calibrate is None:
@@ -55,9 +59,10 @@ class PrecisionRequest:
 
     @property
     def needs_pictures(self) -> bool:
-        """Whether anything but the prepared ONNX as it is may be built."""
-        changed = self.precision not in (None, Precision.FP32)
-        return changed or self.prune is not None or (self.searches_all and self.images is not None)
+        """Whether anything is made or measured that takes pictures."""
+        calibrated = self.precision in (Precision.FP16, Precision.INT8, Precision.INT16)
+        measured = self.images is not None and self.precision is not Precision.FP32
+        return calibrated or self.prune is not None or measured
 
     @property
     def searches_all(self) -> bool:
@@ -71,6 +76,17 @@ class PrecisionRequest:
                 "--calibrate is of no use to fp32; ask for --precision fp16, int8 or int16, for --prune, or "
                 "give --images to choose by measurement"
             )
+
+    def _refuse_runtime_without_it(self) -> None:
+        if self.precision is Precision.BF16 and self.runtime is Runtime.ONNXRUNTIME:
+            raise BuildError("ONNX Runtime has no bf16 on x86 CPUs; leave --runtime out or say openvino")
+        if self.runtime is Runtime.OPENVINO and self.precision in (Precision.FP16, Precision.INT16):
+            raise BuildError(
+                f"OpenVINO computes {self.precision.value} in fp32 on a CPU; ask it for bf16 or int8, or "
+                "leave --runtime out"
+            )
+        if self.runtime is Runtime.OPENVINO or self.precision is Precision.BF16:
+            require(Runtime.OPENVINO)
 
     def _refuse_gate_without_dataset(self) -> None:
         for option, said in (

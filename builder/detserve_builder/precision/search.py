@@ -14,6 +14,7 @@ from detserve_builder.precision.ranges import Method, Range, activations_of, ran
 from detserve_builder.precision.request import Precision
 from detserve_builder.precision.sensitivity import Probe, sensitivity
 from detserve_builder.precision.statistics import Statistics
+from detserve_builder.runtime import Runtime
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +33,7 @@ class Quantiser:
     probe: Probe
     form: Form
     on_step: OnStep
+    runtime: Runtime = Runtime.ONNXRUNTIME
 
     def candidate(self, method: Method, in_float: tuple[str, ...], *, heads: bool = False) -> Candidate:
         """INT8 but for the layers ``in_float``, with what belongs to them; ``heads`` in INT8 too."""
@@ -45,13 +47,14 @@ class Quantiser:
         quantised = quantise(self.model, self.ranges[method], nodes, self.form)
         label = f"int8 {method.value}" + (f", {len(in_float)} in float" if in_float else "")
         label += ", heads too" if heads else ""
+        label += ", openvino" if self.runtime is Runtime.OPENVINO else ""
         settings = {
             "method": method.value,
             "form": self.form.value,
             "float_layers": list(in_float),
             "float_heads": not heads,
         }
-        return Candidate(label, Precision.INT8, quantised, settings)
+        return Candidate(label, Precision.INT8, quantised, settings, runtime=self.runtime)
 
     @cached_property
     def layers(self) -> dict[str, list[str]]:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_builder.precision.session import open_session
+from detserve_builder.steps.detserve_detector import OUTPUTS
 
 if TYPE_CHECKING:
-    import onnx
-    import onnxruntime as ort
+    from detserve_builder.steps.detserve_detector import Session
 
-THREADS = 2
+THREADS = 1  # as the served detector has
 _WARM_UPS = 3
 _ROUNDS = 40
 
@@ -29,18 +28,15 @@ class Speed:
     speedup: float
 
 
-def interleaved(
-    float_model: onnx.ModelProto, candidate: onnx.ModelProto, images: list[NDArray[np.uint8]]
-) -> Speed:
-    """Run float, candidate, float, candidate, … at batch 1 on ``images`` (uint8 [1,H,W,3]) with 2 threads.
+def interleaved(floats: Session, candidate: Session, images: list[NDArray[np.uint8]]) -> Speed:
+    """Run float, candidate, float, candidate, … at batch 1 on ``images`` (uint8 [1,H,W,3]).
 
     Whatever else the machine does meets both alike, so the ratio holds where the times do not.
     """
-    sessions = [open_session(model, threads=THREADS) for model in (float_model, candidate)]
     took_ms = np.empty((_ROUNDS, 2))
     for turn in range(-_WARM_UPS, _ROUNDS):
         image = images[turn % len(images)]
-        for index, session in enumerate(sessions):
+        for index, session in enumerate((floats, candidate)):
             took = _run_ms(session, image)
             if turn >= 0:
                 took_ms[turn, index] = took
@@ -48,7 +44,7 @@ def interleaved(
     return Speed(float(float_ms), float(candidate_ms), float(np.median(took_ms[:, 0] / took_ms[:, 1])))
 
 
-def _run_ms(session: ort.InferenceSession, image: NDArray[np.uint8]) -> float:
+def _run_ms(session: Session, image: NDArray[np.uint8]) -> float:
     started_s = time.perf_counter()
-    session.run(None, {"images": image})
+    session.run(OUTPUTS, {"images": image})
     return (time.perf_counter() - started_s) * 1e3

@@ -12,14 +12,16 @@ from detserve_detector import OUTPUTS, open_session
 
 
 class TritonPythonModel:
-    """Runs the requests of one dynamic batch as one ONNX Runtime call; see detserve_detector."""
+    """Runs the requests of one dynamic batch at once; see detserve_detector."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open model.onnx beside this file."""
         parameters = json.loads(args["model_config"])["parameters"]
         folder = Path(args["model_repository"]) / args["model_version"]
-        threads = int(parameters["threads"]["string_value"])
-        self.session = open_session(str(folder / "model.onnx"), threads)
+        said = {name: parameter["string_value"] for name, parameter in parameters.items()}
+        self.session = open_session(
+            str(folder / "model.onnx"), int(said["threads"]), runtime=said["runtime"], floats=said["floats"]
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request."""

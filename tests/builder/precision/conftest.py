@@ -31,7 +31,7 @@ def source(tiny):
 
 @pytest.fixture(scope="session")
 def statistics(model, source):
-    nodes = {*quantisable_nodes(model, Form.CPU), *convertible_nodes(model)}
+    nodes = {*quantisable_nodes(model, Form.ONNXRUNTIME), *convertible_nodes(model)}
     return measure(model, measured_tensors(model, nodes), source)
 
 

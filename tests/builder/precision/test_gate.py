@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.gate import Candidate, Gate, Measured, pareto_front
-from detserve_builder.precision.int8 import Form
-from detserve_builder.precision.passes import refuse_impossible
+from detserve_builder.precision.passes import place_of
 from detserve_builder.precision.request import Precision, PrecisionRequest
+from detserve_builder.runtime import Runtime
+from detserve_builder.triton_config import Target
 
 FOLDER = Path("pictures")
 
@@ -55,6 +56,8 @@ def test_nothing_beats_the_pareto_front(figures) -> None:
         ({"precision": Precision.INT8}, "--precision int8 is measured on pictures"),
         ({"prune": "2:4"}, "--prune 2:4 is measured on pictures"),
         ({"prune": "3:4", "calibrate": FOLDER}, "--prune got '3:4'"),
+        ({"precision": Precision.BF16, "runtime": Runtime.ONNXRUNTIME}, "ONNX Runtime has no bf16"),
+        ({"precision": Precision.INT16, "runtime": Runtime.OPENVINO}, "OpenVINO computes int16 in fp32"),
     ],
 )
 def test_a_gate_without_a_dataset_and_other_halves_are_refused(options, sentence) -> None:
@@ -63,17 +66,22 @@ def test_a_gate_without_a_dataset_and_other_halves_are_refused(options, sentence
 
 
 @pytest.mark.parametrize(
-    ("options", "form", "sentence"),
+    ("options", "target", "sentence"),
     [
-        ({"precision": Precision.INT16}, Form.TENSORRT, "TensorRT has no 16-bit integers"),
+        ({"precision": Precision.INT16}, Target.TENSORRT, "TensorRT has no 16-bit integers"),
         (
             {"precision": Precision.INT8, "images": FOLDER, "min_speedup": 1.0},
-            Form.TENSORRT,
+            Target.TENSORRT,
             "says nothing about --target tensorrt",
         ),
-        ({}, Form.CPU, "--calibrate is of no use to fp32"),
+        ({}, Target.EMBEDDED, "--calibrate is of no use to fp32"),
+        (
+            {"runtime": Runtime.OPENVINO, "precision": Precision.INT8},
+            Target.ONNXRUNTIME,
+            "--runtime is for --target embedded, got onnxruntime",
+        ),
     ],
 )
-def test_what_the_target_cannot_do_is_refused(options, form, sentence) -> None:
+def test_what_the_target_cannot_do_is_refused(options, target, sentence) -> None:
     with pytest.raises(BuildError, match=sentence):
-        refuse_impossible(PrecisionRequest(calibrate=FOLDER, **options), form)
+        place_of(target, PrecisionRequest(calibrate=FOLDER, **options))

@@ -22,7 +22,7 @@ def quantised(model, statistics, form, method=Method.MSE, bits=8):
 
 
 def test_only_the_networks_own_layers_before_the_heads(model) -> None:
-    nodes = quantisable_nodes(model, Form.CPU)
+    nodes = quantisable_nodes(model, Form.ONNXRUNTIME)
     assert {"stem", "stem_silu", "wide", "depthwise", "inner", "residual", "down32_silu"} <= set(nodes)
     assert not [name for name in nodes if name.startswith(OWN_PREFIX)]
     assert not {"head8", "head16", "head32", "all", "rows", "probability"} & set(nodes)
@@ -30,7 +30,7 @@ def test_only_the_networks_own_layers_before_the_heads(model) -> None:
 
 
 def test_a_layer_owns_what_follows_it(model) -> None:
-    groups = layers(model, quantisable_nodes(model, Form.CPU))
+    groups = layers(model, quantisable_nodes(model, Form.ONNXRUNTIME))
     assert groups["inner"] == ["inner", "inner_sigmoid", "inner_silu", "residual"]
     assert list(groups) == ["stem", "wide", "depthwise", "inner", "down16", "down32"]
 
@@ -48,7 +48,7 @@ def test_what_detserve_added_and_the_heads_see_no_quantised_tensor_but_through_a
 
 
 def test_the_cpu_form_has_unsigned_activations_and_a_scale_per_channel(model, statistics) -> None:
-    made = quantised(model, statistics, Form.CPU)
+    made = quantised(model, statistics, Form.ONNXRUNTIME)
     constants = {initializer.name: initializer for initializer in made.graph.initializer}
     points = [constants[n.input[2]] for n in made.graph.node if n.op_type == "QuantizeLinear"]
     assert points
@@ -74,7 +74,9 @@ def test_the_tensorrt_form(model, statistics) -> None:
     assert not [name for name in quantised_tensors if name in makers and makers[name].op_type == "Conv"]
 
 
-@pytest.mark.parametrize(("form", "bits"), [(Form.CPU, 8), (Form.TENSORRT, 8), (Form.CPU, 16)])
+@pytest.mark.parametrize(
+    ("form", "bits"), [(Form.ONNXRUNTIME, 8), (Form.TENSORRT, 8), (Form.ONNXRUNTIME, 16)]
+)
 def test_the_detections_stay_close_whatever_the_batch(
     model, statistics, float_probe, source, form, bits
 ) -> None:
@@ -90,19 +92,20 @@ def test_the_detections_stay_close_whatever_the_batch(
 
 def test_16_bit_activations_are_closer_than_8(model, statistics, float_probe) -> None:
     harms = [
-        float_probe.harm(quantised(model, statistics, Form.CPU, Method.MIN_MAX, bits)) for bits in (8, 16)
+        float_probe.harm(quantised(model, statistics, Form.ONNXRUNTIME, Method.MIN_MAX, bits))
+        for bits in (8, 16)
     ]
     assert harms[1] < harms[0]
 
 
 def test_the_model_given_is_left_as_it_is(model, statistics) -> None:
     before = model.SerializeToString(deterministic=True)
-    one, two = (quantised(model, statistics, Form.CPU).SerializeToString() for _ in range(2))
+    one, two = (quantised(model, statistics, Form.ONNXRUNTIME).SerializeToString() for _ in range(2))
     assert model.SerializeToString(deterministic=True) == before
     assert one == two
 
 
 def test_ranges_are_measured_of_float_activations_only(model) -> None:
-    tensors = measured_tensors(model, quantisable_nodes(model, Form.CPU))
+    tensors = measured_tensors(model, quantisable_nodes(model, Form.ONNXRUNTIME))
     assert "wide_silu" in tensors
     assert not [name for name in tensors if "weight" in name or "bias" in name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+import numpy as np
 import onnx
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +15,10 @@ from detserve_builder.commands.build import app
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.evaluation import agreement_dataset, average_precision, labelled_dataset
 from detserve_builder.precision.request import Precision, PrecisionRequest
+from detserve_builder.precision.session import open_session
+from detserve_builder.runtime import Runtime
+from detserve_builder.steps.detserve_detector import OUTPUTS
+from detserve_builder.steps.detserve_detector import open_session as open_served_step
 from tests.builder.precision.networks import prepared, save_convolutional_network, write_pictures
 
 
@@ -57,7 +62,9 @@ def test_a_free_choice_by_agreement_shows_every_candidate(tmp_path, network, pic
     built = build(str(network), name="tiny", repository=tmp_path / "r", request=request)
     outcome = built.outcome
     labels = [measured.candidate.label for measured in outcome.tried]
-    assert labels[:4] == ["fp32", "pruned 0.3", "fp16", "int16 activations"]
+    assert labels[:4] == ["fp32", "pruned 0.3", "fp32, openvino", "bf16, openvino"]
+    assert labels[4:6] == ["fp16", "int16 activations"]
+    assert any(label.startswith("int8") and label.endswith("openvino") for label in labels)
     assert "int8 plain quantize_static" in labels
     assert {label.split(",")[0] for label in labels if label.startswith("int8")} >= {
         *("int8 mse", "int8 entropy", "int8 percentile", "int8 min-max")
@@ -105,14 +112,15 @@ def test_an_interrupted_build_leaves_no_model(tmp_path, network, pictures) -> No
 
 def test_ap_of_boxes_that_are_the_truth(tmp_path, pictures) -> None:
     model, card = prepared(tmp_path / "net.onnx")
-    agreement = agreement_dataset(pictures, model, card)
-    assert average_precision(model, card, agreement) == pytest.approx(1)
+    floats = open_session(model)
+    agreement = agreement_dataset(pictures, floats, card)
+    assert average_precision(floats, card, agreement) == pytest.approx(1)
     for image in agreement.truth["images"]:
         image["file_name"] = agreement.pictures[image["id"]].name
     instances = tmp_path / "instances.json"
     instances.write_text(json.dumps(agreement.truth))
     # there an empty box counts as a false detection
-    assert average_precision(model, card, labelled_dataset(instances, pictures, card)) > 0.95
+    assert average_precision(floats, card, labelled_dataset(instances, pictures, card)) > 0.95
 
 
 @pytest.mark.parametrize(
@@ -152,3 +160,24 @@ def test_the_model_that_is_served_is_quantised(tmp_path, network, pictures) -> N
     build(str(network), name="tiny", repository=tmp_path / "r", request=request)
     operators = {node.op_type for node in onnx.load(tmp_path / "r/tiny_detector/1/model.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+
+
+@pytest.mark.parametrize("runtime", list(Runtime))
+def test_a_build_says_what_its_detector_runs_on(tmp_path, network, runtime) -> None:
+    build(str(network), name="tiny", repository=tmp_path / "r", request=PrecisionRequest(runtime=runtime))
+    assert manifest(tmp_path / "r")["runtime"] == runtime.value
+    assert f'"{runtime.value}"' in (tmp_path / "r/tiny_detector/config.pbtxt").read_text()
+
+
+def test_both_runtimes_give_the_same_whatever_the_batch(tmp_path) -> None:
+    model, card = prepared(tmp_path / "net.onnx")
+    onnx.save(model, tmp_path / "m.onnx")
+    width, height = card.input_wh
+    images = np.random.default_rng(0).integers(0, 255, (3, height, width, 3), np.uint8)
+    one, other = (
+        open_served_step(str(tmp_path / "m.onnx"), 1, runtime=runtime.value).run(OUTPUTS, {"images": images})
+        for runtime in Runtime
+    )
+    assert [array.dtype for array in one] == [array.dtype for array in other]
+    np.testing.assert_allclose(one[1], other[1], atol=1e-4)
+    np.testing.assert_allclose(one[0], other[0], atol=0.05)

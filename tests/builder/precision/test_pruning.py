@@ -46,7 +46,7 @@ def test_the_ratio_is_that_of_all_weights(seed, ratio) -> None:
 
 
 def test_2_4_where_tensorrt_has_kernels_for_it(model, source) -> None:
-    made, sparsity = prune(model, "2:4", quantisable_nodes(model, Form.CPU), source)
+    made, sparsity = prune(model, "2:4", quantisable_nodes(model, Form.ONNXRUNTIME), source)
     assert sparsity == {"wide": 0.5, "inner": 0.5, "down16": 0.5, "down32": 0.5}
     weights = weights_of(made)
     for name in sparsity:
@@ -57,8 +57,8 @@ def test_2_4_where_tensorrt_has_kernels_for_it(model, source) -> None:
 
 
 def test_biases_make_up_for_the_shift_of_the_mean(model, source) -> None:
-    made, _ = prune(model, 0.6, quantisable_nodes(model, Form.CPU), source)
-    without = prune(model, 0.6, quantisable_nodes(model, Form.CPU), source)[0]
+    made, _ = prune(model, 0.6, quantisable_nodes(model, Form.ONNXRUNTIME), source)
+    without = prune(model, 0.6, quantisable_nodes(model, Form.ONNXRUNTIME), source)[0]
     given = {i.name: i for i in model.graph.initializer}
     for bias in without.graph.initializer:
         if bias.name.endswith("_corrected_bias"):

@@ -33,7 +33,7 @@ def test_the_lint_finds_nothing(model, statistics, source, made) -> None:
 
 def test_the_lint_refuses_the_form_for_the_cpu(model, statistics) -> None:
     found = ranges(statistics, Method.MSE, symmetric=False)
-    assert lint(quantise(model, found, quantisable_nodes(model, Form.CPU), Form.CPU))
+    assert lint(quantise(model, found, quantisable_nodes(model, Form.ONNXRUNTIME), Form.ONNXRUNTIME))
 
 
 @needs_rtx

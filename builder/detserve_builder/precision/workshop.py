@@ -1,0 +1,196 @@
+"""Makes the candidates that a request is about and has them measured; what several need is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from detserve_builder.precision import fp16, pruning
+from detserve_builder.precision.baseline import plain_quantize_static
+from detserve_builder.precision.calibration import CalibrationSource
+from detserve_builder.precision.evaluation import Dataset, average_precision
+from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
+from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes, quantise
+from detserve_builder.precision.ranges import Method, ranges
+from detserve_builder.precision.request import Precision, PrecisionRequest
+from detserve_builder.precision.search import OnStep, Quantiser, search
+from detserve_builder.precision.sensitivity import Probe, probe
+from detserve_builder.precision.speed import THREADS, interleaved
+from detserve_builder.precision.statistics import Statistics, cache_folder, measure
+from detserve_builder.runtime import Runtime
+from detserve_client.card import Card
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a detector is built for: ``runtimes`` on this machine's CPU, or TensorRT, simulated here."""
+
+    runtimes: tuple[Runtime, ...]
+    tensorrt: bool = False
+
+    @property
+    def forms(self) -> dict[Runtime, Form]:
+        """The Q/DQ form that each runtime wants."""
+        if self.tensorrt:
+            return {Runtime.ONNXRUNTIME: Form.TENSORRT}
+        return {runtime: Form(runtime.value) for runtime in self.runtimes}
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Of one prepared ``model``, whose nodes have names, for one ``place``."""
+
+    model: onnx.ModelProto
+    card: Card
+    place: Place
+    source: CalibrationSource
+    on_step: OnStep
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of every tensor that any pass asks about."""
+        nodes = set(fp16.convertible_nodes(self.model))
+        for form in self.place.forms.values():
+            nodes |= set(quantisable_nodes(self.model, form))
+        return measure(
+            self.model,
+            measured_tensors(self.model, nodes),
+            self.source,
+            lambda done, total: self.on_step(f"measuring ranges on pictures: {done}/{total}"),
+            cache=cache_folder(),
+        )
+
+    @cached_property
+    def probe(self) -> Probe:
+        """The float model on a few pictures."""
+        return probe(self.model, self.source)
+
+    def floats(self, runtime: Runtime) -> Candidate:
+        """The prepared model as it is."""
+        label = "fp32" + (", openvino" if runtime is Runtime.OPENVINO else "")
+        return Candidate(label, Precision.FP32, self.model, {}, runtime=runtime)
+
+    def bfloat(self) -> Candidate:
+        """The prepared model, which OpenVINO computes in bf16."""
+        return Candidate("bf16, openvino", Precision.BF16, self.model, {}, runtime=Runtime.OPENVINO)
+
+    def half(self) -> Candidate:
+        """FP16 casts, but for what overflows or errs in it."""
+        self.on_step("finding what must stay in fp32")
+        nodes, kept = fp16.half_nodes(self.model, self.statistics, self.probe)
+        label = "fp16" + (f", {len(kept)} nodes fp32" if kept else "")
+        return Candidate(label, Precision.FP16, fp16.to_half(self.model, nodes), {"fp32_nodes": dict(kept)})
+
+    def int16(self) -> Candidate:
+        """16-bit activations, 8-bit weights."""
+        nodes = quantisable_nodes(self.model, Form.ONNXRUNTIME)
+        found = ranges(self.statistics, Method.MIN_MAX, symmetric=False)
+        model = quantise(self.model, found, nodes, Form.ONNXRUNTIME, bits=16)
+        return Candidate("int16 activations", Precision.INT16, model, {"method": Method.MIN_MAX.value})
+
+    def quantisers(self) -> Iterable[Quantiser]:
+        """One for each runtime."""
+        for runtime, form in self.place.forms.items():
+            yield Quantiser(self.model, self.statistics, self.probe, form, self.on_step, runtime)
+
+    def pruned(self, how: str) -> tuple[Workshop, Candidate]:
+        """The same with the pruned model in the place of the float one."""
+        model, sparsity = pruning.prune(
+            self.model,
+            pruning.parse_pruning(how),
+            quantisable_nodes(self.model, next(iter(self.place.forms.values()))),
+            self.source,
+            lambda done, total: self.on_step(f"correcting biases on pictures: {done}/{total}"),
+        )
+        settings = {"prune": how, "sparsity": {name: round(share, 4) for name, share in sparsity.items()}}
+        works = replace(self, model=model)
+        candidate = Candidate(
+            f"pruned {how}", Precision.FP32, model, settings, runtime=next(iter(self.place.forms))
+        )
+        return works, candidate
+
+    def ungated(self, request: PrecisionRequest) -> Candidate:
+        """What is built where nothing is measured but harm on the calibration pictures."""
+        works, candidate = self.pruned(request.prune) if request.prune else (self, None)
+        if request.precision is Precision.FP16:
+            made = works.half()
+        elif request.precision is Precision.INT16:
+            made = works.int16()
+        elif request.precision is Precision.INT8:
+            made = next(iter(works.quantisers())).ungated()
+        elif request.precision is Precision.BF16:
+            made = works.bfloat()
+        else:
+            assert candidate is not None  # noqa: S101  # a request for neither has no pictures
+            return candidate
+        return _after(candidate, made)
+
+    def tried(self, request: PrecisionRequest, gate: Gate, measure_one: Measure) -> list[Measured]:
+        """Every candidate that the request is about, measured."""
+        tried: list[Measured] = []
+        works, pruned = self.pruned(request.prune) if request.prune else (self, None)
+
+        def try_one(candidate: Candidate) -> Measured:
+            whole = _after(pruned, candidate)
+            self.on_step(f"measuring {whole.label}")
+            return measure_one(whole)
+
+        if pruned:
+            alone = request.precision in (None, Precision.FP32)
+            self.on_step(f"measuring {pruned.label}")
+            tried.append(measure_one(pruned if alone else replace(pruned, baseline=True)))
+            if request.searches_all:
+                works, pruned = self, None  # one candidate among the others
+            elif not gate.accurate(tried[-1]):
+                return tried  # what is made from it will be no better
+        wanted = [request.precision] if request.precision else list(Precision)
+        tried += [try_one(candidate) for candidate in works.floating(wanted)]
+        if Precision.INT8 in wanted:
+            self.on_step("measuring plain quantize_static for comparison")
+            tried.append(try_one(plain_quantize_static(works.model, self.source)))
+            for quantiser in works.quantisers():
+                tried += search(quantiser, gate, try_one)
+            if self.place.tensorrt and request.precision and gate.fastest(tried) is None:
+                tried.append(try_one(works.half()))  # the next precision down in speed
+        return tried
+
+    def floating(self, wanted: list[Precision]) -> Iterable[Candidate]:
+        """The candidates beside INT8, where the place has them."""
+        runtimes = self.place.forms
+        if Precision.FP32 in wanted and Runtime.OPENVINO in runtimes:
+            yield self.floats(Runtime.OPENVINO)
+        if Precision.BF16 in wanted and Runtime.OPENVINO in runtimes:
+            yield self.bfloat()
+        if Precision.FP16 in wanted and Runtime.ONNXRUNTIME in runtimes:
+            yield self.half()
+        if Precision.INT16 in wanted and Form.ONNXRUNTIME in runtimes.values():
+            yield self.int16()
+
+    def measure_against(self, floats: Candidate, dataset: Dataset) -> Measure:
+        """Figures against the float model; its own AP is measured once."""
+        images = self.probe.images
+        self.on_step(f"measuring {floats.label}")
+        float_ap = average_precision(floats.open(), self.card, dataset)
+        float_session = floats.open(threads=THREADS)
+
+        def measure_one(candidate: Candidate) -> Measured:
+            ap = float_ap
+            if candidate is not floats:
+                ap = average_precision(candidate.open(), self.card, dataset)
+            if self.place.tensorrt:
+                return Measured(candidate, ap, float_ap - ap, None, None)
+            speed = interleaved(float_session, candidate.open(threads=THREADS), images)
+            return Measured(candidate, ap, float_ap - ap, speed.candidate_ms, speed.speedup)
+
+        return measure_one
+
+
+def _after(pruned: Candidate | None, made: Candidate) -> Candidate:
+    if pruned is None:
+        return made
+    return replace(made, label=f"{pruned.label}, {made.label}", settings={**pruned.settings, **made.settings})
