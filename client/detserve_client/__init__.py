@@ -1,7 +1,8 @@
 """Pictures in, detections out: the client of a detector served by detserve."""
 
+from detserve_client.async_client import AsyncDetectionClient
 from detserve_client.card import Card
-from detserve_client.client import DetectionClient, Outcome
+from detserve_client.client import DetectionClient
 from detserve_client.detections import Detection, Detections
 from detserve_client.endpoint import Endpoint
 from detserve_client.errors import (
@@ -22,25 +23,33 @@ from detserve_client.errors import (
     ServerUnavailable,
     SourceError,
 )
+from detserve_client.outcomes import Outcome
 from detserve_client.pictures import PictureSource
-from detserve_client.security import Security
-from detserve_client.transports import FakeTransport, GrpcTransport, HttpTransport, Transport
+from detserve_client.transports import (
+    AsyncFakeTransport,
+    AsyncTransport,
+    FakeTransport,
+    Transport,
+)
+from detserve_client.wire import DetectionRequest
 
 __all__ = [
     "AccessDenied",
+    "AsyncDetectionClient",
+    "AsyncFakeTransport",
+    "AsyncTransport",
     "Card",
     "CardError",
     "ContractViolation",
     "DeadlineExceeded",
     "Detection",
     "DetectionClient",
+    "DetectionRequest",
     "Detections",
     "DetserveError",
     "Endpoint",
     "EndpointError",
     "FakeTransport",
-    "GrpcTransport",
-    "HttpTransport",
     "InferenceError",
     "MissingExtra",
     "ModelNotFound",

@@ -1,50 +1,27 @@
-"""The client: pictures in, detections out."""
+"""The client for threads: pictures in, detections out."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from detserve_client.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseClient, checked_window
+from detserve_client.cancellation import Cancellation
 from detserve_client.card import Card
 from detserve_client.detections import Detections
-from detserve_client.endpoint import Endpoint
-from detserve_client.errors import InferenceError, ServerUnavailable, SourceError
-from detserve_client.pictures import PictureSource, encoded_picture
-from detserve_client.retries import pauses_s
-from detserve_client.security import UNSECURED, Security
+from detserve_client.errors import DetserveError, ServerUnavailable
+from detserve_client.flows import FetchConfig, Flow, Infer, Pause, Step, Work
+from detserve_client.outcomes import Outcome
+from detserve_client.pictures import PictureSource
+from detserve_client.streams import stream
 from detserve_client.transports.base import Transport
-from detserve_client.wire import DetectionRequest, card_of, decode, request_parameters
 
-_Answer = TypeVar("_Answer")
-
-DEFAULT_TIMEOUT_S = 30.0
+_Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one source: either ``detections`` or ``error`` is set.
-
-    ``latency_s`` is the time from taking the source in hand to its detections, reading and encoding included.
-    """
-
-    source: PictureSource
-    detections: Detections | None = None
-    error: InferenceError | SourceError | None = None
-    latency_s: float | None = None
-
-    def get(self) -> Detections:
-        """The detections; raises ``error`` if there are none."""
-        if self.detections is None:
-            raise self.error or ValueError("an outcome has detections or an error; this one has neither")
-        return self.detections
-
-
-class DetectionClient:
+class DetectionClient(BaseClient):
     """Detects objects with one model of one server. May be used from several threads.
 
     Usage::
@@ -54,8 +31,8 @@ class DetectionClient:
                 print(detection.label, detection.score, detection.box_px)
 
     Every method raises an :class:`~detserve_client.errors.InferenceError` when the server, or the way to it,
-    fails.
-    A server that cannot be reached is tried four times within the timeout; nothing else is tried again.
+    fails. A server that cannot be reached is tried again: one that has answered before for the whole timeout,
+    so that a restart loses nothing, one that never did for less than a second. Nothing else is tried again.
 
     Args:
         url: where the server listens: ``grpc://HOST:PORT`` or ``http://HOST:PORT``.
@@ -78,15 +55,12 @@ class DetectionClient:
         transport: Transport | None = None,
         security: Security = UNSECURED,
     ) -> None:
-        self.endpoint = Endpoint.parse(url).secured(security)
-        self.model = model
-        self.timeout_s = _positive(timeout_s)
+        super().__init__(url, model, timeout_s)
         if transport is None:
             from detserve_client.transports import transport_to
 
             transport = transport_to(self.endpoint)
         self._transport = transport
-        self._card: Card | None = None
 
     def __enter__(self) -> DetectionClient:
         """Return the client itself."""
@@ -105,9 +79,11 @@ class DetectionClient:
     def ready(self) -> bool:
         """Whether the server is there and the model takes requests. Makes one attempt."""
         try:
-            return self._transport.ready(self.model, self.timeout_s)
+            ready = self._transport.ready(self.model, self.timeout_s)
         except ServerUnavailable:
             return False
+        self._flows.server_answered()
+        return ready
 
     def card(self) -> Card:
         """The detector's card, asked for once and kept.
@@ -115,7 +91,7 @@ class DetectionClient:
         Raises:
             ContractViolation: the model has no card.
         """
-        return self._card_before(time.monotonic() + self.timeout_s)
+        return self._run(self._flows.card(self._deadline_s()))
 
     def detect(
         self,
@@ -139,98 +115,94 @@ class DetectionClient:
             SourceError: the source cannot be read on this side.
             RequestRejected: a threshold is out of range, or the server cannot decode the picture.
         """
-        parameters = request_parameters(score_threshold, iou_threshold, max_detections)
-        timeout_s = self.timeout_s if timeout_s is None else _positive(timeout_s)
-        return self._detect(source, parameters, timeout_s)
+        limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
+        return self._run(self._flows.detect(source, limits))
 
-    def detect_many(
+    def detect_batch(
+        self,
+        sources: Sequence[PictureSource],
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Outcome]:
+        """Detect in pictures that travel together: one request for as many as the model takes at once.
+
+        Returns one outcome for each source, in their order; one that fails does not fail the others. The
+        arguments are as in :meth:`detect`, ``timeout_s`` for each request by itself.
+
+        Raises:
+            RequestRejected: a threshold is out of range (at once, before any picture).
+            InferenceError: the card cannot be had.
+        """
+        limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
+        batches = self._run(self._flows.batches(sources, self._deadline_s()))
+        return [
+            outcome
+            for indices in batches
+            for outcome in self._run(self._flows.batch(indices, sources, limits))
+        ]
+
+    def detect_stream(
         self,
         sources: Iterable[PictureSource],
         *,
-        window: int = 8,
+        window: int = DEFAULT_WINDOW,
+        ordered: bool = True,
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[Outcome]:
-        """Detect in many pictures, in order, with ``window`` of them under way at a time.
+        """Detect in many pictures with ``window`` requests under way at a time.
 
-        A source that fails yields an :class:`Outcome` with its error; the others go on. At most twice
-        ``window`` sources are taken from ``sources`` ahead of what has been yielded. The other arguments are
-        as in :meth:`detect`, ``timeout_s`` for each picture by itself.
+        Yields one :class:`Outcome` for each source, one that fails included: in order, or with
+        ``ordered=False`` as they are completed. ``sources`` is read by the thread that reads the outcomes,
+        never further than ``window`` ahead of what has been yielded; when it raises, the outcomes under way
+        come first. Closing the generator, or leaving a loop over it, cancels what is under way and ends its
+        threads. The other arguments are as in :meth:`detect`, ``timeout_s`` for each picture by itself.
 
         Raises:
             RequestRejected: a threshold is out of range (at once, before any picture).
             InferenceError: the card cannot be had (at once).
         """
-        if window < 1:
-            raise ValueError(f"window is {window}; expected 1 or more")
-        parameters = request_parameters(score_threshold, iou_threshold, max_detections)
-        limit_s = self.timeout_s if timeout_s is None else _positive(timeout_s)
+        checked_window(window)
+        limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
         self.card()
 
-        def outcome_of(source: PictureSource) -> Outcome:
-            started_s = time.perf_counter()
-            try:
-                detections = self._detect(source, parameters, limit_s)
-                return Outcome(source, detections, latency_s=time.perf_counter() - started_s)
-            except (InferenceError, SourceError) as error:
-                return Outcome(source, error=error)
+        def outcome_of(index: int, source: PictureSource, cancellation: Cancellation) -> Outcome:
+            return self._run(self._flows.outcome(index, source, limits), cancellation)
 
-        return _in_order(outcome_of, sources, window)
+        return stream(outcome_of, sources, window=window, ordered=ordered)
 
-    def _detect(
-        self, source: PictureSource, parameters: dict[str, float | int], timeout_s: float
-    ) -> Detections:
-        request = DetectionRequest(self.model, encoded_picture(source), parameters)
-        deadline_s = time.monotonic() + timeout_s
-        labels = tuple(self._card_before(deadline_s).labels)
-        outputs = _with_retries(lambda left_s: self._transport.infer(request, left_s), deadline_s)
-        return decode(outputs, model=self.model, labels=labels)
+    detect_many = detect_stream
 
-    def _card_before(self, deadline_s: float) -> Card:
-        if self._card is None:
-            config = _with_retries(
-                lambda left_s: self._transport.model_config(self.model, left_s), deadline_s
-            )
-            self._card = card_of(config, self.model)
-        return self._card
-
-
-def _with_retries(call: Callable[[float], _Answer], deadline_s: float) -> _Answer:
-    """Call with the seconds left; ``deadline_s`` is a time of ``time.monotonic``."""
-    for pause_s in pauses_s():
+    def _run(self, flow: Flow[_Result], cancellation: Cancellation | None = None) -> _Result:
         try:
-            return call(_left_s(deadline_s))
-        except ServerUnavailable:
-            if time.monotonic() + pause_s >= deadline_s:
-                raise
-            time.sleep(pause_s)
-    return call(_left_s(deadline_s))
+            step = next(flow)
+            while True:
+                try:
+                    answer = self._answer(step, cancellation)
+                except DetserveError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(answer)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
 
-
-def _left_s(deadline_s: float) -> float:
-    return max(deadline_s - time.monotonic(), 0.001)
-
-
-def _in_order(
-    outcome_of: Callable[[PictureSource], Outcome], sources: Iterable[PictureSource], window: int
-) -> Iterator[Outcome]:
-    """As many threads as the window, and as many sources waiting so that no thread waits for the consumer."""
-    pool = ThreadPoolExecutor(window, thread_name_prefix="detserve-client")
-    taken: deque[Future[Outcome]] = deque()
-    try:
-        for source in sources:
-            if len(taken) == 2 * window:
-                yield taken.popleft().result()
-            taken.append(pool.submit(outcome_of, source))
-        while taken:
-            yield taken.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _positive(timeout_s: float) -> float:
-    if not timeout_s > 0:
-        raise ValueError(f"timeout_s is {timeout_s}; expected more than 0 seconds")
-    return timeout_s
+    def _answer(self, step: Step, cancellation: Cancellation | None) -> Any:
+        if cancellation is not None:
+            cancellation.check()
+        match step:
+            case Infer(request, timeout_s):
+                if cancellation is None:
+                    return self._transport.infer(request, timeout_s)
+                return self._transport.infer(request, timeout_s, cancellation)
+            case Work(function):
+                return function()
+            case FetchConfig(model, timeout_s):
+                return self._transport.model_config(model, timeout_s)
+            case Pause(seconds):
+                return time.sleep(seconds) if cancellation is None else cancellation.pause(seconds)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from detserve_client.client import Outcome
 from detserve_client.files import write_whole
+from detserve_client.outcomes import Outcome
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:

@@ -6,7 +6,7 @@ Nothing here does I/O, so that sync and async clients share it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +24,17 @@ Outputs = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class DetectionRequest:
-    """One encoded picture for one model. ``parameters`` are Triton's request parameters."""
+    """Encoded pictures for one model, in one request. ``parameters`` are Triton's request parameters."""
 
     model: str
-    picture: bytes
+    pictures: tuple[bytes, ...]
     parameters: Mapping[str, float | int] = field(default_factory=dict)
+
+    @property
+    def picture(self) -> bytes:
+        """The only picture; raises ``ValueError`` when there are several."""
+        (picture,) = self.pictures
+        return picture
 
 
 def request_parameters(
@@ -55,11 +61,12 @@ def request_parameters(
     return parameters
 
 
-def picture_tensor(request: DetectionRequest) -> NDArray[np.object_]:
-    """The input tensor: object ``(1, 1)``, the encoded picture."""
-    tensor = np.empty((1, 1), np.object_)
-    tensor[0, 0] = request.picture
-    return tensor
+def picture_tensor(pictures: Sequence[bytes]) -> bytes:
+    """The content of the input tensor BYTES ``(n, 1)``: each picture behind its length in 4 bytes."""
+    parts = []
+    for picture in pictures:
+        parts += [len(picture).to_bytes(4, "little"), picture]
+    return b"".join(parts)
 
 
 _DTYPES: dict[str, type[np.generic]] = {
@@ -70,41 +77,46 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 
 
-def decode(outputs: Outputs, *, model: str, labels: tuple[str, ...]) -> Detections:
-    """Check the output tensors of one picture against the contract and cut off the padding.
+def decode(outputs: Outputs, *, model: str, labels: tuple[str, ...], pictures: int = 1) -> list[Detections]:
+    """Check the output tensors of one request against the contract and cut off the padding.
 
     Raises:
         ContractViolation: a tensor is missing, has a wrong dtype or shape, or holds impossible values.
     """
     try:
-        return _decode(outputs, labels)
+        _check_tensors(outputs, pictures)
+        return [_detections(outputs, row, labels) for row in range(pictures)]
     except ValueError as error:
         raise ContractViolation(f"the answer of model {model!r} breaks the contract: {error}") from None
 
 
-def _decode(outputs: Outputs, labels: tuple[str, ...]) -> Detections:
+def _check_tensors(outputs: Outputs, pictures: int) -> None:
     for name in contract.OUTPUTS:
         if name not in outputs:
             raise ValueError(f"output {name} is missing; it has {_listed(outputs)}")
     rows = outputs[contract.SCORES].shape[-1] if outputs[contract.SCORES].ndim else 0
     shapes = {
-        contract.NUM_DETECTIONS: (1, 1),
-        contract.BOXES: (1, rows, 4),
-        contract.SCORES: (1, rows),
-        contract.CLASSES: (1, rows),
+        contract.NUM_DETECTIONS: (pictures, 1),
+        contract.BOXES: (pictures, rows, 4),
+        contract.SCORES: (pictures, rows),
+        contract.CLASSES: (pictures, rows),
     }
     for name, shape in shapes.items():
         tensor = outputs[name]
         if tensor.dtype != _DTYPES[name] or tensor.shape != shape:
             expected = f"{np.dtype(_DTYPES[name])} {list(shape)}"
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}; expected {expected}")
-    count = int(outputs[contract.NUM_DETECTIONS][0, 0])
-    if not 0 <= count <= rows:
-        raise ValueError(f"num_detections is {count}; expected 0 to {rows}")
-    scores = outputs[contract.SCORES][0, :count]
+
+
+def _detections(outputs: Outputs, row: int, labels: tuple[str, ...]) -> Detections:
+    scores = outputs[contract.SCORES][row]
+    count = int(outputs[contract.NUM_DETECTIONS][row, 0])
+    if not 0 <= count <= len(scores):
+        raise ValueError(f"num_detections is {count}; expected 0 to {len(scores)}")
+    scores = scores[:count]
     if (scores[1:] > scores[:-1]).any():
         raise ValueError("scores are not in descending order")
-    boxes, classes = outputs[contract.BOXES][0, :count], outputs[contract.CLASSES][0, :count]
+    boxes, classes = outputs[contract.BOXES][row, :count], outputs[contract.CLASSES][row, :count]
     return Detections(boxes=boxes, scores=scores, classes=classes, labels=labels)
 
 
@@ -126,10 +138,11 @@ def padded_outputs(detections: Detections, rows: int) -> dict[str, NDArray[Any]]
     }
 
 
-def config_with(card: Card) -> dict[str, Any]:
+def config_with(card: Card, max_batch_size: int = 8) -> dict[str, Any]:
     """The inverse of :func:`card_of`: the least configuration that says what ``card``'s ensemble is."""
     return {
         "name": card.name,
+        "max_batch_size": max_batch_size,
         "input": [{"name": contract.IMAGE}],
         "output": [{"name": name} for name in contract.OUTPUTS],
         "parameters": {contract.CARD_PARAMETER: {"string_value": card.to_json()}},

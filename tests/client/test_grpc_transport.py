@@ -51,7 +51,8 @@ def test_a_picture_and_its_parameters_arrive(card: Card, found: Detections) -> N
     assert request.raw_input_contents[0][4:] == picture
     assert request.parameters["score_threshold"].double_param == 0.2
     assert request.parameters["max_detections"].int64_param == 3
-    assert set(request.parameters) == {"score_threshold", "max_detections"}
+    assert set(request.parameters) == {"score_threshold", "max_detections", "timeout"}
+    assert 0 < request.parameters["timeout"].int64_param <= 30_000_000
 
 
 def test_another_model_is_not_ready(card: Card, found: Detections) -> None:
@@ -67,7 +68,7 @@ def test_every_status_becomes_its_error(card: Card, code: str, kind: type[Infere
     with grpc_server(card, answer) as url, DetectionClient(url, "pets") as client:
         client.card()
         with pytest.raises(kind) as caught:
-            client.detect(b"picture", timeout_s=5)
+            client.detect(b"picture", timeout_s=0.5)
     assert type(caught.value) is kind
 
 

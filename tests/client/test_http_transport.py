@@ -44,6 +44,7 @@ def test_a_picture_and_its_parameters_arrive(card: Card, found: Detections) -> N
         assert client.detect(b"\xff\xd8\0picture", iou_threshold=1, max_detections=3) == found
     (request,) = received
     assert request.picture == b"\xff\xd8\0picture"
+    assert 0 < request.header["parameters"].pop("timeout") <= 30_000_000
     assert request.header["parameters"] == {"iou_threshold": 1.0, "max_detections": 3}
     assert request.header["inputs"][0]["shape"] == [1, 1]
 
@@ -73,7 +74,7 @@ def test_every_status_becomes_its_error(card: Card, status: int, kind: type[Infe
     with http_server(card, lambda request: reply) as url, DetectionClient(url, "pets") as client:
         client.card()
         with pytest.raises(kind) as caught:
-            client.detect(b"picture")
+            client.detect(b"picture", timeout_s=0.5)
     assert type(caught.value) is kind
 
 
@@ -126,7 +127,7 @@ def test_a_server_that_takes_no_bytes(card: Card) -> None:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         transport = transport_to(Endpoint.parse(url))
         with pytest.raises(DeadlineExceeded):
-            transport.infer(DetectionRequest("pets", bytes(50_000_000), {}), 0.3)
+            transport.infer(DetectionRequest("pets", (bytes(50_000_000),), {}), 0.3)
         transport.close()
 
 

@@ -9,7 +9,6 @@ from hypothesis import given
 
 from detserve_client import Card, ContractViolation, Detections, RequestRejected
 from detserve_client.wire import (
-    DetectionRequest,
     card_of,
     config_with,
     decode,
@@ -23,7 +22,7 @@ from tests.client.test_detections import detections
 @given(detections())
 def test_decode_inverts_padding(found: Detections) -> None:
     outputs = padded_outputs(found, rows=8)
-    decoded = decode(outputs, model="pets", labels=found.labels)
+    (decoded,) = decode(outputs, model="pets", labels=found.labels)
     assert sorted(decoded) == sorted(found)
     assert (np.diff(decoded.scores) <= 0).all()
 
@@ -85,9 +84,8 @@ def test_parameters_out_of_range(values: tuple[Any, Any, Any], sentence: str) ->
 
 
 def test_picture_tensor_keeps_null_bytes() -> None:
-    tensor = picture_tensor(DetectionRequest("pets", b"\xff\xd8\0\0"))
-    assert tensor.shape == (1, 1)
-    assert tensor[0, 0] == b"\xff\xd8\0\0"
+    assert picture_tensor([b"\xff\xd8\0\0"]) == b"\4\0\0\0\xff\xd8\0\0"
+    assert picture_tensor([b"a", b"bc"]) == b"\1\0\0\0a\2\0\0\0bc"
 
 
 def test_the_card_is_read_from_the_configuration(card: Card) -> None:

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from detserve_client.client import DetectionClient, Outcome
+from detserve_client.client import DetectionClient
 from detserve_client.commands.detect_report import print_report, progress_of
 from detserve_client.drawing import drawn_path, require_drawing, save_drawn
 from detserve_client.endpoint import Endpoint
 from detserve_client.errors import OutputError, SourceError
+from detserve_client.outcomes import Outcome
 from detserve_client.results import write_coco, write_json
 from detserve_client.security import UNSECURED, Security
 from detserve_client.sources import PictureFile, expand_sources

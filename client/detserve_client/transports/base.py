@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from detserve_client.cancellation import Cancellation
 from detserve_client.wire import DetectionRequest, Outputs
 
 
@@ -14,8 +15,13 @@ class Transport(Protocol):
     Every failure is an :class:`~detserve_client.errors.InferenceError`.
     """
 
-    def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
-        """Send one picture and return the contract's output tensors, batch dimension included."""
+    def infer(
+        self, request: DetectionRequest, timeout_s: float, cancellation: Cancellation | None = None
+    ) -> Outputs:
+        """Send one request and return the contract's output tensors, batch dimension included.
+
+        When ``cancellation`` is said, it ends at once, with any exception.
+        """
         ...
 
     def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
@@ -27,5 +33,25 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None:
+        """Close the connections. A second call does nothing."""
+        ...
+
+
+class AsyncTransport(Protocol):
+    """As :class:`Transport`, for one event loop. A call whose task is cancelled ends at once."""
+
+    async def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
+        """Send one request and return the contract's output tensors, batch dimension included."""
+        ...
+
+    async def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        """The model's configuration (config.pbtxt as JSON)."""
+        ...
+
+    async def ready(self, model: str, timeout_s: float) -> bool:
+        """Whether the model is loaded and takes requests."""
+        ...
+
+    async def close(self) -> None:
         """Close the connections. A second call does nothing."""
         ...

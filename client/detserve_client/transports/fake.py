@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from detserve_client.cancellation import Cancellation
 from detserve_client.card import Card
+from detserve_client.contract import OUTPUTS
 from detserve_client.detections import Detections
 from detserve_client.errors import ModelNotFound
 from detserve_client.wire import DetectionRequest, Outputs, config_with, padded_outputs
+
+Answer = Callable[[DetectionRequest], "Detections | Outputs"]
 
 
 class FakeTransport:
@@ -21,21 +27,26 @@ class FakeTransport:
 
     Args:
         card: the served detector; its ``name`` is the model's.
-        answer: called for each request. Detections are sorted by score and cut to the card's
-            ``max_detections`` as a server does; output tensors go through unchanged.
+        answer: called for each picture with a request for this one. Detections are sorted by score and cut to
+            the card's ``max_detections`` as a server does; output tensors go through unchanged.
     """
 
-    def __init__(self, card: Card, answer: Callable[[DetectionRequest], Detections | Outputs]) -> None:
+    def __init__(self, card: Card, answer: Answer) -> None:
         self.card = card
         self._answer = answer
 
-    def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
-        """Ask ``answer``."""
+    def infer(
+        self, request: DetectionRequest, timeout_s: float, cancellation: Cancellation | None = None
+    ) -> Outputs:
+        """Ask ``answer`` for each picture."""
         self._require(request.model)
-        answer = self._answer(request)
-        if isinstance(answer, Detections):
-            return padded_outputs(answer, self.card.thresholds.max_detections)
-        return answer
+        answers = [
+            self._outputs(DetectionRequest(request.model, (picture,), request.parameters))
+            for picture in request.pictures
+        ]
+        if len(answers) == 1:
+            return answers[0]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in OUTPUTS}
 
     def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """A configuration that holds the card."""
@@ -49,6 +60,34 @@ class FakeTransport:
     def close(self) -> None:
         """Do nothing."""
 
+    def _outputs(self, request: DetectionRequest) -> Outputs:
+        answer = self._answer(request)
+        if isinstance(answer, Detections):
+            return padded_outputs(answer, self.card.thresholds.max_detections)
+        return answer
+
     def _require(self, model: str) -> None:
         if model != self.card.name:
             raise ModelNotFound(f"the fake server has no model {model!r}; it has {self.card.name!r}")
+
+
+class AsyncFakeTransport:
+    """As :class:`FakeTransport`, for an :class:`~detserve_client.AsyncDetectionClient`."""
+
+    def __init__(self, card: Card, answer: Answer) -> None:
+        self._fake = FakeTransport(card, answer)
+
+    async def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
+        """Ask ``answer`` for each picture."""
+        return self._fake.infer(request, timeout_s)
+
+    async def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        """A configuration that holds the card."""
+        return self._fake.model_config(model, timeout_s)
+
+    async def ready(self, model: str, timeout_s: float) -> bool:
+        """Whether ``model`` is the card's name."""
+        return self._fake.ready(model, timeout_s)
+
+    async def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,162 @@
+"""The client for an event loop: pictures in, detections out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from detserve_client.async_streams import stream
+from detserve_client.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseClient, checked_window
+from detserve_client.card import Card
+from detserve_client.detections import Detections
+from detserve_client.errors import DetserveError, ServerUnavailable
+from detserve_client.flows import FetchConfig, Flow, Infer, Pause, Step, Work
+from detserve_client.outcomes import Outcome
+from detserve_client.pictures import PictureSource
+from detserve_client.transports.base import AsyncTransport
+
+_Result = TypeVar("_Result")
+
+
+class AsyncDetectionClient(BaseClient):
+    """A :class:`~detserve_client.DetectionClient` for one event loop, in which it is made, used and closed.
+
+    Usage::
+
+        async with AsyncDetectionClient("grpc://localhost:8001", "codes") as client:
+            detections = await client.detect("desk.jpg")
+
+    Arguments, errors and retries are those of :class:`~detserve_client.DetectionClient`. Cancelling a task
+    cancels its request, over gRPC on the server too.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        transport: AsyncTransport | None = None,
+    ) -> None:
+        super().__init__(url, model, timeout_s)
+        if transport is None:
+            from detserve_client.transports import async_transport_to
+
+            transport = async_transport_to(self.endpoint)
+        self._transport = transport
+
+    async def __aenter__(self) -> AsyncDetectionClient:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the client."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; the client cannot be used afterwards."""
+        await self._transport.close()
+
+    async def ready(self) -> bool:
+        """Whether the server is there and the model takes requests. Makes one attempt."""
+        try:
+            ready = await self._transport.ready(self.model, self.timeout_s)
+        except ServerUnavailable:
+            return False
+        self._flows.server_answered()
+        return ready
+
+    async def card(self) -> Card:
+        """The detector's card, asked for once and kept."""
+        return await self._run(self._flows.card(self._deadline_s()))
+
+    async def detect(
+        self,
+        source: PictureSource,
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Detections:
+        """Detect in one picture; see :meth:`detserve_client.DetectionClient.detect`."""
+        limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
+        return await self._run(self._flows.detect(source, limits))
+
+    async def detect_batch(
+        self,
+        sources: Sequence[PictureSource],
+        *,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Outcome]:
+        """Detect in pictures that travel together; see :class:`~detserve_client.DetectionClient`."""
+        limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
+        batches = await self._run(self._flows.batches(sources, self._deadline_s()))
+        outcomes: list[Outcome] = []
+        for indices in batches:
+            outcomes += await self._run(self._flows.batch(indices, sources, limits))
+        return outcomes
+
+    async def detect_stream(
+        self,
+        sources: Iterable[PictureSource] | AsyncIterable[PictureSource],
+        *,
+        window: int = DEFAULT_WINDOW,
+        ordered: bool = True,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Outcome, None]:
+        """Detect in many pictures with ``window`` requests under way at a time.
+
+        As :meth:`detserve_client.DetectionClient.detect_stream`. A source that waits for its next picture
+        should be asynchronous: a plain iterable is read in the event loop. To leave a loop over the outcomes
+        early, use ``contextlib.aclosing``, which cancels what is under way at once.
+        """
+        checked_window(window)
+        limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
+        await self.card()
+        outcomes = stream(
+            lambda index, source: self._run(self._flows.outcome(index, source, limits)),
+            sources,
+            window=window,
+            ordered=ordered,
+        )
+        try:
+            async for outcome in outcomes:
+                yield outcome
+        finally:
+            await outcomes.aclose()
+
+    async def _run(self, flow: Flow[_Result]) -> _Result:
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    answer = await self._answer(step)
+                except DetserveError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(answer)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+
+    async def _answer(self, step: Step) -> Any:
+        match step:
+            case Infer(request, timeout_s):
+                return await self._transport.infer(request, timeout_s)
+            case Work(function):
+                return await asyncio.to_thread(function)
+            case FetchConfig(model, timeout_s):
+                return await self._transport.model_config(model, timeout_s)
+            case Pause(seconds):
+                return await asyncio.sleep(seconds)

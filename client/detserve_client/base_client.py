@@ -1,0 +1,48 @@
+"""What the two clients have in common."""
+
+from __future__ import annotations
+
+import time
+
+from detserve_client.endpoint import Endpoint
+from detserve_client.flows import Flows, Limits
+from detserve_client.wire import request_parameters
+
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_WINDOW = 8
+
+
+class BaseClient:
+    """Where the server is, which model is meant, and the flows to it. Does no I/O."""
+
+    def __init__(self, url: str, model: str, timeout_s: float) -> None:
+        self.endpoint = Endpoint.parse(url)
+        self.model = model
+        self.timeout_s = _positive(timeout_s)
+        self._flows = Flows(model, patience_s=timeout_s)
+
+    def _limits(
+        self,
+        score_threshold: float | None,
+        iou_threshold: float | None,
+        max_detections: int | None,
+        timeout_s: float | None,
+    ) -> Limits:
+        parameters = request_parameters(score_threshold, iou_threshold, max_detections)
+        return Limits(parameters, self.timeout_s if timeout_s is None else _positive(timeout_s))
+
+    def _deadline_s(self) -> float:
+        return time.monotonic() + self.timeout_s
+
+
+def checked_window(window: int) -> int:
+    """The window, 1 or more; anything else is a mistake in the caller's code."""
+    if window < 1:
+        raise ValueError(f"window is {window}; expected 1 or more")
+    return window
+
+
+def _positive(timeout_s: float) -> float:
+    if not timeout_s > 0:
+        raise ValueError(f"timeout_s is {timeout_s}; expected more than 0 seconds")
+    return timeout_s

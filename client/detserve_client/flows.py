@@ -1,0 +1,192 @@
+"""What a client does, step by step, without doing any of it.
+
+A flow is a generator: it yields the next :data:`Step`, is sent the answer or has the error thrown in, and
+returns the result. :class:`~detserve_client.DetectionClient` runs flows with threads,
+:class:`~detserve_client.AsyncDetectionClient` in an event loop; what they do is written here, once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from detserve_client.card import Card
+from detserve_client.detections import Detections
+from detserve_client.errors import (
+    DeadlineExceeded,
+    InferenceError,
+    RequestRejected,
+    ServerUnavailable,
+    SourceError,
+)
+from detserve_client.outcomes import Outcome
+from detserve_client.pictures import PictureSource, encoded_picture
+from detserve_client.retries import Retries
+from detserve_client.wire import DetectionRequest, card_of, decode
+
+_Result = TypeVar("_Result")
+
+
+class Infer(NamedTuple):
+    """Have the transport send a request; the answer is its output tensors."""
+
+    request: DetectionRequest
+    timeout_s: float
+
+
+class FetchConfig(NamedTuple):
+    """Have the transport ask for the model's configuration."""
+
+    model: str
+    timeout_s: float
+
+
+class Pause(NamedTuple):
+    """Wait."""
+
+    seconds: float
+
+
+class Work(NamedTuple):
+    """Call a function that reads a file or computes for milliseconds; the answer is what it returns."""
+
+    function: Callable[[], Any]
+
+
+Step: TypeAlias = "Infer | FetchConfig | Pause | Work"
+Flow: TypeAlias = Generator[Step, Any, _Result]
+
+# How long a waiting request may sleep through the end of an outage.
+_LONGEST_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one call may override: Triton's request parameters, and the seconds it may take."""
+
+    parameters: dict[str, float | int]
+    timeout_s: float
+
+
+class Flows:
+    """The flows of one client; holds the model's card once it is known.
+
+    Args:
+        model: name of the ensemble.
+        patience_s: how long a server that is away is waited for; see
+            :class:`~detserve_client.retries.Retries`.
+    """
+
+    def __init__(self, model: str, patience_s: float) -> None:
+        self._model = model
+        self._retries = Retries(patience_s)
+        self._card: Card | None = None
+        self._labels: tuple[str, ...] = ()
+        self._max_batch = 1
+
+    def server_answered(self) -> None:
+        """Say that the server has answered something outside the flows: there is no outage."""
+        self._retries.answered()
+
+    def card(self, deadline_s: float) -> Flow[Card]:
+        """The card, fetched once. ``deadline_s`` is a time of ``time.monotonic``."""
+        if self._card is None:
+            config = yield from self._retried(lambda left_s: FetchConfig(self._model, left_s), deadline_s)
+            card = card_of(config, self._model)
+            self._labels, self._max_batch = tuple(card.labels), max(1, int(config.get("max_batch_size", 1)))
+            self._card = card
+        return self._card
+
+    def detect(self, source: PictureSource, limits: Limits) -> Flow[Detections]:
+        """The detections of one picture."""
+        deadline_s = time.monotonic() + limits.timeout_s
+        picture = yield from self._encoded(source)
+        yield from self.card(deadline_s)
+        (detections,) = yield from self._sent((picture,), limits, deadline_s)
+        return detections
+
+    def outcome(self, index: int, source: PictureSource, limits: Limits) -> Flow[Outcome]:
+        """As :meth:`detect`, with the error of this picture in the outcome."""
+        started_s = time.perf_counter()
+        try:
+            detections = yield from self.detect(source, limits)
+        except (InferenceError, SourceError) as error:
+            return Outcome(source, error=error, index=index)
+        return Outcome(source, detections, latency_s=time.perf_counter() - started_s, index=index)
+
+    def batches(self, sources: Sequence[PictureSource], deadline_s: float) -> Flow[list[range]]:
+        """Which sources travel together: as many as the model takes."""
+        yield from self.card(deadline_s)
+        size = self._max_batch
+        return [range(first, min(first + size, len(sources))) for first in range(0, len(sources), size)]
+
+    def batch(
+        self, indices: Sequence[int], sources: Sequence[PictureSource], limits: Limits
+    ) -> Flow[list[Outcome]]:
+        """The outcomes of sources that travel in one request.
+
+        Triton refuses a request as a whole: where one picture is bad, each is sent by itself.
+        """
+        started_s = time.perf_counter()
+        deadline_s = time.monotonic() + limits.timeout_s
+        outcomes: dict[int, Outcome] = {}
+        pictures: dict[int, bytes] = {}
+        for index in indices:
+            try:
+                pictures[index] = yield from self._encoded(sources[index])
+            except SourceError as error:
+                outcomes[index] = Outcome(sources[index], error=error, index=index)
+        groups = [tuple(pictures)] if pictures else []
+        while groups:
+            group = groups.pop()
+            try:
+                found = yield from self._sent(tuple(pictures[index] for index in group), limits, deadline_s)
+            except RequestRejected as error:
+                if len(group) > 1:
+                    groups += [(index,) for index in group]
+                else:
+                    outcomes[group[0]] = Outcome(sources[group[0]], error=error, index=group[0])
+            except InferenceError as error:
+                outcomes |= {index: Outcome(sources[index], error=error, index=index) for index in group}
+            else:
+                latency_s = time.perf_counter() - started_s
+                for index, detections in zip(group, found, strict=True):
+                    outcomes[index] = Outcome(sources[index], detections, latency_s=latency_s, index=index)
+        return [outcomes[index] for index in indices]
+
+    def _encoded(self, source: PictureSource) -> Flow[bytes]:
+        if isinstance(source, bytes):
+            return encoded_picture(source)
+        encoded: bytes = yield Work(lambda: encoded_picture(source))
+        return encoded
+
+    def _sent(self, pictures: tuple[bytes, ...], limits: Limits, deadline_s: float) -> Flow[list[Detections]]:
+        request = DetectionRequest(self._model, pictures, limits.parameters)
+        outputs = yield from self._retried(lambda left_s: Infer(request, left_s), deadline_s)
+        return decode(outputs, model=self._model, labels=self._labels, pictures=len(pictures))
+
+    def _retried(self, step: Callable[[float], Step], deadline_s: float) -> Flow[Any]:
+        """Take the step with the seconds left until an answer comes, the outage is too long or time is up."""
+        failure: ServerUnavailable | None = None
+        while True:
+            while (wait_s := self._retries.wait_s()) > 0:
+                if time.monotonic() + wait_s >= deadline_s:
+                    raise failure or self._retries.outage()
+                yield Pause(min(wait_s, _LONGEST_PAUSE_S))
+            started_s = time.monotonic()
+            try:
+                answer = yield step(max(deadline_s - started_s, 0.001))
+            except ServerUnavailable as error:
+                if not self._retries.failed(started_s, error):
+                    raise
+                failure = error
+            except DeadlineExceeded:
+                raise
+            except InferenceError:
+                self._retries.answered()
+                raise
+            else:
+                self._retries.answered()
+                return answer

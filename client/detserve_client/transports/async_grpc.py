@@ -1,0 +1,56 @@
+"""The way to a server over gRPC, for an event loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detserve_client.endpoint import Endpoint
+from detserve_client.errors import ModelNotFound
+from detserve_client.transports import grpc_messages as messages
+from detserve_client.wire import DetectionRequest, Outputs
+
+
+class AsyncGrpcTransport:
+    """One channel of ``grpc.aio``, made inside the event loop that uses it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        import grpc
+
+        self._endpoint = endpoint
+        self._rpc_error = grpc.aio.AioRpcError
+        arguments = messages.CHANNEL_ARGUMENTS
+        if endpoint.tls:
+            credentials = grpc.ssl_channel_credentials()
+            self._channel = grpc.aio.secure_channel(endpoint.address, credentials, arguments)
+        else:
+            self._channel = grpc.aio.insecure_channel(endpoint.address, arguments)
+        self._calls = messages.Calls(self._channel)
+
+    async def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
+        """Send one request; see :class:`~detserve_client.transports.base.AsyncTransport`."""
+        message = messages.infer_message(request, timeout_s)
+        response = await self._send(self._calls.infer, message, request.model, timeout_s)
+        return messages.outputs_of(response, request.model)
+
+    async def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        """The model's configuration."""
+        message = messages.config_message(model)
+        return messages.config_of(await self._send(self._calls.model_config, message, model, timeout_s))
+
+    async def ready(self, model: str, timeout_s: float) -> bool:
+        """Whether the model is loaded and takes requests."""
+        try:
+            message = messages.ready_message(model)
+            return bool((await self._send(self._calls.model_ready, message, model, timeout_s)).ready)
+        except ModelNotFound:
+            return False
+
+    async def close(self) -> None:
+        """Close the channel; calls under way are cancelled."""
+        await self._channel.close()
+
+    async def _send(self, call: Any, message: Any, model: str, timeout_s: float) -> Any:
+        try:
+            return await call(message, timeout=timeout_s)
+        except self._rpc_error as error:
+            raise messages.mapped(error, self._endpoint, model, timeout_s) from error

@@ -1,0 +1,83 @@
+"""The way to a server over HTTP, for an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from detserve_client.endpoint import Endpoint
+from detserve_client.errors import InferenceError, ModelNotFound
+from detserve_client.faults import too_late, unreachable
+from detserve_client.transports import http_messages as messages
+from detserve_client.wire import DetectionRequest, Outputs
+
+
+class AsyncHttpTransport:
+    """A session of aiohttp, made by the first call inside the event loop that uses it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        import aiohttp
+
+        self._aiohttp = aiohttp
+        self._endpoint = endpoint
+        self._session: aiohttp.ClientSession | None = None
+
+    async def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
+        """Send one request; see :class:`~detserve_client.transports.base.AsyncTransport`."""
+        body, headers = messages.infer_body(request, timeout_s)
+        content, headers = await self._send(
+            "POST", request.model, "infer", timeout_s, data=body, headers=headers
+        )
+        return messages.outputs_of(content, headers, request.model)
+
+    async def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+        """The model's configuration."""
+        content, _ = await self._send("GET", model, "config", timeout_s)
+        return messages.config_of(content, self._endpoint)
+
+    async def ready(self, model: str, timeout_s: float) -> bool:
+        """Whether the model is loaded and takes requests."""
+        try:
+            await self._send("GET", model, "ready", timeout_s)
+        except ModelNotFound:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _send(
+        self, method: str, model: str, action: str, timeout_s: float, **options: Any
+    ) -> tuple[bytes, Any]:
+        url = f"{self._endpoint}{messages.model_path(model, action)}"
+        if self._session is None:
+            connector = self._aiohttp.TCPConnector(limit=0)
+            self._session = self._aiohttp.ClientSession(connector=connector, auto_decompress=False)
+        limit = self._aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._session.request(
+                method, self._encoded(url), timeout=limit, allow_redirects=False, **options
+            ) as response:
+                content = await response.read()
+        except (asyncio.TimeoutError, self._aiohttp.ClientError, OSError) as error:
+            raise self._mapped(error, timeout_s) from error
+        if response.status != 200:
+            raise messages.refusal(response.status, content, self._endpoint, model)
+        return content, response.headers
+
+    def _encoded(self, url: str) -> Any:
+        import yarl
+
+        return yarl.URL(url, encoded=True)
+
+    def _mapped(self, error: Exception, timeout_s: float) -> InferenceError:
+        if isinstance(error, asyncio.TimeoutError):
+            return too_late(timeout_s, url=str(self._endpoint))
+        if isinstance(error, self._aiohttp.ClientResponseError):
+            return messages.not_http(self._endpoint)
+        cause = getattr(error, "os_error", error)
+        words = getattr(cause, "strerror", None) or str(cause)
+        return unreachable(re.sub(r"\[\w+ ?-?\d*\] ?|[()]", "", words).strip(), url=str(self._endpoint))

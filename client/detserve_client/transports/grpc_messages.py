@@ -1,0 +1,128 @@
+"""Requests and answers as the protobuf messages of Triton's gRPC protocol, built and read without copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detserve_client import contract
+from detserve_client.endpoint import Endpoint
+from detserve_client.errors import ContractViolation, InferenceError
+from detserve_client.faults import error_from_grpc, too_late
+from detserve_client.wire import DetectionRequest, Outputs, picture_tensor
+
+_UNLIMITED = -1
+# An answer is four small tensors: 8 pictures with 3840 rows each are under 1 MiB.
+_ANSWER_BYTES = 64 << 20
+
+# A server counts pings that come faster than every 5 minutes as abuse, and those without a call too.
+_KEEPALIVE_TIME_MS = 360_000
+_KEEPALIVE_TIMEOUT_MS = 20_000
+
+CHANNEL_ARGUMENTS: list[tuple[str, int]] = [
+    ("grpc.max_send_message_length", _UNLIMITED),
+    ("grpc.max_receive_message_length", _ANSWER_BYTES),
+    ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.enable_retries", 0),
+]
+
+_DTYPES: dict[str, type[np.generic]] = {"INT32": np.int32, "FP32": np.float32}
+
+
+class Calls:
+    """The calls of one channel, ``grpc`` or ``grpc.aio``; the channel's own kind of callable for each.
+
+    The channel does not compress: encoded pictures do not shrink.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        from tritonclient.grpc import service_pb2
+
+        def method(name: str) -> Any:
+            request, response = (
+                getattr(service_pb2, f"{name}Request"),
+                getattr(service_pb2, f"{name}Response"),
+            )
+            return channel.unary_unary(
+                f"/inference.GRPCInferenceService/{name}",
+                request_serializer=request.SerializeToString,
+                response_deserializer=response.FromString,
+            )
+
+        self.infer = method("ModelInfer")
+        self.model_config = method("ModelConfig")
+        self.model_ready = method("ModelReady")
+
+
+def infer_message(request: DetectionRequest, timeout_s: float) -> Any:
+    """The ``ModelInferRequest``. Triton drops it from its queues after ``timeout_s``."""
+    from tritonclient.grpc import service_pb2
+
+    message = service_pb2.ModelInferRequest(model_name=request.model)
+    message.inputs.add(name=contract.IMAGE, datatype="BYTES", shape=(len(request.pictures), 1))
+    message.raw_input_contents.append(picture_tensor(request.pictures))
+    for name in contract.OUTPUTS:
+        message.outputs.add(name=name)
+    for name, value in request.parameters.items():
+        if isinstance(value, int):
+            message.parameters[name].int64_param = value
+        else:
+            message.parameters[name].double_param = value
+    message.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
+    return message
+
+
+def config_message(model: str) -> Any:
+    """The ``ModelConfigRequest``."""
+    from tritonclient.grpc import service_pb2
+
+    return service_pb2.ModelConfigRequest(name=model)
+
+
+def ready_message(model: str) -> Any:
+    """The ``ModelReadyRequest``."""
+    from tritonclient.grpc import service_pb2
+
+    return service_pb2.ModelReadyRequest(name=model)
+
+
+def outputs_of(response: Any, model: str) -> Outputs:
+    """The tensors of a ``ModelInferResponse``; they are views of it.
+
+    Raises:
+        ContractViolation: a tensor is of another type, or has more or fewer bytes than its shape says.
+    """
+    contents = response.raw_output_contents
+    try:
+        return {
+            output.name: _tensor(output, content)
+            for output, content in zip(response.outputs, contents, strict=True)
+        }
+    except (ValueError, KeyError) as error:
+        raise ContractViolation(f"an output of model {model!r} cannot be read: {error}") from None
+
+
+def _tensor(output: Any, content: bytes) -> NDArray[Any]:
+    return np.frombuffer(content, _DTYPES[output.datatype]).reshape(output.shape)
+
+
+def config_of(response: Any) -> dict[str, Any]:
+    """The configuration in a ``ModelConfigResponse``, with the names of config.pbtxt."""
+    from google.protobuf.json_format import MessageToDict
+
+    config: dict[str, Any] = MessageToDict(response.config, preserving_proto_field_name=True)
+    return config
+
+
+def mapped(error: Any, endpoint: Endpoint, model: str, timeout_s: float) -> InferenceError:
+    """One of detserve's errors for a ``grpc.RpcError`` or ``grpc.aio.AioRpcError``."""
+    if error.code().name == "DEADLINE_EXCEEDED":
+        return too_late(timeout_s, url=str(endpoint))
+    return error_from_grpc(error.code().name, error.details() or "", url=str(endpoint), model=model)

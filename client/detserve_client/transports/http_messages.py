@@ -1,0 +1,91 @@
+"""Requests and answers as the bodies of Triton's HTTP protocol with binary tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detserve_client import contract
+from detserve_client.endpoint import Endpoint
+from detserve_client.errors import ContractViolation, InferenceError
+from detserve_client.faults import error_from_http
+from detserve_client.wire import DetectionRequest, Outputs, picture_tensor
+
+_HEADER_LENGTH = "Inference-Header-Content-Length"
+_DTYPES: dict[str, type[np.generic]] = {"INT32": np.int32, "FP32": np.float32}
+_OUTPUTS = [{"name": name, "parameters": {"binary_data": True}} for name in contract.OUTPUTS]
+
+
+def model_path(model: str, action: str) -> str:
+    """The path of a model's ``infer``, ``config`` or ``ready``."""
+    return f"/v2/models/{quote(model, safe='')}/{action}"
+
+
+def infer_body(request: DetectionRequest, timeout_s: float) -> tuple[bytes, dict[str, str]]:
+    """The body and headers of a request. Triton drops it from its queues after ``timeout_s``."""
+    tensor = picture_tensor(request.pictures)
+    image = {
+        "name": contract.IMAGE,
+        "datatype": "BYTES",
+        "shape": [len(request.pictures), 1],
+        "parameters": {"binary_data_size": len(tensor)},
+    }
+    parameters = {**request.parameters, "timeout": max(1, int(timeout_s * 1e6))}
+    header = json.dumps({"inputs": [image], "outputs": _OUTPUTS, "parameters": parameters}).encode()
+    headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(len(header))}
+    return header + tensor, headers
+
+
+def outputs_of(body: bytes, headers: Mapping[str, str], model: str) -> Outputs:
+    """The tensors of an answer; they are views of its body.
+
+    Raises:
+        ContractViolation: the body is not what its header says.
+    """
+    try:
+        position = int(headers[_HEADER_LENGTH])
+        found: dict[str, NDArray[Any]] = {}
+        for output in json.loads(body[:position])["outputs"]:
+            size = output["parameters"]["binary_data_size"]
+            content = memoryview(body)[position : position + size]
+            found[output["name"]] = np.frombuffer(content, _DTYPES[output["datatype"]]).reshape(
+                output["shape"]
+            )
+            position += size
+        return found
+    except (ValueError, TypeError, KeyError) as error:
+        raise ContractViolation(f"the answer of model {model!r} cannot be read: {error!r}") from None
+
+
+def config_of(body: bytes, endpoint: Endpoint) -> dict[str, Any]:
+    """The configuration in an answer.
+
+    Raises:
+        ContractViolation: there is none.
+    """
+    try:
+        config = json.loads(body)
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ContractViolation(f"{endpoint} does not answer as a Triton server: no JSON configuration")
+    return config
+
+
+def refusal(status: int, body: bytes, endpoint: Endpoint, model: str) -> InferenceError:
+    """The error for an answer with another status than 200."""
+    try:
+        text = str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):  # not Triton's words
+        text = ""
+    return error_from_http(status, text, url=str(endpoint), model=model)
+
+
+def not_http(endpoint: Endpoint) -> ContractViolation:
+    """The error for bytes that are no HTTP answer."""
+    return ContractViolation(f"{endpoint} does not speak HTTP; is that its gRPC port?")
