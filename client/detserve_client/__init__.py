@@ -25,6 +25,7 @@ from detserve_client.errors import (
 )
 from detserve_client.outcomes import Outcome
 from detserve_client.pictures import PictureSource
+from detserve_client.shared_frames import FrameTransfer
 from detserve_client.transports import (
     AsyncFakeTransport,
     AsyncTransport,
@@ -50,6 +51,7 @@ __all__ = [
     "Endpoint",
     "EndpointError",
     "FakeTransport",
+    "FrameTransfer",
     "InferenceError",
     "MissingExtra",
     "ModelNotFound",

@@ -12,9 +12,20 @@ from detserve_client.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseC
 from detserve_client.card import Card
 from detserve_client.detections import Detections
 from detserve_client.errors import DetserveError, ServerUnavailable
-from detserve_client.flows import FetchConfig, Flow, Infer, Pause, Step, Work
 from detserve_client.outcomes import Outcome
 from detserve_client.pictures import PictureSource
+from detserve_client.shared_frames import FrameTransfer
+from detserve_client.steps import (
+    FetchConfig,
+    Flow,
+    Infer,
+    ListRegions,
+    Pause,
+    RegisterRegion,
+    Step,
+    UnregisterRegion,
+    Work,
+)
 from detserve_client.transports.base import AsyncTransport
 
 _Result = TypeVar("_Result")
@@ -59,6 +70,7 @@ class AsyncDetectionClient(BaseClient):
 
     async def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
+        await self._run(self._flows.close())
         await self._transport.close()
 
     async def ready(self) -> bool:
@@ -73,6 +85,14 @@ class AsyncDetectionClient(BaseClient):
     async def card(self) -> Card:
         """The detector's card, asked for once and kept."""
         return await self._run(self._flows.card(self._deadline_s()))
+
+    async def frame_transfer(self) -> FrameTransfer:
+        """How frames, BGR pixels in numpy arrays, travel to this server.
+
+        By shared memory, as they are, when the server is on this host and allows it; else as JPEG, and the
+        answer says why.
+        """
+        return await self._run(self._flows.frame_transfer(self._deadline_s()))
 
     async def detect(
         self,
@@ -149,6 +169,8 @@ class AsyncDetectionClient(BaseClient):
         except StopIteration as end:
             result: _Result = end.value
             return result
+        finally:
+            flow.close()
 
     async def _answer(self, step: Step) -> Any:
         match step:
@@ -158,5 +180,11 @@ class AsyncDetectionClient(BaseClient):
                 return await asyncio.to_thread(function)
             case FetchConfig(model, timeout_s):
                 return await self._transport.model_config(model, timeout_s)
+            case ListRegions(timeout_s):
+                return await self._transport.shared_regions(timeout_s)
+            case RegisterRegion(name, key, size_bytes, timeout_s):
+                return await self._transport.register_region(name, key, size_bytes, timeout_s)
+            case UnregisterRegion(name, timeout_s):
+                return await self._transport.unregister_region(name, timeout_s)
             case Pause(seconds):
                 return await asyncio.sleep(seconds)

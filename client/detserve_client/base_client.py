@@ -19,7 +19,7 @@ class BaseClient:
         self.endpoint = Endpoint.parse(url)
         self.model = model
         self.timeout_s = _positive(timeout_s)
-        self._flows = Flows(model, patience_s=timeout_s)
+        self._flows = Flows(self.endpoint, model, patience_s=timeout_s)
 
     def _limits(
         self,

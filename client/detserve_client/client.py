@@ -12,9 +12,20 @@ from detserve_client.cancellation import Cancellation
 from detserve_client.card import Card
 from detserve_client.detections import Detections
 from detserve_client.errors import DetserveError, ServerUnavailable
-from detserve_client.flows import FetchConfig, Flow, Infer, Pause, Step, Work
 from detserve_client.outcomes import Outcome
 from detserve_client.pictures import PictureSource
+from detserve_client.shared_frames import FrameTransfer
+from detserve_client.steps import (
+    FetchConfig,
+    Flow,
+    Infer,
+    ListRegions,
+    Pause,
+    RegisterRegion,
+    Step,
+    UnregisterRegion,
+    Work,
+)
 from detserve_client.streams import stream
 from detserve_client.transports.base import Transport
 
@@ -74,6 +85,7 @@ class DetectionClient(BaseClient):
 
     def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
+        self._run(self._flows.close())
         self._transport.close()
 
     def ready(self) -> bool:
@@ -92,6 +104,14 @@ class DetectionClient(BaseClient):
             ContractViolation: the model has no card.
         """
         return self._run(self._flows.card(self._deadline_s()))
+
+    def frame_transfer(self) -> FrameTransfer:
+        """How frames, BGR pixels in numpy arrays, travel to this server.
+
+        By shared memory, as they are, when the server is on this host and allows it; else as JPEG, and the
+        answer says why.
+        """
+        return self._run(self._flows.frame_transfer(self._deadline_s()))
 
     def detect(
         self,
@@ -191,6 +211,8 @@ class DetectionClient(BaseClient):
         except StopIteration as end:
             result: _Result = end.value
             return result
+        finally:
+            flow.close()
 
     def _answer(self, step: Step, cancellation: Cancellation | None) -> Any:
         if cancellation is not None:
@@ -204,5 +226,11 @@ class DetectionClient(BaseClient):
                 return function()
             case FetchConfig(model, timeout_s):
                 return self._transport.model_config(model, timeout_s)
+            case ListRegions(timeout_s):
+                return self._transport.shared_regions(timeout_s)
+            case RegisterRegion(name, key, size_bytes, timeout_s):
+                return self._transport.register_region(name, key, size_bytes, timeout_s)
+            case UnregisterRegion(name, timeout_s):
+                return self._transport.unregister_region(name, timeout_s)
             case Pause(seconds):
                 return time.sleep(seconds) if cancellation is None else cancellation.pause(seconds)

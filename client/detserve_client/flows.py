@@ -1,19 +1,24 @@
 """What a client does, step by step, without doing any of it.
 
-A flow is a generator: it yields the next :data:`Step`, is sent the answer or has the error thrown in, and
-returns the result. :class:`~detserve_client.DetectionClient` runs flows with threads,
+A flow is a generator: it yields the next :data:`~detserve_client.steps.Step`, is sent the answer or has the
+error thrown in, and returns the result. :class:`~detserve_client.DetectionClient` runs flows with threads,
 :class:`~detserve_client.AsyncDetectionClient` in an event loop; what they do is written here, once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from detserve_client.card import Card
 from detserve_client.detections import Detections
+from detserve_client.endpoint import Endpoint
 from detserve_client.errors import (
     DeadlineExceeded,
     InferenceError,
@@ -22,41 +27,11 @@ from detserve_client.errors import (
     SourceError,
 )
 from detserve_client.outcomes import Outcome
-from detserve_client.pictures import PictureSource, encoded_picture
+from detserve_client.pictures import PictureSource, checked_pixels, encoded_picture
 from detserve_client.retries import Retries
+from detserve_client.shared_frames import FrameTransfer, SharedFrames
+from detserve_client.steps import FetchConfig, Flow, Infer, Pause, Step, Work
 from detserve_client.wire import DetectionRequest, card_of, decode
-
-_Result = TypeVar("_Result")
-
-
-class Infer(NamedTuple):
-    """Have the transport send a request; the answer is its output tensors."""
-
-    request: DetectionRequest
-    timeout_s: float
-
-
-class FetchConfig(NamedTuple):
-    """Have the transport ask for the model's configuration."""
-
-    model: str
-    timeout_s: float
-
-
-class Pause(NamedTuple):
-    """Wait."""
-
-    seconds: float
-
-
-class Work(NamedTuple):
-    """Call a function that reads a file or computes for milliseconds; the answer is what it returns."""
-
-    function: Callable[[], Any]
-
-
-Step: TypeAlias = "Infer | FetchConfig | Pause | Work"
-Flow: TypeAlias = Generator[Step, Any, _Result]
 
 # How long a waiting request may sleep through the end of an outage.
 _LONGEST_PAUSE_S = 0.1
@@ -74,12 +49,14 @@ class Flows:
     """The flows of one client; holds the model's card once it is known.
 
     Args:
+        endpoint: where the server is.
         model: name of the ensemble.
         patience_s: how long a server that is away is waited for; see
             :class:`~detserve_client.retries.Retries`.
     """
 
-    def __init__(self, model: str, patience_s: float) -> None:
+    def __init__(self, endpoint: Endpoint, model: str, patience_s: float) -> None:
+        self._frames = SharedFrames(endpoint)
         self._model = model
         self._retries = Retries(patience_s)
         self._card: Card | None = None
@@ -102,10 +79,47 @@ class Flows:
     def detect(self, source: PictureSource, limits: Limits) -> Flow[Detections]:
         """The detections of one picture."""
         deadline_s = time.monotonic() + limits.timeout_s
+        if isinstance(source, np.ndarray):
+            detections = yield from self._detect_shared(checked_pixels(source), limits, deadline_s)
+            if detections is not None:
+                return detections
         picture = yield from self._encoded(source)
         yield from self.card(deadline_s)
-        (detections,) = yield from self._sent((picture,), limits, deadline_s)
+        request = DetectionRequest(self._model, (picture,), limits.parameters)
+        (detections,) = yield from self._sent(request, deadline_s)
         return detections
+
+    def frame_transfer(self, deadline_s: float) -> Flow[FrameTransfer]:
+        """How raw frames travel to this server."""
+        return (yield from self._frames.decide(partial(self._retried, deadline_s=deadline_s)))
+
+    def close(self) -> Flow[None]:
+        """Give back what the server holds for this client."""
+        yield from self._frames.close()
+
+    def _detect_shared(
+        self, pixels: NDArray[np.uint8], limits: Limits, deadline_s: float
+    ) -> Flow[Detections | None]:
+        """The detections of a frame that travels by shared memory, None when it cannot."""
+        retried = partial(self._retried, deadline_s=deadline_s)
+        yield from self.card(deadline_s)
+        for last in (False, True):
+            written = yield from self._frames.written(pixels, retried)
+            if written is None:
+                return None
+            region, tensor = written
+            request = DetectionRequest(self._model, (), limits.parameters, tensor)
+            try:
+                (detections,) = yield from self._sent(request, deadline_s)
+                return detections
+            except InferenceError as error:
+                if not self._frames.lost(error):
+                    raise
+                if last:
+                    self._frames.give_up(error)
+            finally:
+                self._frames.give_back(region)
+        return None
 
     def outcome(self, index: int, source: PictureSource, limits: Limits) -> Flow[Outcome]:
         """As :meth:`detect`, with the error of this picture in the outcome."""
@@ -141,8 +155,10 @@ class Flows:
         groups = [tuple(pictures)] if pictures else []
         while groups:
             group = groups.pop()
+            encoded = tuple(pictures[index] for index in group)
             try:
-                found = yield from self._sent(tuple(pictures[index] for index in group), limits, deadline_s)
+                request = DetectionRequest(self._model, encoded, limits.parameters)
+                found = yield from self._sent(request, deadline_s)
             except RequestRejected as error:
                 if len(group) > 1:
                     groups += [(index,) for index in group]
@@ -162,10 +178,9 @@ class Flows:
         encoded: bytes = yield Work(lambda: encoded_picture(source))
         return encoded
 
-    def _sent(self, pictures: tuple[bytes, ...], limits: Limits, deadline_s: float) -> Flow[list[Detections]]:
-        request = DetectionRequest(self._model, pictures, limits.parameters)
+    def _sent(self, request: DetectionRequest, deadline_s: float) -> Flow[list[Detections]]:
         outputs = yield from self._retried(lambda left_s: Infer(request, left_s), deadline_s)
-        return decode(outputs, model=self._model, labels=self._labels, pictures=len(pictures))
+        return decode(outputs, model=self._model, labels=self._labels, pictures=request.count)
 
     def _retried(self, step: Callable[[float], Step], deadline_s: float) -> Flow[Any]:
         """Take the step with the seconds left until an answer comes, the outage is too long or time is up."""

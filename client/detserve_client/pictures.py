@@ -59,9 +59,19 @@ def _not_empty(encoded: bytes, what: str) -> bytes:
     return encoded
 
 
-def _from_pixels(pixels: NDArray[Any]) -> bytes:
+def checked_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """The array itself, BGR pixels uint8 ``(h, w, 3)``.
+
+    Raises:
+        SourceError: it is of another shape or dtype.
+    """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise SourceError(f"an array {pixels.dtype} {pixels.shape} came; expected uint8 (h, w, 3) in BGR")
+    return pixels
+
+
+def _from_pixels(pixels: NDArray[Any]) -> bytes:
+    checked_pixels(pixels)
     try:
         import cv2
     except ImportError:

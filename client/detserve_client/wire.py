@@ -23,12 +23,29 @@ Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class SharedTensor:
+    """The input tensor BYTES ``(1, 1)`` as the first ``size_bytes`` of a registered region."""
+
+    region: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class DetectionRequest:
-    """Encoded pictures for one model, in one request. ``parameters`` are Triton's request parameters."""
+    """Encoded pictures for one model, in one request, or one in shared memory and ``pictures`` empty.
+
+    ``parameters`` are Triton's request parameters.
+    """
 
     model: str
     pictures: tuple[bytes, ...]
     parameters: Mapping[str, float | int] = field(default_factory=dict)
+    shared: SharedTensor | None = None
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are."""
+        return len(self.pictures) if self.shared is None else 1
 
     @property
     def picture(self) -> bytes:

@@ -11,8 +11,9 @@ from detserve_server.distribution import TritonDistribution
 from detserve_server.gateway.secret import GATEWAY_PROTOCOLS, HEADER
 from detserve_server.ports import LOOPBACK
 
+_SHARED_MEMORY = "shared-memory"
 #: Closed on gRPC and HTTP alike: what changes the server, and what reads files or memory of this machine.
-CLOSED_PROTOCOLS = ("shared-memory", "model-repository", "trace", "logging")
+CLOSED_PROTOCOLS = (_SHARED_MEMORY, "model-repository", "trace", "logging")
 
 #: The gateway's word on the models a request may use; Triton hands it to the steps as a request parameter.
 SCOPE_HEADER = "detserve-models"
@@ -35,12 +36,11 @@ def server_arguments(
     metrics_port: int,
     region_prefix: str,
     models: Sequence[str] | None = None,
-    gateway_secret: str | None = None,
+    allow_shared_memory: bool = False,
 ) -> list[str]:
     """The command line: loopback only, no model control, closed protocols, strict readiness."""
-    restricted = [f"{','.join(CLOSED_PROTOCOLS)}:detserve-{secrets.token_hex(4)}={secrets.token_hex(16)}"]
-    if gateway_secret is not None:
-        restricted.append(f"{','.join(GATEWAY_PROTOCOLS)}:{HEADER}={gateway_secret}")
+    protocols = [name for name in CLOSED_PROTOCOLS if name != _SHARED_MEMORY or not allow_shared_memory]
+    closed = f"{','.join(protocols)}:detserve-{secrets.token_hex(4)}={secrets.token_hex(16)}"
     control = ["none"] if models is None else ["explicit", *(f"--load-model={name}" for name in models)]
     return [
         str(binary),

@@ -63,6 +63,7 @@ def embedded_server(
     http_port: int | None = None,
     metrics_port: int | None = None,
     models: Sequence[str] | None = None,
+    allow_shared_memory: bool = False,
     ready_timeout_s: float = 120,
     log_file: Path | None = None,
     gateway_secret: str | None = None,
@@ -70,10 +71,9 @@ def embedded_server(
 ) -> Iterator[RunningServer]:
     """Serve a model repository on 127.0.0.1 until the block ends.
 
-    Ports that are not given are chosen. ``models`` loads only these, with the steps of their ensembles. The
-    server's log goes to ``log_file`` or to a temporary file, which is kept only when the server fails. With a
-    ``gateway_secret`` only requests that carry it reach the models: those of the gateway.
-    ``require_signature`` is a public key (PEM): Triton reads a private copy of what was signed with it.
+    Ports that are not given are chosen. ``models`` loads only these, with the steps of their ensembles. With
+    ``allow_shared_memory`` clients on this host may have the server read and write shared memory of its user.
+    The server's log goes to ``log_file`` or to a temporary file, which is kept only when the server fails.
 
     Raises :class:`ServerStartError`: no repository or model there, no room in ``/dev/shm``, a port in use, a
     model that does not load, no readiness in ``ready_timeout_s``. Raises
@@ -96,7 +96,7 @@ def embedded_server(
             metrics_port=ports["metrics"],
             region_prefix=region_prefix,
             models=models,
-            gateway_secret=gateway_secret,
+            allow_shared_memory=allow_shared_memory,
         )
         environment = server_environment(found, os.environ)
         temporary = [backends, *([repository.parent] if require_signature else [])]

@@ -45,6 +45,20 @@ class AsyncGrpcTransport:
         except ModelNotFound:
             return False
 
+    async def shared_regions(self, timeout_s: float) -> list[str]:
+        """The names of the registered regions of shared memory."""
+        message = messages.regions_message()
+        return list((await self._send(self._calls.regions, message, "", timeout_s)).regions)
+
+    async def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
+        """Have the server map a region."""
+        message = messages.register_message(name, key, size_bytes)
+        await self._send(self._calls.register_region, message, "", timeout_s)
+
+    async def unregister_region(self, name: str, timeout_s: float) -> None:
+        """Have the server let go of a region."""
+        await self._send(self._calls.unregister_region, messages.unregister_message(name), "", timeout_s)
+
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
         await self._channel.close()

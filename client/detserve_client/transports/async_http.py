@@ -27,22 +27,42 @@ class AsyncHttpTransport:
         """Send one request; see :class:`~detserve_client.transports.base.AsyncTransport`."""
         body, headers = messages.infer_body(request, timeout_s)
         content, headers = await self._send(
-            "POST", request.model, "infer", timeout_s, data=body, headers=headers
+            "POST",
+            messages.model_path(request.model, "infer"),
+            request.model,
+            timeout_s,
+            data=body,
+            headers=headers,
         )
         return messages.outputs_of(content, headers, request.model)
 
     async def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """The model's configuration."""
-        content, _ = await self._send("GET", model, "config", timeout_s)
+        content, _ = await self._send("GET", messages.model_path(model, "config"), model, timeout_s)
         return messages.config_of(content, self._endpoint)
 
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether the model is loaded and takes requests."""
         try:
-            await self._send("GET", model, "ready", timeout_s)
+            await self._send("GET", messages.model_path(model, "ready"), model, timeout_s)
         except ModelNotFound:
             return False
         return True
+
+    async def shared_regions(self, timeout_s: float) -> list[str]:
+        """The names of the registered regions of shared memory."""
+        return messages.regions_of(
+            (await self._send("GET", messages.REGIONS_PATH, "", timeout_s))[0], self._endpoint
+        )
+
+    async def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
+        """Have the server map a region."""
+        body = messages.register_body(key, size_bytes)
+        await self._send("POST", messages.region_path(name, "register"), "", timeout_s, data=body)
+
+    async def unregister_region(self, name: str, timeout_s: float) -> None:
+        """Have the server let go of a region."""
+        await self._send("POST", messages.region_path(name, "unregister"), "", timeout_s)
 
     async def close(self) -> None:
         """Close the session."""
@@ -50,12 +70,14 @@ class AsyncHttpTransport:
             await self._session.close()
 
     async def _send(
-        self, method: str, model: str, action: str, timeout_s: float, **options: Any
+        self, method: str, path: str, model: str, timeout_s: float, **options: Any
     ) -> tuple[bytes, Any]:
-        url = f"{self._endpoint}{messages.model_path(model, action)}"
+        url = f"{self._endpoint}{path}"
         if self._session is None:
             connector = self._aiohttp.TCPConnector(limit=0)
-            self._session = self._aiohttp.ClientSession(connector=connector, auto_decompress=False)
+            self._session = self._aiohttp.ClientSession(
+                connector=connector, headers={"Accept-Encoding": "identity"}
+            )
         limit = self._aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.request(

@@ -32,6 +32,18 @@ class Transport(Protocol):
         """Whether the model is loaded and takes requests."""
         ...
 
+    def shared_regions(self, timeout_s: float) -> list[str]:
+        """The names of the regions of shared memory that the server has mapped."""
+        ...
+
+    def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
+        """Have the server map the region that ``shm_open`` finds under ``key``."""
+        ...
+
+    def unregister_region(self, name: str, timeout_s: float) -> None:
+        """Have the server let go of a region; one that it does not know is no error."""
+        ...
+
     def close(self) -> None:
         """Close the connections. A second call does nothing."""
         ...
@@ -50,6 +62,18 @@ class AsyncTransport(Protocol):
 
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether the model is loaded and takes requests."""
+        ...
+
+    async def shared_regions(self, timeout_s: float) -> list[str]:
+        """The names of the regions of shared memory that the server has mapped."""
+        ...
+
+    async def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
+        """Have the server map the region that ``shm_open`` finds under ``key``."""
+        ...
+
+    async def unregister_region(self, name: str, timeout_s: float) -> None:
+        """Have the server let go of a region; one that it does not know is no error."""
         ...
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ from detserve_client.cancellation import Cancellation
 from detserve_client.card import Card
 from detserve_client.contract import OUTPUTS
 from detserve_client.detections import Detections
-from detserve_client.errors import ModelNotFound
+from detserve_client.errors import AccessDenied, ModelNotFound
 from detserve_client.wire import DetectionRequest, Outputs, config_with, padded_outputs
 
 Answer = Callable[[DetectionRequest], "Detections | Outputs"]
@@ -57,6 +57,17 @@ class FakeTransport:
         """Whether ``model`` is the card's name."""
         return model == self.card.name
 
+    def shared_regions(self, timeout_s: float) -> list[str]:
+        """Refuse: frames travel as JPEG."""
+        raise AccessDenied("the fake server does not read shared memory")
+
+    def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
+        """Refuse."""
+        raise AccessDenied("the fake server does not read shared memory")
+
+    def unregister_region(self, name: str, timeout_s: float) -> None:
+        """Do nothing."""
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -88,6 +99,17 @@ class AsyncFakeTransport:
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether ``model`` is the card's name."""
         return self._fake.ready(model, timeout_s)
+
+    async def shared_regions(self, timeout_s: float) -> list[str]:
+        """Refuse: frames travel as JPEG."""
+        raise AccessDenied("the fake server does not read shared memory")
+
+    async def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
+        """Refuse."""
+        raise AccessDenied("the fake server does not read shared memory")
+
+    async def unregister_region(self, name: str, timeout_s: float) -> None:
+        """Do nothing."""
 
     async def close(self) -> None:
         """Do nothing."""

@@ -47,6 +47,20 @@ class GrpcTransport:
         except ModelNotFound:
             return False
 
+    def shared_regions(self, timeout_s: float) -> list[str]:
+        """The names of the registered regions of shared memory."""
+        message = messages.regions_message()
+        return list((self._send(self._calls.regions, message, "", timeout_s)).regions)
+
+    def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
+        """Have the server map a region."""
+        message = messages.register_message(name, key, size_bytes)
+        self._send(self._calls.register_region, message, "", timeout_s)
+
+    def unregister_region(self, name: str, timeout_s: float) -> None:
+        """Have the server let go of a region."""
+        self._send(self._calls.unregister_region, messages.unregister_message(name), "", timeout_s)
+
     def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
         self._channel.close()

@@ -59,6 +59,9 @@ class Calls:
         self.infer = method("ModelInfer")
         self.model_config = method("ModelConfig")
         self.model_ready = method("ModelReady")
+        self.regions = method("SystemSharedMemoryStatus")
+        self.register_region = method("SystemSharedMemoryRegister")
+        self.unregister_region = method("SystemSharedMemoryUnregister")
 
 
 def infer_message(request: DetectionRequest, timeout_s: float) -> Any:
@@ -66,8 +69,12 @@ def infer_message(request: DetectionRequest, timeout_s: float) -> Any:
     from tritonclient.grpc import service_pb2
 
     message = service_pb2.ModelInferRequest(model_name=request.model)
-    message.inputs.add(name=contract.IMAGE, datatype="BYTES", shape=(len(request.pictures), 1))
-    message.raw_input_contents.append(picture_tensor(request.pictures))
+    image = message.inputs.add(name=contract.IMAGE, datatype="BYTES", shape=(request.count, 1))
+    if request.shared is None:
+        message.raw_input_contents.append(picture_tensor(request.pictures))
+    else:
+        image.parameters["shared_memory_region"].string_param = request.shared.region
+        image.parameters["shared_memory_byte_size"].int64_param = request.shared.size_bytes
     for name in contract.OUTPUTS:
         message.outputs.add(name=name)
     for name, value in request.parameters.items():
@@ -91,6 +98,27 @@ def ready_message(model: str) -> Any:
     from tritonclient.grpc import service_pb2
 
     return service_pb2.ModelReadyRequest(name=model)
+
+
+def regions_message() -> Any:
+    """The ``SystemSharedMemoryStatusRequest`` for all regions."""
+    from tritonclient.grpc import service_pb2
+
+    return service_pb2.SystemSharedMemoryStatusRequest()
+
+
+def register_message(name: str, key: str, size_bytes: int) -> Any:
+    """The ``SystemSharedMemoryRegisterRequest``."""
+    from tritonclient.grpc import service_pb2
+
+    return service_pb2.SystemSharedMemoryRegisterRequest(name=name, key=key, byte_size=size_bytes)
+
+
+def unregister_message(name: str) -> Any:
+    """The ``SystemSharedMemoryUnregisterRequest``."""
+    from tritonclient.grpc import service_pb2
+
+    return service_pb2.SystemSharedMemoryUnregisterRequest(name=name)
 
 
 def outputs_of(response: Any, model: str) -> Outputs:

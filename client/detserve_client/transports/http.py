@@ -35,20 +35,44 @@ class HttpTransport:
         """Send one request; see :class:`~detserve_client.transports.base.Transport`."""
         body, headers = messages.infer_body(request, timeout_s)
         with CancellableCall(cancellation) if cancellation is not None else nullcontext():
-            response = self._send("POST", request.model, "infer", timeout_s, body=body, headers=headers)
+            response = self._send(
+                "POST",
+                messages.model_path(request.model, "infer"),
+                request.model,
+                timeout_s,
+                body=body,
+                headers=headers,
+            )
         return messages.outputs_of(response.data, response.headers, request.model)
 
     def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """The model's configuration."""
-        return messages.config_of(self._send("GET", model, "config", timeout_s).data, self._endpoint)
+        return messages.config_of(
+            self._send("GET", messages.model_path(model, "config"), model, timeout_s).data, self._endpoint
+        )
 
     def ready(self, model: str, timeout_s: float) -> bool:
         """Whether the model is loaded and takes requests."""
         try:
-            self._send("GET", model, "ready", timeout_s)
+            self._send("GET", messages.model_path(model, "ready"), model, timeout_s)
         except ModelNotFound:
             return False
         return True
+
+    def shared_regions(self, timeout_s: float) -> list[str]:
+        """The names of the registered regions of shared memory."""
+        return messages.regions_of(
+            self._send("GET", messages.REGIONS_PATH, "", timeout_s).data, self._endpoint
+        )
+
+    def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
+        """Have the server map a region."""
+        body = messages.register_body(key, size_bytes)
+        self._send("POST", messages.region_path(name, "register"), "", timeout_s, body=body)
+
+    def unregister_region(self, name: str, timeout_s: float) -> None:
+        """Have the server let go of a region."""
+        self._send("POST", messages.region_path(name, "unregister"), "", timeout_s)
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -57,8 +81,8 @@ class HttpTransport:
     def _send(
         self,
         method: str,
+        path: str,
         model: str,
-        action: str,
         timeout_s: float,
         *,
         body: bytes | None = None,
@@ -69,7 +93,7 @@ class HttpTransport:
         try:
             response: BaseHTTPResponse = self._pool.urlopen(
                 method,
-                messages.model_path(model, action),
+                path,
                 body=body,
                 headers={**self._headers, **(headers or {})},
                 retries=False,

@@ -26,15 +26,46 @@ def model_path(model: str, action: str) -> str:
     return f"/v2/models/{quote(model, safe='')}/{action}"
 
 
+REGIONS_PATH = "/v2/systemsharedmemory/status"
+
+
+def region_path(name: str, action: str) -> str:
+    """The path of a region's ``register`` or ``unregister``."""
+    return f"/v2/systemsharedmemory/region/{quote(name, safe='')}/{action}"
+
+
+def register_body(key: str, size_bytes: int) -> bytes:
+    """The body that registers a region."""
+    return json.dumps({"key": key, "offset": 0, "byte_size": size_bytes}).encode()
+
+
+def regions_of(body: bytes, endpoint: Endpoint) -> list[str]:
+    """The names of the registered regions.
+
+    Raises:
+        ContractViolation: the body is no list of regions.
+    """
+    try:
+        return [str(region["name"]) for region in json.loads(body)]
+    except (ValueError, TypeError, KeyError):
+        raise ContractViolation(
+            f"{endpoint} does not answer as a Triton server: no list of regions"
+        ) from None
+
+
 def infer_body(request: DetectionRequest, timeout_s: float) -> tuple[bytes, dict[str, str]]:
     """The body and headers of a request. Triton drops it from its queues after ``timeout_s``."""
-    tensor = picture_tensor(request.pictures)
-    image = {
-        "name": contract.IMAGE,
-        "datatype": "BYTES",
-        "shape": [len(request.pictures), 1],
-        "parameters": {"binary_data_size": len(tensor)},
-    }
+    tensor = b""
+    where: dict[str, str | int]
+    if request.shared is None:
+        tensor = picture_tensor(request.pictures)
+        where = {"binary_data_size": len(tensor)}
+    else:
+        where = {
+            "shared_memory_region": request.shared.region,
+            "shared_memory_byte_size": request.shared.size_bytes,
+        }
+    image = {"name": contract.IMAGE, "datatype": "BYTES", "shape": [request.count, 1], "parameters": where}
     parameters = {**request.parameters, "timeout": max(1, int(timeout_s * 1e6))}
     header = json.dumps({"inputs": [image], "outputs": _OUTPUTS, "parameters": parameters}).encode()
     headers = {"Content-Type": "application/octet-stream", _HEADER_LENGTH: str(len(header))}

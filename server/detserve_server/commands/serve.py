@@ -30,6 +30,14 @@ def serve(
     model: Annotated[
         list[str] | None, typer.Option(help="Serve only this model; may be repeated. Default: all.")
     ] = None,
+    allow_shared_memory: Annotated[
+        bool,
+        typer.Option(
+            "--allow-shared-memory",
+            help="Let clients on this machine hand over raw frames in shared memory. They can then have the "
+            "server read and write any shared memory of your user.",
+        ),
+    ] = False,
     log_file: Annotated[Path | None, typer.Option(help="Triton's log. Default: a temporary file.")] = None,
     gateway_port: Annotated[
         int | None,
@@ -89,6 +97,7 @@ def serve(
             http_port=http_port,
             metrics_port=metrics_port,
             models=model,
+            allow_shared_memory=allow_shared_memory,
             log_file=log_file,
             require_signature=require_signature,
         ) as server:

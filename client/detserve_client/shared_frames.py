@@ -1,0 +1,125 @@
+"""Raw frames by shared memory: whether the server reads it, and the steps of sending one frame."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detserve_client.endpoint import Endpoint
+from detserve_client.errors import DeadlineExceeded, InferenceError, ServerUnavailable
+from detserve_client.regions import Region, RegionPool, abandoned, remove_abandoned_names
+from detserve_client.steps import ListRegions, RegisterRegion, Step, UnregisterRegion, Work
+from detserve_client.wire import SharedTensor
+
+Retried = Callable[[Callable[[float], Step]], Generator[Step, Any, Any]]
+"""Takes a step, made from the seconds left, again while the server is away."""
+
+_UNKNOWN_REGION = "shared memory region"
+_CLOSING_S = 1.0
+
+
+@dataclass(frozen=True)
+class FrameTransfer:
+    """How raw frames travel. ``reason`` says why not by shared memory, and is empty where they do."""
+
+    kind: Literal["shared_memory", "jpeg"]
+    reason: str = ""
+
+
+class SharedFrames:
+    """The regions of one client. ``transfer`` is None until the server has been asked."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._pool = RegionPool()
+        self.transfer: FrameTransfer | None = None
+        if not _is_this_host(endpoint.host):
+            self.transfer = FrameTransfer("jpeg", f"{endpoint.host} is not known to be this host")
+        elif sys.platform != "linux":
+            self.transfer = FrameTransfer("jpeg", "shared memory is for Linux only")
+
+    def decide(self, retried: Retried) -> Generator[Step, Any, FrameTransfer]:
+        """Ask the server, once, whether it reads shared memory; remove what killed clients left in it."""
+        if self.transfer is None:
+            try:
+                names = yield from retried(ListRegions)
+                for name in abandoned(names):
+                    yield from retried(lambda left_s, name=name: UnregisterRegion(name, left_s))  # type: ignore[misc]
+                remove_abandoned_names()
+                self.transfer = FrameTransfer("shared_memory")
+            except (ServerUnavailable, DeadlineExceeded):
+                raise
+            except InferenceError as error:
+                self.transfer = FrameTransfer("jpeg", str(error))
+        return self.transfer
+
+    def written(
+        self, pixels: NDArray[np.uint8], retried: Retried
+    ) -> Generator[Step, Any, tuple[Region, SharedTensor] | None]:
+        """The frame in a region that the server knows, or None when it has to travel as JPEG."""
+        transfer = yield from self.decide(retried)
+        if transfer.kind == "jpeg":
+            return None
+        try:
+            taken = self._pool.take(pixels)
+        except OSError as error:
+            self.transfer = FrameTransfer("jpeg", f"no region can be made: {error.strerror}")
+            return None
+        if taken is None:
+            return None
+        region, new = taken
+        if new:
+            try:
+                yield from retried(
+                    lambda left_s: RegisterRegion(region.name, region.key, region.size_bytes, left_s)
+                )
+            except (ServerUnavailable, DeadlineExceeded):
+                self._pool.drop(region)
+                raise
+            except InferenceError as error:
+                self._pool.drop(region)
+                self.transfer = FrameTransfer("jpeg", str(error))
+                return None
+            region.remove_name()
+        size_bytes = yield Work(lambda: region.write(pixels))
+        return region, SharedTensor(region.name, size_bytes)
+
+    def give_back(self, region: Region) -> None:
+        """Use a region again."""
+        self._pool.give_back(region)
+
+    def lost(self, error: InferenceError) -> bool:
+        """Whether the server says that it does not know a region: it has been started again.
+
+        Then all regions are dropped, and the next frame makes new ones.
+        """
+        if _UNKNOWN_REGION not in str(error):
+            return False
+        self._pool.drop_all()
+        return True
+
+    def give_up(self, error: InferenceError) -> None:
+        """Send frames as JPEG from now on."""
+        self.transfer = FrameTransfer("jpeg", str(error))
+
+    def close(self) -> Generator[Step, Any, None]:
+        """Have the server let go of every region."""
+        for name in self._pool.drop_all():
+            try:
+                yield UnregisterRegion(name, _CLOSING_S)
+            except InferenceError:
+                return  # the server is away, or the next client does it
+
+
+def _is_this_host(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
