@@ -113,7 +113,7 @@ class Flows:
                 (detections,) = yield from self._sent(request, deadline_s)
                 return detections
             except InferenceError as error:
-                if not self._frames.lost(error):
+                if not self._frames.lost(region, error):
                     raise
                 if last:
                     self._frames.give_up(error)

@@ -28,11 +28,15 @@ _NAME = re.compile(rf"{_PREFIX}-(\d+)-(\d+)-(\d+)-[0-9a-f]+")
 _LEAST_BYTES = 1 << 20
 _LENGTH_BYTES = 4
 
+_live: set[str] = set()
+"""The regions of all pools of this process."""
+
 
 class Region:
     """Shared memory of ``size_bytes``; ``key`` is its name for ``shm_open``."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, generation: int) -> None:
+        self.generation = generation
         self.name = f"{_owner()}-{secrets.token_hex(4)}"
         self.key = f"/{self.name}"
         self.size_bytes = size_bytes
@@ -67,8 +71,10 @@ class RegionPool:
     def __init__(self, most_bytes: int = 512 << 20) -> None:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
+        self._generation = 0  # of the server: a started one knows no region of the one before
+        self._sizes_bytes: dict[str, int] = {}
         self._free: list[Region] = []
-        self._all: dict[str, Region] = {}
+        self._retired: list[str] = []
 
     def take(self, pixels: NDArray[np.uint8]) -> tuple[Region, bool] | None:
         """A region with room for ``pixels`` and whether it is new; None when the pool may not grow.
@@ -83,44 +89,62 @@ class RegionPool:
                     self._free.remove(region)
                     return region, False
             size_bytes = max(_LEAST_BYTES, 1 << (needed - 1).bit_length())
-            if sum(region.size_bytes for region in self._all.values()) + size_bytes > self._most_bytes:
+            if sum(self._sizes_bytes.values()) + size_bytes > self._most_bytes:
                 return None
-            region = Region(size_bytes)
-            self._all[region.name] = region
+            region = Region(size_bytes, self._generation)
+            self._sizes_bytes[region.name] = size_bytes
+            _live.add(region.name)
             return region, True
 
     def give_back(self, region: Region) -> None:
-        """Make a region available again, unless it has been dropped."""
+        """Make a region available again, unless the server does not know it."""
         with self._lock:
-            if region.name in self._all:
+            if region.generation == self._generation:
                 self._free.append(region)
+            else:
+                self._retire(region)
 
-    def drop(self, region: Region) -> None:
-        """Forget a region that the server does not know."""
+    def lost(self, region: Region) -> None:
+        """Say that the server does not know a region: then it knows none that was made before now."""
+        with self._lock:
+            if region.generation == self._generation:
+                self._generation += 1
+                for other in self._free:
+                    self._retire(other)
+                self._free = []
+
+    def discard(self, region: Region) -> None:
+        """Forget a region that could not be registered."""
         region.remove_name()
         with self._lock:
-            self._all.pop(region.name, None)
-            self._free = [other for other in self._free if other is not region]
+            self._sizes_bytes.pop(region.name, None)
+            _live.discard(region.name)
 
-    def drop_all(self) -> list[str]:
-        """Forget every region; returns their names."""
+    def close(self) -> list[str]:
+        """Forget every region; returns the names that the server may know."""
         with self._lock:
-            regions = list(self._all.values())
-        for region in regions:
-            self.drop(region)
-        return [region.name for region in regions]
+            names = [*self._sizes_bytes, *self._retired]
+            self._sizes_bytes, self._free, self._retired = {}, [], []
+            self._generation += 1
+            _live.difference_update(names)
+            return names
+
+    def _retire(self, region: Region) -> None:
+        if self._sizes_bytes.pop(region.name, None) is not None:
+            self._retired.append(region.name)
 
 
 def abandoned(names: Iterable[str]) -> list[str]:
-    """Those of the names that clients on this host have left behind by being killed."""
+    """Those of the names that clients on this host have left behind, most by being killed."""
     namespace, own = _namespace(), _owner()
     left = []
     for name in names:
         found = _NAME.fullmatch(name)
-        if found and not name.startswith(f"{own}-") and found[1] == namespace:
-            started = _started(int(found[2]))
-            if started != found[3]:
-                left.append(name)
+        if not found or found[1] != namespace:
+            continue
+        gone = name not in _live if name.startswith(f"{own}-") else _started(int(found[2])) != found[3]
+        if gone:
+            left.append(name)
     return left
 
 

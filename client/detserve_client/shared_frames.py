@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detserve_client.endpoint import Endpoint
 from detserve_client.errors import DeadlineExceeded, InferenceError, ServerUnavailable
 from detserve_client.regions import Region, RegionPool, abandoned, remove_abandoned_names
-from detserve_client.steps import ListRegions, RegisterRegion, Step, UnregisterRegion, Work
+from detserve_client.steps import ListRegions, Pause, RegisterRegion, Step, UnregisterRegion, Work
 from detserve_client.wire import SharedTensor
 
 Retried = Callable[[Callable[[float], Step]], Generator[Step, Any, Any]]
@@ -22,6 +22,8 @@ Retried = Callable[[Callable[[float], Step]], Generator[Step, Any, Any]]
 
 _UNKNOWN_REGION = "shared memory region"
 _CLOSING_S = 1.0
+_CLOSING_TRIES = 10
+_CLOSING_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class SharedFrames:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._pool = RegionPool()
+        self._left_by_others: list[str] = []
         self.transfer: FrameTransfer | None = None
         if not _is_this_host(endpoint.host):
             self.transfer = FrameTransfer("jpeg", f"{endpoint.host} is not known to be this host")
@@ -48,8 +51,7 @@ class SharedFrames:
         if self.transfer is None:
             try:
                 names = yield from retried(ListRegions)
-                for name in abandoned(names):
-                    yield from retried(lambda left_s, name=name: UnregisterRegion(name, left_s))  # type: ignore[misc]
+                self._left_by_others = yield from _unregistered(abandoned(names))
                 remove_abandoned_names()
                 self.transfer = FrameTransfer("shared_memory")
             except (ServerUnavailable, DeadlineExceeded):
@@ -79,10 +81,10 @@ class SharedFrames:
                     lambda left_s: RegisterRegion(region.name, region.key, region.size_bytes, left_s)
                 )
             except (ServerUnavailable, DeadlineExceeded):
-                self._pool.drop(region)
+                self._pool.discard(region)
                 raise
             except InferenceError as error:
-                self._pool.drop(region)
+                self._pool.discard(region)
                 self.transfer = FrameTransfer("jpeg", str(error))
                 return None
             region.remove_name()
@@ -93,14 +95,11 @@ class SharedFrames:
         """Use a region again."""
         self._pool.give_back(region)
 
-    def lost(self, error: InferenceError) -> bool:
-        """Whether the server says that it does not know a region: it has been started again.
-
-        Then all regions are dropped, and the next frame makes new ones.
-        """
+    def lost(self, region: Region, error: InferenceError) -> bool:
+        """Whether the server says that it does not know the region: it has been started again."""
         if _UNKNOWN_REGION not in str(error):
             return False
-        self._pool.drop_all()
+        self._pool.lost(region)
         return True
 
     def give_up(self, error: InferenceError) -> None:
@@ -109,11 +108,25 @@ class SharedFrames:
 
     def close(self) -> Generator[Step, Any, None]:
         """Have the server let go of every region."""
-        for name in self._pool.drop_all():
-            try:
-                yield UnregisterRegion(name, _CLOSING_S)
-            except InferenceError:
-                return  # the server is away, or the next client does it
+        names = self._pool.close() + self._left_by_others
+        for _ in range(_CLOSING_TRIES):
+            names = yield from _unregistered(names)
+            if not names:
+                break
+            yield Pause(_CLOSING_PAUSE_S)
+
+
+def _unregistered(names: Iterable[str]) -> Generator[Step, Any, list[str]]:
+    """Have the server let go of regions; returns those that a request which was given up still reads."""
+    left = []
+    for name in names:
+        try:
+            yield UnregisterRegion(name, _CLOSING_S)
+        except (ServerUnavailable, DeadlineExceeded):
+            return []  # it knows none after its start, or the next client does it
+        except InferenceError:
+            left.append(name)
+    return left
 
 
 def _is_this_host(host: str) -> bool:
