@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +20,7 @@ PictureSource: TypeAlias = "str | Path | bytes | NDArray[np.uint8] | Image"
 """A path, an encoded picture, BGR pixels uint8 ``(h, w, 3)``, or a PIL image."""
 
 _JPEG_QUALITY = 95
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
 def encoded_picture(source: PictureSource) -> bytes:
@@ -31,6 +33,8 @@ def encoded_picture(source: PictureSource) -> bytes:
         SourceError: a file cannot be read, or the source is of another type, shape or dtype.
         MissingExtra: pixels were given and OpenCV is not installed.
     """
+    if isinstance(source, str) and _URL.match(source):
+        raise SourceError(f"{source} is a URL; expected a path: fetch the picture and hand over its bytes")
     if isinstance(source, (str, Path)):
         return _from_path(Path(source))
     if isinstance(source, bytes):

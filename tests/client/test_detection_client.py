@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,9 @@ from detserve_client import (
     FakeTransport,
     InferenceError,
     ModelNotFound,
-    Outcome,
     Overloaded,
     RequestRejected,
     ServerUnavailable,
-    SourceError,
 )
 from detserve_client.cancellation import Cancellation
 from detserve_client.wire import DetectionRequest, Outputs
@@ -110,11 +106,11 @@ def test_wrong_parameters_are_never_sent(card: Card, found: Detections) -> None:
         with pytest.raises(RequestRejected, match="score_threshold is 2"):
             client.detect(b"picture", score_threshold=2)
         with pytest.raises(RequestRejected, match="score_threshold is 2"):
-            client.detect_many([b"picture"], score_threshold=2)
+            client.detect_stream([b"picture"], score_threshold=2)
         with pytest.raises(ValueError, match="timeout_s is 0"):
             client.detect(b"picture", timeout_s=0)
         with pytest.raises(ValueError, match="window is 0"):
-            client.detect_many([b"picture"], window=0)
+            client.detect_stream([b"picture"], window=0)
     assert transport.requests == []
 
 
@@ -186,73 +182,3 @@ def test_ready_is_false_where_no_server_is(card: Card, found: Detections) -> Non
 
     with client_of(Gone(card, lambda request: found)) as client:
         assert not client.ready()
-
-
-def test_many_come_in_order_and_one_bad_picture_fails_alone(card: Card, tmp_path: Path) -> None:
-    def answer(request: DetectionRequest) -> Detections:
-        number = int(request.picture)
-        time.sleep(0.01 * (number % 3))
-        if number == 4:
-            raise RequestRejected("the picture is rejected: torn")
-        return Detections.empty(card.labels)
-
-    sources: list[Any] = [str(number).encode() for number in range(12)]
-    sources[7] = tmp_path / "absent.jpg"
-    with client_of(FakeTransport(card, answer)) as client:
-        outcomes = list(client.detect_many(sources, window=4))
-    assert [outcome.source for outcome in outcomes] == sources
-    errors = {index: outcome.error for index, outcome in enumerate(outcomes) if outcome.error is not None}
-    assert {index: type(error) for index, error in errors.items()} == {4: RequestRejected, 7: SourceError}
-    with pytest.raises(RequestRejected, match="torn"):
-        outcomes[4].get()
-    assert outcomes[0].get() == Detections.empty(card.labels)
-    assert all(outcome.latency_s for outcome in outcomes if outcome.error is None)
-
-
-def test_no_more_than_the_window_is_under_way(card: Card) -> None:
-    under_way, most, lock = 0, 0, threading.Lock()
-    all_in = threading.Barrier(3)
-
-    def answer(request: DetectionRequest) -> Detections:
-        nonlocal under_way, most
-        with lock:
-            under_way += 1
-            most = max(most, under_way)
-        all_in.wait(timeout=10)
-        with lock:
-            under_way -= 1
-        return Detections.empty(card.labels)
-
-    with client_of(FakeTransport(card, answer)) as client:
-        outcomes = list(client.detect_many([b"picture"] * 9, window=3))
-    assert all(outcome.error is None for outcome in outcomes)
-    assert most == 3
-
-
-def test_sources_are_taken_as_they_are_needed(card: Card) -> None:
-    taken = 0
-
-    def sources() -> Iterator[bytes]:
-        nonlocal taken
-        while True:
-            taken += 1
-            yield b"picture"
-
-    with client_of(FakeTransport(card, lambda request: Detections.empty(card.labels))) as client:
-        stream = client.detect_many(sources(), window=3)
-        assert taken == 0
-        for yielded in range(1, 6):
-            assert isinstance(next(stream), Outcome)
-            assert yielded <= taken < 3 + yielded
-        stream.close()  # type: ignore[attr-defined]
-
-
-def test_a_bug_in_the_sources_keeps_its_traceback(card: Card) -> None:
-    def sources() -> Iterator[bytes]:
-        yield b"picture"
-        raise KeyError("a bug")
-
-    with client_of(FakeTransport(card, lambda request: Detections.empty(card.labels))) as client:
-        stream = client.detect_many(sources())
-        with pytest.raises(KeyError, match="a bug"):
-            list(stream)

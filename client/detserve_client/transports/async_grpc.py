@@ -6,6 +6,7 @@ from typing import Any
 
 from detserve_client.endpoint import Endpoint
 from detserve_client.errors import ModelNotFound
+from detserve_client.faults import error_from_grpc
 from detserve_client.transports import grpc_messages as messages
 from detserve_client.wire import DetectionRequest, Outputs
 
@@ -18,6 +19,7 @@ class AsyncGrpcTransport:
 
         self._endpoint = endpoint
         self._rpc_error = grpc.aio.AioRpcError
+        self._internal_error = grpc.aio.InternalError
         arguments = messages.CHANNEL_ARGUMENTS
         if endpoint.tls:
             credentials = grpc.ssl_channel_credentials()
@@ -68,3 +70,5 @@ class AsyncGrpcTransport:
             return await call(message, timeout=timeout_s)
         except self._rpc_error as error:
             raise messages.mapped(error, self._endpoint, model, timeout_s) from error
+        except self._internal_error as error:
+            raise error_from_grpc("INTERNAL", str(error), url=str(self._endpoint), model=model) from error

@@ -72,6 +72,8 @@ class AsyncHttpTransport:
     async def _send(
         self, method: str, path: str, model: str, timeout_s: float, **options: Any
     ) -> tuple[bytes, Any]:
+        from yarl import URL
+
         url = f"{self._endpoint}{path}"
         if self._session is None:
             connector = self._aiohttp.TCPConnector(limit=0)
@@ -81,25 +83,27 @@ class AsyncHttpTransport:
         limit = self._aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.request(
-                method, self._encoded(url), timeout=limit, allow_redirects=False, **options
+                method, URL(url, encoded=True), timeout=limit, allow_redirects=False, **options
             ) as response:
                 content = await response.read()
         except (asyncio.TimeoutError, self._aiohttp.ClientError, OSError) as error:
-            raise self._mapped(error, timeout_s) from error
+            raise mapped(error, self._endpoint, timeout_s) from error
         if response.status != 200:
             raise messages.refusal(response.status, content, self._endpoint, model)
         return content, response.headers
 
-    def _encoded(self, url: str) -> Any:
-        import yarl
 
-        return yarl.URL(url, encoded=True)
+def mapped(error: Exception, endpoint: Endpoint, timeout_s: float) -> InferenceError:
+    """One of detserve's errors for one of aiohttp's or the operating system's."""
+    from aiohttp import ClientPayloadError, ClientResponseError, InvalidURL
 
-    def _mapped(self, error: Exception, timeout_s: float) -> InferenceError:
-        if isinstance(error, asyncio.TimeoutError):
-            return too_late(timeout_s, url=str(self._endpoint))
-        if isinstance(error, self._aiohttp.ClientResponseError):
-            return messages.not_http(self._endpoint)
-        cause = getattr(error, "os_error", error)
-        words = getattr(cause, "strerror", None) or str(cause)
-        return unreachable(re.sub(r"\[\w+ ?-?\d*\] ?|[()]", "", words).strip(), url=str(self._endpoint))
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        return too_late(timeout_s, url=str(endpoint))
+    if isinstance(error, ClientResponseError):
+        return messages.not_http(endpoint)
+    if isinstance(error, InvalidURL):
+        return messages.unreadable(endpoint, error)
+    cause = error.__cause__ if isinstance(error, ClientPayloadError) and error.__cause__ else error
+    cause = getattr(cause, "os_error", cause)
+    words = getattr(cause, "strerror", None) or str(cause)
+    return unreachable(re.sub(r"\[\w+ ?-?\d*\] ?|[()]", "", words).strip(), url=str(endpoint))

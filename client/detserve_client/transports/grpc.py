@@ -7,6 +7,7 @@ from typing import Any
 from detserve_client.cancellation import Cancellation
 from detserve_client.endpoint import Endpoint
 from detserve_client.errors import ModelNotFound
+from detserve_client.faults import unreachable
 from detserve_client.transports import grpc_messages as messages
 from detserve_client.wire import DetectionRequest, Outputs
 
@@ -19,6 +20,7 @@ class GrpcTransport:
 
         self._endpoint = endpoint
         self._rpc_error = grpc.RpcError
+        self._future_cancelled = grpc.FutureCancelledError
         if endpoint.tls:
             credentials = grpc.ssl_channel_credentials()
             self._channel = grpc.secure_channel(endpoint.address, credentials, messages.CHANNEL_ARGUMENTS)
@@ -78,3 +80,7 @@ class GrpcTransport:
             if cancellation is not None:
                 cancellation.check()
             raise messages.mapped(error, self._endpoint, model, timeout_s) from error
+        except self._future_cancelled:
+            if cancellation is not None:
+                cancellation.check()
+            raise unreachable("the connection was closed", url=str(self._endpoint)) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detserve_client.cancellation import Cancellation
 from detserve_client.endpoint import Endpoint
-from detserve_client.errors import ModelNotFound
+from detserve_client.errors import InferenceError, ModelNotFound
 from detserve_client.faults import too_late, unreachable
 from detserve_client.transports import http_messages as messages
 from detserve_client.transports.cancellable_connections import CancellableCall, cancellable_pool
@@ -88,8 +88,6 @@ class HttpTransport:
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
     ) -> BaseHTTPResponse:
-        errors = self._urllib3.exceptions
-        url = str(self._endpoint)
         try:
             response: BaseHTTPResponse = self._pool.urlopen(
                 method,
@@ -100,26 +98,36 @@ class HttpTransport:
                 redirect=False,
                 timeout=self._urllib3.Timeout(total=timeout_s),
             )
-        except errors.NewConnectionError as error:  # a TimeoutError by class, yet no time-out
-            raise unreachable(_reason(error), url=url) from error
-        except errors.TimeoutError as error:
-            raise too_late(timeout_s, url=url) from error
-        except (errors.ProtocolError, errors.SSLError) as error:
-            if isinstance(error.args[-1], TimeoutError):  # while sending
-                raise too_late(timeout_s, url=url) from error
-            if _is_not_http(error):
-                raise messages.not_http(self._endpoint) from error
-            raise unreachable(_reason(error), url=url) from error
+        except self._urllib3.exceptions.ClosedPoolError:
+            raise
+        except self._urllib3.exceptions.HTTPError as error:
+            raise mapped(error, self._endpoint, timeout_s) from error
         if response.status != 200:
             raise messages.refusal(response.status, response.data, self._endpoint, model)
         return response
 
 
-def _is_not_http(error: Exception) -> bool:
-    cause = error.args[-1]
-    return isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected)
+def mapped(error: Exception, endpoint: Endpoint, timeout_s: float) -> InferenceError:
+    """One of detserve's errors for one of urllib3's."""
+    from urllib3 import exceptions as errors
+
+    url = str(endpoint)
+    if isinstance(error, errors.NewConnectionError):  # a TimeoutError by class, yet no time-out
+        return unreachable(_reason(error), url=url)
+    if isinstance(error, errors.TimeoutError):
+        return too_late(timeout_s, url=url)
+    if not isinstance(error, (errors.ProtocolError, errors.SSLError, errors.ProxyError)):
+        return messages.unreadable(endpoint, error)
+    cause = error.args[-1] if error.args else error
+    if isinstance(cause, TimeoutError):  # while sending
+        return too_late(timeout_s, url=url)
+    if isinstance(cause, BadStatusLine) and not isinstance(cause, RemoteDisconnected):
+        return messages.not_http(endpoint)
+    return unreachable(_reason(error), url=url)
 
 
 def _reason(error: Exception) -> str:
     """The innermost words of a connection error, without its number."""
-    return re.sub(r"\[\w+ ?-?\d*\] ?|[()]", "", str(error.args[-1]).rpartition(": ")[2]).strip()
+    return re.sub(
+        r"\[\w+ ?-?\d*\] ?|[()]", "", str(error.args[-1] if error.args else error).rpartition(": ")[2]
+    ).strip()

@@ -117,6 +117,11 @@ def refusal(status: int, body: bytes, endpoint: Endpoint, model: str) -> Inferen
     return error_from_http(status, text, url=str(endpoint), model=model)
 
 
+def unreadable(endpoint: Endpoint, error: Exception) -> ContractViolation:
+    """The error for an HTTP answer whose body cannot be read."""
+    return ContractViolation(f"{endpoint} does not answer as a Triton server: {error}")
+
+
 def not_http(endpoint: Endpoint) -> ContractViolation:
     """The error for bytes that are no HTTP answer."""
     return ContractViolation(f"{endpoint} does not speak HTTP; is that its gRPC port?")
