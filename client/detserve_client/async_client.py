@@ -40,7 +40,7 @@ class AsyncDetectionClient(BaseClient):
             detections = await client.detect("desk.jpg")
 
     Arguments, errors and retries are those of :class:`~detserve_client.DetectionClient`. Cancelling a task
-    cancels its request, over gRPC on the server too.
+    cancels its request.
     """
 
     def __init__(

@@ -181,7 +181,8 @@ class DetectionClient(BaseClient):
         ``ordered=False`` as they are completed. ``sources`` is read by the thread that reads the outcomes,
         never further than ``window`` ahead of what has been yielded; when it raises, the outcomes under way
         come first. Closing the generator, or leaving a loop over it, cancels what is under way and ends its
-        threads. The other arguments are as in :meth:`detect`, ``timeout_s`` for each picture by itself.
+        threads; the server drops it between two steps of the ensemble, over gRPC only. The other
+        arguments are as in :meth:`detect`, ``timeout_s`` for each picture by itself.
 
         Raises:
             RequestRejected: a threshold is out of range (at once, before any picture).
@@ -195,8 +196,6 @@ class DetectionClient(BaseClient):
             return self._run(self._flows.outcome(index, source, limits), cancellation)
 
         return stream(outcome_of, sources, window=window, ordered=ordered)
-
-    detect_many = detect_stream
 
     def _run(self, flow: Flow[_Result], cancellation: Cancellation | None = None) -> _Result:
         try:

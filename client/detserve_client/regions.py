@@ -29,7 +29,7 @@ _LEAST_BYTES = 1 << 20
 _LENGTH_BYTES = 4
 
 _live: set[str] = set()
-"""The regions of all pools of this process."""
+"""The regions of this process."""
 
 
 class Region:
@@ -41,15 +41,18 @@ class Region:
         self.key = f"/{self.name}"
         self.size_bytes = size_bytes
         self._path = _FOLDER / self.name
-        handle = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        _live.add(self.name)  # first: another client of this process may be looking for what is abandoned
         try:
-            os.posix_fallocate(handle, 0, size_bytes)  # no room is an error here, a SIGBUS later
-            self._memory = np.frombuffer(mmap.mmap(handle, size_bytes), np.uint8)
+            handle = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            try:
+                os.posix_fallocate(handle, 0, size_bytes)  # no room is an error here, a SIGBUS later
+                self._memory = np.frombuffer(mmap.mmap(handle, size_bytes), np.uint8)
+            finally:
+                os.close(handle)
         except OSError:
             self.remove_name()
+            _live.discard(self.name)
             raise
-        finally:
-            os.close(handle)
 
     def remove_name(self) -> None:
         """Take the name out of ``/dev/shm``; the memory stays while it is mapped."""
@@ -93,7 +96,6 @@ class RegionPool:
                 return None
             region = Region(size_bytes, self._generation)
             self._sizes_bytes[region.name] = size_bytes
-            _live.add(region.name)
             return region, True
 
     def give_back(self, region: Region) -> None:

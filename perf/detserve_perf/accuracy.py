@@ -157,7 +157,7 @@ def _answers(
     client: DetectionClient, truths: Iterator[AnnotatedPicture], iou_threshold: float, concurrency: int
 ) -> Iterator[tuple[AnnotatedPicture, Detections]]:
     truths, under_way = itertools.tee(truths)
-    outcomes = client.detect_many(
+    outcomes = client.detect_stream(
         (truth.path for truth in truths),
         window=concurrency,
         score_threshold=SCORE_THRESHOLD,

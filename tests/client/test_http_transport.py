@@ -54,7 +54,7 @@ def test_many_share_the_pool(card: Card, found: Detections) -> None:
         http_server(card, lambda request: infer_reply(found)) as url,
         DetectionClient(url, "pets") as client,
     ):
-        outcomes = list(client.detect_many([b"picture"] * 40, window=8))
+        outcomes = list(client.detect_stream([b"picture"] * 40, window=8))
     assert [outcome.get() for outcome in outcomes] == [found] * 40
 
 

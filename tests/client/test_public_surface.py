@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import detserve_client
 
 HEAVY = [
     "PIL",
+    "aiohttp",
     "av",
     "cv2",
     "grpc",
@@ -25,6 +27,9 @@ HEAVY = [
 ]
 
 
+TRANSPORT = "close infer model_config ready register_region shared_regions unregister_region"
+
+
 def loaded_by(code: str) -> set[str]:
     report = f"{code}\nimport sys, json; print(json.dumps([name.split('.')[0] for name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
@@ -38,6 +43,64 @@ def test_the_package_loads_no_heavy_library() -> None:
 @pytest.mark.parametrize("unused", ["onnx", "onnxruntime", "cv2", "supervision", "tritonclient", "grpc"])
 def test_the_command_loads_no_heavy_library(unused: str) -> None:
     assert unused not in loaded_by("import detserve_client.commands.detect")
+
+
+PUBLIC = {
+    "AccessDenied": "",
+    "AsyncDetectionClient": "card close detect detect_batch detect_stream frame_transfer ready",
+    "AsyncFakeTransport": TRANSPORT,
+    "AsyncTransport": TRANSPORT,
+    "Card": "from_json load to_json",
+    "CardError": "",
+    "ContractViolation": "",
+    "DeadlineExceeded": "",
+    "Detection": "",
+    "DetectionClient": "card close detect detect_batch detect_stream frame_transfer ready",
+    "DetectionRequest": "count picture",
+    "Detections": "above empty label_of of to_coco to_dicts to_supervision",
+    "DetserveError": "",
+    "Endpoint": "address parse",
+    "EndpointError": "",
+    "FakeTransport": TRANSPORT,
+    "FrameTransfer": "",
+    "InferenceError": "",
+    "MissingExtra": "",
+    "ModelNotFound": "",
+    "Outcome": "get",
+    "OutputError": "",
+    "Overloaded": "",
+    "PictureSource": "",
+    "RequestRejected": "",
+    "ServerFault": "",
+    "ServerUnavailable": "",
+    "SourceError": "",
+    "Transport": TRANSPORT,
+}
+
+
+def test_the_public_surface_is_this_and_no_more() -> None:
+    """A name or method that is added or removed is a decision, made here too."""
+    assert sorted(PUBLIC) == detserve_client.__all__
+    for name, methods in PUBLIC.items():
+        value = getattr(detserve_client, name)
+        if not isinstance(value, type):
+            continue
+        ours = [kind for kind in value.__mro__ if kind.__module__.startswith("detserve_client.")]
+        found = {
+            member
+            for kind in ours
+            for member, what in vars(kind).items()
+            if not member.startswith("_") and (callable(what) or isinstance(what, (classmethod, property)))
+        }
+        assert found == set(methods.split()), name
+
+
+def test_both_clients_take_the_same_arguments() -> None:
+    for name in PUBLIC["DetectionClient"].split():
+        threaded = inspect.signature(getattr(detserve_client.DetectionClient, name)).parameters
+        looped = inspect.signature(getattr(detserve_client.AsyncDetectionClient, name)).parameters
+        assert list(threaded) == list(looped)
+        assert [p.default for p in threaded.values()] == [p.default for p in looped.values()]
 
 
 def test_every_public_name_is_listed() -> None:

@@ -52,7 +52,7 @@ def test_the_same_average_precision(both: RunningServer) -> None:
         found = []
         with DetectionClient(both.grpc_url, name) as client:
             labels = client.card().labels
-            outcomes = client.detect_many(paths.values(), score_threshold=0.001)
+            outcomes = client.detect_stream(paths.values(), score_threshold=0.001)
             for image_id, outcome in zip(paths, outcomes, strict=True):
                 one = outcome.get()
                 categories = [by_name[labels[index]] for index in one.classes]

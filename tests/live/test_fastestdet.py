@@ -37,7 +37,7 @@ def test_ap_equals_the_reference(server) -> None:
     reference = FastestDetReference(FASTESTDET)
     with DetectionClient(server.grpc_url, "fastestdet") as client:
         labels, iou_threshold = client.card().labels, client.card().thresholds.iou
-        outcomes = list(client.detect_many(paths.values(), score_threshold=0.001))
+        outcomes = list(client.detect_stream(paths.values(), score_threshold=0.001))
     served, plain = [], []
     for (image_id, path), outcome in zip(paths.items(), outcomes, strict=True):
         found = outcome.get()

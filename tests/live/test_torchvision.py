@@ -28,7 +28,7 @@ def reference() -> TorchvisionReference:
 def test_many_pictures_through_a_detector_of_one_at_a_time(server, reference) -> None:
     paths = sorted(SAMPLES.glob("*.jpg")) * 3
     with DetectionClient(server.grpc_url, NAME) as client:
-        outcomes = [outcome.get() for outcome in client.detect_many(paths, score_threshold=0.3)]
+        outcomes = [outcome.get() for outcome in client.detect_stream(paths, score_threshold=0.3)]
     assert sum(len(found) for found in outcomes) > len(paths) / 2
     for path, found in zip(paths, outcomes, strict=True):
         boxes, scores, classes = reference(path, score_threshold=0.3)
@@ -53,7 +53,7 @@ def test_ap_equals_the_reference(server, reference) -> None:
     served, plain = [], []
     with DetectionClient(server.grpc_url, NAME) as client:
         labels = client.card().labels
-        outcomes = list(client.detect_many(paths.values(), score_threshold=0.001))
+        outcomes = list(client.detect_stream(paths.values(), score_threshold=0.001))
     for (image_id, path), outcome in zip(paths.items(), outcomes, strict=True):
         found = outcome.get()
         served += rows(image_id, found.boxes, found.scores, [by_name[labels[c]] for c in found.classes])

@@ -7,7 +7,7 @@ from detserve_server.command_line import ALLOCATOR, server_arguments, server_env
 from detserve_server.distribution import TritonDistribution
 
 
-def _arguments(models: list[str] | None = None) -> list[str]:
+def _arguments(models: list[str] | None = None, *, shared_memory: bool = False) -> list[str]:
     return server_arguments(
         Path("/bin/tritonserver"),
         Path("/models"),
@@ -17,6 +17,7 @@ def _arguments(models: list[str] | None = None) -> list[str]:
         metrics_port=3,
         region_prefix="mine_",
         models=models,
+        allow_shared_memory=shared_memory,
     )
 
 
@@ -44,6 +45,14 @@ def test_what_changes_the_server_is_closed_by_a_key_of_this_start() -> None:
         "--http-restricted-api=shared-memory,model-repository,trace,logging",
     ]
     assert set(first).isdisjoint(second)
+
+
+def test_shared_memory_alone_is_opened_when_it_is_allowed() -> None:
+    restricted = [argument for argument in _arguments(shared_memory=True) if "-restricted-" in argument]
+    assert [argument.split(":")[0].partition("=")[2] for argument in restricted] == [
+        "model-repository,trace,logging",
+        "model-repository,trace,logging",
+    ]
 
 
 def test_the_environment_puts_this_python_first_and_keeps_the_rest() -> None:

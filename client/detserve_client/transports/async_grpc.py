@@ -12,63 +12,68 @@ from detserve_client.wire import DetectionRequest, Outputs
 
 
 class AsyncGrpcTransport:
-    """One channel of ``grpc.aio``, made inside the event loop that uses it."""
+    """One channel of ``grpc.aio``, made by the first call inside the event loop that uses it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         import grpc
 
+        self._grpc = grpc
         self._endpoint = endpoint
-        self._rpc_error = grpc.aio.AioRpcError
-        self._internal_error = grpc.aio.InternalError
-        arguments = messages.CHANNEL_ARGUMENTS
-        if endpoint.tls:
-            credentials = grpc.ssl_channel_credentials()
-            self._channel = grpc.aio.secure_channel(endpoint.address, credentials, arguments)
-        else:
-            self._channel = grpc.aio.insecure_channel(endpoint.address, arguments)
-        self._calls = messages.Calls(self._channel)
+        self._channel: grpc.aio.Channel | None = None
 
     async def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
         """Send one request; see :class:`~detserve_client.transports.base.AsyncTransport`."""
         message = messages.infer_message(request, timeout_s)
-        response = await self._send(self._calls.infer, message, request.model, timeout_s)
+        response = await self._send(self._opened().infer, message, request.model, timeout_s)
         return messages.outputs_of(response, request.model)
 
     async def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """The model's configuration."""
         message = messages.config_message(model)
-        return messages.config_of(await self._send(self._calls.model_config, message, model, timeout_s))
+        return messages.config_of(await self._send(self._opened().model_config, message, model, timeout_s))
 
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether the model is loaded and takes requests."""
         try:
             message = messages.ready_message(model)
-            return bool((await self._send(self._calls.model_ready, message, model, timeout_s)).ready)
+            return bool((await self._send(self._opened().model_ready, message, model, timeout_s)).ready)
         except ModelNotFound:
             return False
 
     async def shared_regions(self, timeout_s: float) -> list[str]:
         """The names of the registered regions of shared memory."""
         message = messages.regions_message()
-        return list((await self._send(self._calls.regions, message, "", timeout_s)).regions)
+        return list((await self._send(self._opened().regions, message, "", timeout_s)).regions)
 
     async def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
         """Have the server map a region."""
         message = messages.register_message(name, key, size_bytes)
-        await self._send(self._calls.register_region, message, "", timeout_s)
+        await self._send(self._opened().register_region, message, "", timeout_s)
 
     async def unregister_region(self, name: str, timeout_s: float) -> None:
         """Have the server let go of a region."""
-        await self._send(self._calls.unregister_region, messages.unregister_message(name), "", timeout_s)
+        await self._send(self._opened().unregister_region, messages.unregister_message(name), "", timeout_s)
 
     async def close(self) -> None:
         """Close the channel; calls under way are cancelled."""
-        await self._channel.close()
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _opened(self) -> messages.Calls:
+        if self._channel is None:
+            address, arguments = self._endpoint.address, messages.CHANNEL_ARGUMENTS
+            if self._endpoint.tls:
+                credentials = self._grpc.ssl_channel_credentials()
+                self._channel = self._grpc.aio.secure_channel(address, credentials, arguments)
+            else:
+                self._channel = self._grpc.aio.insecure_channel(address, arguments)
+            self._calls = messages.Calls(self._channel)
+        return self._calls
 
     async def _send(self, call: Any, message: Any, model: str, timeout_s: float) -> Any:
         try:
             return await call(message, timeout=timeout_s)
-        except self._rpc_error as error:
+        except self._grpc.aio.AioRpcError as error:
             raise messages.mapped(error, self._endpoint, model, timeout_s) from error
-        except self._internal_error as error:
+        except self._grpc.aio.InternalError as error:
             raise error_from_grpc("INTERNAL", str(error), url=str(self._endpoint), model=model) from error

@@ -105,5 +105,5 @@ def mapped(error: Exception, endpoint: Endpoint, timeout_s: float) -> InferenceE
         return messages.unreadable(endpoint, error)
     cause = error.__cause__ if isinstance(error, ClientPayloadError) and error.__cause__ else error
     cause = getattr(cause, "os_error", cause)
-    words = getattr(cause, "strerror", None) or str(cause)
+    words = str(getattr(cause, "strerror", None) or cause)
     return unreachable(re.sub(r"\[\w+ ?-?\d*\] ?|[()]", "", words).strip(), url=str(endpoint))
