@@ -25,6 +25,7 @@ from detserve_client.errors import (
 )
 from detserve_client.outcomes import Outcome
 from detserve_client.pictures import PictureSource
+from detserve_client.security import Security
 from detserve_client.shared_frames import FrameTransfer
 from detserve_client.transports import (
     AsyncFakeTransport,

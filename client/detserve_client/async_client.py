@@ -14,6 +14,7 @@ from detserve_client.detections import Detections
 from detserve_client.errors import DetserveError, ServerUnavailable
 from detserve_client.outcomes import Outcome
 from detserve_client.pictures import PictureSource
+from detserve_client.security import UNSECURED, Security
 from detserve_client.shared_frames import FrameTransfer
 from detserve_client.steps import (
     FetchConfig,
@@ -50,8 +51,9 @@ class AsyncDetectionClient(BaseClient):
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         transport: AsyncTransport | None = None,
+        security: Security = UNSECURED,
     ) -> None:
-        super().__init__(url, model, timeout_s)
+        super().__init__(url, model, timeout_s, security)
         if transport is None:
             from detserve_client.transports import async_transport_to
 

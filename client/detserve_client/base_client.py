@@ -6,6 +6,7 @@ import time
 
 from detserve_client.endpoint import Endpoint
 from detserve_client.flows import Flows, Limits
+from detserve_client.security import Security
 from detserve_client.wire import request_parameters
 
 DEFAULT_TIMEOUT_S = 30.0
@@ -15,8 +16,8 @@ DEFAULT_WINDOW = 8
 class BaseClient:
     """Where the server is, which model is meant, and the flows to it. Does no I/O."""
 
-    def __init__(self, url: str, model: str, timeout_s: float) -> None:
-        self.endpoint = Endpoint.parse(url)
+    def __init__(self, url: str, model: str, timeout_s: float, security: Security) -> None:
+        self.endpoint = Endpoint.parse(url).secured(security)
         self.model = model
         self.timeout_s = _positive(timeout_s)
         self._flows = Flows(self.endpoint, model, patience_s=timeout_s)

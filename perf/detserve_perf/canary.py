@@ -85,7 +85,7 @@ def compare_pictures(
             "there is no picture to compare the detectors on; give --pictures or --from-stdin"
         )
     differences, failures = Differences(0), []
-    answers = [client.detect_many(pictures, window=concurrency) for client in (old, new)]
+    answers = [client.detect_stream(pictures, window=concurrency) for client in (old, new)]
     for path, of_old, of_new in zip(pictures, *answers, strict=True):
         if of_old.detections is not None and of_new.detections is not None:
             differences.update(path, of_new.detections, of_old.detections)

@@ -36,11 +36,14 @@ def server_arguments(
     metrics_port: int,
     region_prefix: str,
     models: Sequence[str] | None = None,
+    gateway_secret: str | None = None,
     allow_shared_memory: bool = False,
 ) -> list[str]:
     """The command line: loopback only, no model control, closed protocols, strict readiness."""
     protocols = [name for name in CLOSED_PROTOCOLS if name != _SHARED_MEMORY or not allow_shared_memory]
-    closed = f"{','.join(protocols)}:detserve-{secrets.token_hex(4)}={secrets.token_hex(16)}"
+    restricted = [f"{','.join(protocols)}:detserve-{secrets.token_hex(4)}={secrets.token_hex(16)}"]
+    if gateway_secret is not None:
+        restricted.append(f"{','.join(GATEWAY_PROTOCOLS)}:{HEADER}={gateway_secret}")
     control = ["none"] if models is None else ["explicit", *(f"--load-model={name}" for name in models)]
     return [
         str(binary),

@@ -74,6 +74,8 @@ def embedded_server(
     Ports that are not given are chosen. ``models`` loads only these, with the steps of their ensembles. With
     ``allow_shared_memory`` clients on this host may have the server read and write shared memory of its user.
     The server's log goes to ``log_file`` or to a temporary file, which is kept only when the server fails.
+    With a ``gateway_secret`` only requests that carry it reach the models: those of the gateway.
+    ``require_signature`` is a public key (PEM): Triton reads a private copy of what was signed with it.
 
     Raises :class:`ServerStartError`: no repository or model there, no room in ``/dev/shm``, a port in use, a
     model that does not load, no readiness in ``ready_timeout_s``. Raises
@@ -96,6 +98,7 @@ def embedded_server(
             metrics_port=ports["metrics"],
             region_prefix=region_prefix,
             models=models,
+            gateway_secret=gateway_secret,
             allow_shared_memory=allow_shared_memory,
         )
         environment = server_environment(found, os.environ)

@@ -44,14 +44,22 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
 
 
 @contextmanager
-def grpc_server(card: Card, answer: Answer, address: str = "127.0.0.1:0") -> Iterator[str]:
+def grpc_server(
+    card: Card,
+    answer: Answer,
+    address: str = "127.0.0.1:0",
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[str]:
     """Serve until the block ends; yields the URL."""
     size = [("grpc.max_receive_message_length", -1)]
     server = grpc.server(ThreadPoolExecutor(8), options=size)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Servicer(card, answer), server)
-    port = server.add_insecure_port(address)
+    if credentials is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, credentials)
     server.start()
     try:
-        yield f"grpc://{address.rpartition(':')[0]}:{port}"
+        yield f"grpc{'' if credentials is None else 's'}://{address.rpartition(':')[0]}:{port}"
     finally:
         server.stop(grace=None).wait()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,14 +52,22 @@ def infer_reply(detections: Detections, rows: int = 5) -> Reply:
 
 @dataclass
 class Received:
-    """What came in: the JSON header of an inference request, and the encoded picture."""
+    """What came in: the JSON header of an inference request, the encoded picture, the HTTP headers."""
 
     header: dict[str, Any]
     picture: bytes
+    headers: Mapping[str, str]
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A refused handshake is what some tests want."""
 
 
 @contextmanager
-def http_server(card: Card, answer: Callable[[Received], Reply]) -> Iterator[str]:
+def http_server(
+    card: Card, answer: Callable[[Received], Reply], tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """Serve until the block ends; yields the URL. ``answer`` answers inference requests."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +87,7 @@ def http_server(card: Card, answer: Callable[[Received], Reply]) -> Iterator[str
             body = self.rfile.read(int(self.headers["Content-Length"]))
             length = int(self.headers[HEADER_LENGTH])
             # a BYTES element carries its own length of 4 bytes
-            self._send(answer(Received(json.loads(body[:length]), body[length + 4 :])))
+            self._send(answer(Received(json.loads(body[:length]), body[length + 4 :], self.headers)))
 
         def _send(self, reply: Reply) -> None:
             self.send_response(reply.status)
@@ -91,11 +100,13 @@ def http_server(card: Card, answer: Callable[[Received], Reply]) -> Iterator[str
         def log_message(self, format: str, *values: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http{'' if tls is None else 's'}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

@@ -84,7 +84,10 @@ def detect(
     targets = _drawing_targets(save, pictures)
     outcomes: list[Outcome] = []
     started_s = time.perf_counter()
-    with DetectionClient(url, model) as client:
+    security = Security.from_environment(api_key_file=api_key_file, ca=ca, certificate=certificate)
+    if not Endpoint.parse(url).tls and (api_key_file, ca, certificate) == (None, None, None):
+        security = UNSECURED  # the environment's key is for the gateway, not for a server without TLS
+    with DetectionClient(url, model, security=security) as client:
         stream = client.detect_stream(
             (picture.path for picture in pictures),
             window=window,

@@ -63,7 +63,7 @@ class AsyncGrpcTransport:
         if self._channel is None:
             address, arguments = self._endpoint.address, messages.CHANNEL_ARGUMENTS
             if self._endpoint.tls:
-                credentials = self._grpc.ssl_channel_credentials()
+                credentials = self._endpoint.security.grpc_credentials()
                 self._channel = self._grpc.aio.secure_channel(address, credentials, arguments)
             else:
                 self._channel = self._grpc.aio.insecure_channel(address, arguments)
@@ -71,8 +71,9 @@ class AsyncGrpcTransport:
         return self._calls
 
     async def _send(self, call: Any, message: Any, model: str, timeout_s: float) -> Any:
+        metadata = self._endpoint.security.metadata(model)
         try:
-            return await call(message, timeout=timeout_s)
+            return await call(message, timeout=timeout_s, metadata=metadata)
         except self._grpc.aio.AioRpcError as error:
             raise messages.mapped(error, self._endpoint, model, timeout_s) from error
         except self._grpc.aio.InternalError as error:

@@ -21,6 +21,8 @@ class AsyncHttpTransport:
 
         self._aiohttp = aiohttp
         self._endpoint = endpoint
+        self._tls: Any = endpoint.security.ssl_context() if endpoint.tls else True
+        self._headers = {"Accept-Encoding": "identity", **endpoint.security.headers()}
         self._session: aiohttp.ClientSession | None = None
 
     async def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
@@ -76,10 +78,8 @@ class AsyncHttpTransport:
 
         url = f"{self._endpoint}{path}"
         if self._session is None:
-            connector = self._aiohttp.TCPConnector(limit=0)
-            self._session = self._aiohttp.ClientSession(
-                connector=connector, headers={"Accept-Encoding": "identity"}
-            )
+            connector = self._aiohttp.TCPConnector(limit=0, ssl=self._tls)
+            self._session = self._aiohttp.ClientSession(connector=connector, headers=self._headers)
         limit = self._aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.request(

@@ -71,6 +71,7 @@ def cancellable_pool(endpoint: Endpoint) -> Any:
             if call is not None:
                 call.carried_by(self)
 
-    pool = base(endpoint.host, endpoint.port, maxsize=_CONNECTIONS)
+    tls = {"ssl_context": endpoint.security.ssl_context()} if endpoint.tls else {}
+    pool = base(endpoint.host, endpoint.port, maxsize=_CONNECTIONS, **tls)
     pool.ConnectionCls = _Connection
     return pool

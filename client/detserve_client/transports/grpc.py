@@ -22,7 +22,7 @@ class GrpcTransport:
         self._rpc_error = grpc.RpcError
         self._future_cancelled = grpc.FutureCancelledError
         if endpoint.tls:
-            credentials = grpc.ssl_channel_credentials()
+            credentials = endpoint.security.grpc_credentials()
             self._channel = grpc.secure_channel(endpoint.address, credentials, messages.CHANNEL_ARGUMENTS)
         else:
             self._channel = grpc.insecure_channel(endpoint.address, messages.CHANNEL_ARGUMENTS)
@@ -70,10 +70,11 @@ class GrpcTransport:
     def _send(
         self, call: Any, message: Any, model: str, timeout_s: float, cancellation: Cancellation | None = None
     ) -> Any:
+        metadata = self._endpoint.security.metadata(model)
         try:
             if cancellation is None:
-                return call(message, timeout=timeout_s)
-            under_way = call.future(message, timeout=timeout_s)
+                return call(message, timeout=timeout_s, metadata=metadata)
+            under_way = call.future(message, timeout=timeout_s, metadata=metadata)
             with cancellation.on_cancel(under_way.cancel):
                 return under_way.result()
         except self._rpc_error as error:

@@ -28,6 +28,7 @@ class HttpTransport:
         self._urllib3 = urllib3
         self._endpoint = endpoint
         self._pool = cancellable_pool(endpoint)
+        self._headers = endpoint.security.headers()
 
     def infer(
         self, request: DetectionRequest, timeout_s: float, cancellation: Cancellation | None = None

@@ -75,6 +75,8 @@ def serve(
         if gateway_port is not None:
             if tls is None:
                 raise GatewayError("--gateway-port needs --tls DIR; make its files with: detserve certs init")
+            if allow_shared_memory:
+                raise GatewayError("--allow-shared-memory is for clients without a gateway; leave one out")
             with guarded_server(
                 repository,
                 tls=tls,

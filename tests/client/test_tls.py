@@ -1,0 +1,101 @@
+"""Both clients over TLS: the key they show, the certificates they check and are checked by."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from detserve_client import (
+    AccessDenied,
+    AsyncDetectionClient,
+    Card,
+    DetectionClient,
+    Detections,
+    EndpointError,
+    Security,
+    ServerUnavailable,
+)
+from detserve_server.certificates.authority import new_authority, new_client, new_server, write_certified
+from tests.client.triton_grpc import grpc_server, infer_response
+from tests.client.triton_http import Received, Reply, http_server, infer_reply
+
+KEY = "a-key"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tls")
+    authority = new_authority("test")
+    for name, certified in {
+        "ca": authority,
+        "server": new_server(authority, ["localhost", "127.0.0.1"]),
+        "client": new_client(authority, "camera"),
+        "other": new_authority("other"),
+    }.items():
+        write_certified(path / f"{name}.crt", certified)
+    return path
+
+
+@contextmanager
+def tls_server(protocol: str, card: Card, found: Detections, folder: Path) -> Iterator[str]:
+    """Wants a client certificate and the key; yields the URL."""
+
+    def over_grpc(request: Any, context: grpc.ServicerContext) -> Any:
+        if ("authorization", f"Bearer {KEY}") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "no key")
+        return infer_response(found)
+
+    def over_http(request: Received) -> Reply:
+        return infer_reply(found) if request.headers["Authorization"] == f"Bearer {KEY}" else Reply(401)
+
+    server, ca = folder / "server.crt", folder / "ca.crt"
+    if protocol == "grpc":
+        credentials = grpc.ssl_server_credentials(
+            [(server.with_suffix(".key").read_bytes(), server.read_bytes())], ca.read_bytes(), True
+        )
+        with grpc_server(card, over_grpc, credentials=credentials) as url:
+            yield url
+    else:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(ca))
+        context.load_cert_chain(server, server.with_suffix(".key"))
+        context.verify_mode = ssl.CERT_REQUIRED
+        with http_server(card, over_http, tls=context) as url:
+            yield url
+
+
+def detect(kind: str, url: str, security: Security) -> Detections:
+    async def go() -> Detections:
+        async with AsyncDetectionClient(url, "pets", security=security) as client:
+            return await client.detect(b"picture", timeout_s=2)
+
+    if kind == "event loop":
+        return asyncio.run(go())
+    with DetectionClient(url, "pets", security=security) as client:
+        return client.detect(b"picture", timeout_s=2)
+
+
+@pytest.mark.parametrize("kind", ["threads", "event loop"])
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_key_and_certificates(card: Card, found: Detections, folder: Path, protocol: str, kind: str) -> None:
+    ca, certificate = folder / "ca.crt", folder / "client.crt"
+    with tls_server(protocol, card, found, folder) as url:
+        assert detect(kind, url, Security(KEY, ca, certificate)) == found
+        with pytest.raises(AccessDenied):
+            detect(kind, url, Security("another", ca, certificate))
+        with pytest.raises(ServerUnavailable):
+            detect(kind, url, Security(KEY, folder / "other.crt", certificate))
+        with pytest.raises(ServerUnavailable):
+            detect(kind, url, Security(KEY, ca))
+
+
+@pytest.mark.parametrize("client", [DetectionClient, AsyncDetectionClient])
+def test_a_key_does_not_travel_without_tls(client: Any) -> None:
+    with pytest.raises(EndpointError, match="an API key and certificates need TLS"):
+        client("grpc://localhost", "pets", security=Security(KEY))
