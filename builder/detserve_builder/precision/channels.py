@@ -112,7 +112,9 @@ class _Pruner:
                     continue
                 following = ahead[done[index] + 1]
                 saved = now - self.multiplications(removed.union(following.removed))
-                price = max(following.harm - ahead[done[index]].harm, 1e-9) / max(saved, 1)
+                # errors of layers add up like lengths at right angles; more than is asked for is worth nothing
+                harm = max(following.harm**2 - ahead[done[index]].harm**2, 1e-12)
+                price = harm / max(min(saved, now - whole * (1 - share)), 1)
                 if price < best_price:
                     best, best_price = index, price
             if best < 0:
@@ -260,8 +262,8 @@ class _Elimination:
 
 
 def _counts(size: int) -> list[int]:
-    """How many of ``size`` channels may be kept, the most first: whole blocks of 8, or of 4 where few."""
-    block = 8 if size >= 32 else 4
+    """How many of ``size`` channels may be kept, the most first: whole blocks, as kernels compute them."""
+    block = 16 if size >= 64 else 8 if size >= 32 else 4
     counts = list(range((size - 1) // block * block, (size + 1) // 2 - 1, -block))
     if len(counts) <= _LEVELS:
         return counts

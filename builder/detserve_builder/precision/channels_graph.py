@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,8 @@ def coupling(model: onnx.ModelProto) -> Coupling:
     import onnx
 
     tracing = _Tracing(onnx.shape_inference.infer_shapes(model))
+    for given in model.graph.input:
+        tracing.give(given.name)
     for node in model.graph.node:
         tracing.follow(node)
     for output in model.graph.output:
@@ -111,23 +114,27 @@ class _Tracing:
         """Give the node's outputs their channels, or freeze what it reads."""
         made = None
         if not node.name.startswith(OWN_PREFIX):
-            try:
+            with suppress(ValueError, KeyError, IndexError):  # an input without channels, or not constant
                 made = self._followed(node)
-            except (ValueError, KeyError, IndexError):
-                made = None
-        if made is None:
-            for name in _read(node):
-                self.freeze(name)
-            made = [self._new(name, frozen=True) for name in node.output]
-        for name, ids in zip(node.output, made, strict=False):
-            if ids is not None:
-                self.channels[name] = ids
+        if made is not None:
+            self.channels.update(zip(node.output, made, strict=False))
+            return
+        for name in _read(node):
+            self.freeze(name)
+        for name in node.output:
+            self.give(name)
 
     def freeze(self, name: str) -> None:
         """No channel of this tensor may go."""
         self.frozen.update(self.channels.get(name, ()))
 
-    def _followed(self, node: onnx.NodeProto) -> list[Ids | None] | None:
+    def give(self, name: str) -> None:
+        """Channels of its own, which stay, to a tensor that nothing here makes."""
+        ids = self._new(name, frozen=True)
+        if ids is not None:
+            self.channels[name] = ids
+
+    def _followed(self, node: onnx.NodeProto) -> list[Ids] | None:
         if node.op_type == "Conv":
             return self._convolution(node)
         if node.op_type in _EACH_BY_ITSELF and self._parameters_are_constant(node):
@@ -155,7 +162,7 @@ class _Tracing:
                 return [self.channels[node.input[0]]]
         return None
 
-    def _convolution(self, node: onnx.NodeProto) -> list[Ids | None] | None:
+    def _convolution(self, node: onnx.NodeProto) -> list[Ids] | None:
         weight = tuple(self.constants[node.input[1]].dims)
         if len(weight) != 4 or any(name not in self.constants for name in node.input[2:] if name):
             return None
@@ -163,7 +170,8 @@ class _Tracing:
             return [self.channels[node.input[0]]]
         if attribute(node, "group", 1) != 1 or node.input[0] not in self.channels:
             return None
-        return [self._new(node.output[0])]
+        made = self._new(node.output[0])
+        return None if made is None else [made]
 
     def _parameters_are_constant(self, node: onnx.NodeProto) -> bool:
         if node.op_type == "PRelu":
@@ -173,20 +181,21 @@ class _Tracing:
             return False
         return all(name in self.constants for name in node.input[1:] if name)
 
-    def _pair(self, node: onnx.NodeProto) -> list[Ids | None] | None:
+    def _pair(self, node: onnx.NodeProto) -> list[Ids] | None:
         one, other = node.input
         if other in self.constants or one in self.constants:
             tensor, constant = (one, other) if other in self.constants else (other, one)
             ids = self.channels[tensor]
             channel_axis_of_constant(tuple(self.constants[constant].dims), len(ids))
             return [ids]
-        first, second = self.channels[one], self.channels[other]
-        if len(first) != len(second):
-            return None
+        first, second = sorted((self.channels[one], self.channels[other]), key=len, reverse=True)
+        if len(second) == 1 < len(first):  # one for all
+            self.frozen.update(second.tolist())
+            return [first]
         self._tie(first, second)
         return [first]
 
-    def _split(self, node: onnx.NodeProto) -> list[Ids | None] | None:
+    def _split(self, node: onnx.NodeProto) -> list[Ids] | None:
         ids = self.channels[node.input[0]]
         if attribute(node, "axis", 0) not in (_CHANNEL_AXIS, -3):
             return [ids for _ in node.output] if attribute(node, "axis", 0) in (2, 3, -1, -2) else None
@@ -195,7 +204,7 @@ class _Tracing:
             return None
         return list(np.split(ids, np.cumsum(sizes)[:-1]))
 
-    def _slice(self, node: onnx.NodeProto) -> list[Ids | None] | None:
+    def _slice(self, node: onnx.NodeProto) -> list[Ids] | None:
         ids = self.channels[node.input[0]]
         axes = [int(axis) % 4 for axis in self._values(node.input[3])]
         if _CHANNEL_AXIS not in axes:

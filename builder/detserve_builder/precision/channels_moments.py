@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detserve_builder.precision.calibration import CalibrationSource, Progress
 from detserve_builder.precision.channels_graph import attribute
+from detserve_builder.precision.sensitivity import probed_pictures
 from detserve_builder.precision.session import open_session
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _POSITIONS = 256  # of every feature map
+_RIDGE_OF_FEW = float(__import__("os").environ.get("ROF", "0"))
 _RIDGE = 1e-3  # of the mean variance: what pulls the weights to those they had
 
 
@@ -49,7 +51,7 @@ def moments(
     sums: dict[str, Floats] = {}
     squares: dict[str, Floats] = {}
     counts = dict.fromkeys((node.name for node in nodes), 0)
-    for image in source.images(progress):
+    for image in unprobed_images(source, progress):
         maps = dict(zip(tensors, session.run(tensors, {"images": image}), strict=True))
         for node in nodes:
             read = patches(maps[node.input[0]], node, kernels[node.name])
@@ -62,9 +64,19 @@ def moments(
     for name, count in counts.items():
         mean = sums[name] / count
         covariance = squares[name] / count - np.outer(mean, mean)
-        ridge = max(_RIDGE * float(np.trace(covariance)) / len(mean), np.finfo(np.float32).tiny)
+        share = _RIDGE + _RIDGE_OF_FEW * len(mean) / count
+        ridge = max(share * float(np.trace(covariance)) / len(mean), np.finfo(np.float32).tiny)
         found[name] = Moments(mean, covariance + ridge * np.eye(len(mean)))
     return found
+
+
+def unprobed_images(source: CalibrationSource, progress: Progress) -> Iterator[NDArray[np.uint8]]:
+    """The pictures on which harm is not measured, so that it tells what was not fitted; all of a few."""
+    count = len(source.pictures)
+    probed = probed_pictures(count)
+    for index, image in enumerate(source.images(progress)):
+        if index not in probed or count < 2 * len(probed):
+            yield image
 
 
 def patches(values: NDArray[np.float32], node: onnx.NodeProto, kernel_hw: tuple[int, int]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from detserve_builder.errors import BuildError
 from detserve_builder.precision import fp16, pruning
 from detserve_builder.precision.baseline import plain_quantize_static
+from detserve_builder.precision.channels import prune_channels
 from detserve_builder.precision.calibration import CalibrationSource
 from detserve_builder.precision.evaluation import (
     Dataset,
@@ -167,14 +168,25 @@ class _Workshop:
 
     def pruned(self, how: str) -> tuple[_Workshop, Candidate]:
         """The same with the pruned model in the place of the float one."""
-        model, sparsity = pruning.prune(
-            self.model,
-            pruning.parse_pruning(how),
-            quantisable_nodes(self.model, self.form),
-            self.source,
-            lambda done, total: self.on_step(f"correcting biases on pictures: {done}/{total}"),
-        )
-        settings = {"prune": how, "sparsity": {name: round(share, 4) for name, share in sparsity.items()}}
+        asked = pruning.parse_pruning(how)
+        if isinstance(asked, pruning.Channels):
+            model, kept = prune_channels(
+                self.model,
+                asked.share,
+                self.source,
+                self.probe,
+                lambda done, total: self.on_step(f"measuring what channels are for: {done}/{total}"),
+            )
+            settings: dict[str, Any] = {"prune": how, "channels_kept_of": kept}
+        else:
+            model, sparsity = pruning.prune(
+                self.model,
+                asked,
+                quantisable_nodes(self.model, self.form),
+                self.source,
+                lambda done, total: self.on_step(f"correcting biases on pictures: {done}/{total}"),
+            )
+            settings = {"prune": how, "sparsity": {name: round(s, 4) for name, s in sparsity.items()}}
         works = _Workshop(model, self.card, self.form, self.source, self.on_step)
         return works, Candidate(f"pruned {how}", Precision.FP32, model, settings)
 
