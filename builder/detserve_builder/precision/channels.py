@@ -9,7 +9,7 @@ left of the weights is then fitted anew by least squares (He et al. 2017, arXiv:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.calibration import CalibrationSource, Progress
-from detserve_builder.precision.channels_graph import Coupling, Group, coupling, is_depthwise
+from detserve_builder.precision.channels_graph import Coupling, Group, coupling
 from detserve_builder.precision.channels_moments import Floats, Moments, moments, refitted
 from detserve_builder.precision.channels_removal import without_channels
 from detserve_builder.precision.sensitivity import Probe
@@ -112,8 +112,8 @@ class _Pruner:
                     continue
                 following = ahead[done[index] + 1]
                 saved = now - self.multiplications(removed.union(following.removed))
-                # errors of layers add up like lengths at right angles; more than is asked for is worth nothing
-                harm = max(following.harm**2 - ahead[done[index]].harm**2, 1e-12)
+                # errors of layers add up in squares; saving more than is asked for is worth nothing
+                harm = max(following.harm**2 - ahead[done[index]].harm ** 2, 1e-12)
                 price = harm / max(min(saved, now - whole * (1 - share)), 1)
                 if price < best_price:
                     best, best_price = index, price
@@ -240,7 +240,7 @@ class _Elimination:
             ]
         )
         variance = float(np.einsum("od,de,oe->", flat, seen.covariance, flat, optimize=True))
-        return cls(flat, np.linalg.inv(seen.covariance), columns, max(variance, np.finfo(np.float64).tiny))
+        return cls(flat, np.linalg.inv(seen.covariance), columns, max(variance, 1e-30))
 
     def costs(self) -> Floats:
         """Error of the reader without each channel [G], as a share of the variance of what it makes."""

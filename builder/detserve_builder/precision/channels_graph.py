@@ -1,6 +1,6 @@
 """Which channels of a network must go together, traced node by node, and which cannot go at all.
 
-Every channel of every feature map is made by one filter of a convolution. Sums, products, depthwise layers and
+Every channel of a feature map is made by one filter of a convolution. Sums, products, depthwise layers and
 what works on each channel by itself tie channels to one another; Concat, Split and Slice move them. A channel
 that reaches an operator not followed here (a Reshape, a matrix product, an output) is frozen with all that is
 tied to it. The idea is that of DepGraph (Fang et al. 2023, arXiv:2301.12900), here for single channels.
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 
-_EACH_BY_ITSELF = frozenset(
-    ("AveragePool", "Cast", "Clip", "Dropout", "Elu", "Erf", "Exp", "GlobalAveragePool", "GlobalMaxPool")
-    + ("HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MaxPool", "Mish", "Neg", "Relu", "Selu")
-    + ("Sigmoid", "Softplus", "Sqrt", "Tanh", "BatchNormalization", "PRelu", "Resize")
+_EACH_BY_ITSELF = (
+    *("AveragePool", "BatchNormalization", "Cast", "Clip", "Dropout", "Elu", "Erf", "Exp"),
+    *("GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MaxPool"),
+    *("Mish", "Neg", "PRelu", "Relu", "Resize", "Selu", "Sigmoid", "Softplus", "Sqrt", "Tanh"),
 )
-_PAIRWISE = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min"))
+_PAIRWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min")
 _CHANNEL_AXIS = 1
 
 
@@ -216,7 +216,7 @@ class _Tracing:
     def _values(self, name: str) -> NDArray[Any]:
         from onnx import numpy_helper
 
-        return np.atleast_1d(numpy_helper.to_array(self.constants[name]))
+        return np.asarray(np.atleast_1d(numpy_helper.to_array(self.constants[name])))
 
     def _new(self, name: str, *, frozen: bool = False) -> Ids | None:
         shape = self.shapes.get(name, [])
@@ -246,9 +246,7 @@ class _Tracing:
         return Coupling(channels, tuple(_groups(model, channels, frozen)))
 
 
-def _groups(
-    model: onnx.ModelProto, channels: Mapping[str, Ids], frozen: set[int]
-) -> Iterable[Group]:
+def _groups(model: onnx.ModelProto, channels: Mapping[str, Ids], frozen: set[int]) -> Iterable[Group]:
     """Channels by what makes, ties and reads them, how many times each."""
     where: dict[int, list[str]] = defaultdict(list)
     readers: dict[str, None] = {}
@@ -265,8 +263,8 @@ def _groups(
     for channel, nodes in sorted(where.items()):
         if channel not in frozen:
             alike[tuple(nodes)].append(channel)
-    for nodes, members in alike.items():
-        read_by = tuple(name for name in dict.fromkeys(nodes) if name in readers)
+    for places, members in alike.items():
+        read_by = tuple(name for name in dict.fromkeys(places) if name in readers)
         if read_by:
             yield Group(np.array(members, np.int64), read_by)
 

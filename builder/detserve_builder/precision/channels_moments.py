@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _POSITIONS = 256  # of every feature map
-_RIDGE_OF_FEW = float(__import__("os").environ.get("ROF", "0"))
 _RIDGE = 1e-3  # of the mean variance: what pulls the weights to those they had
+_RIDGE_OF_FEW = 0.3  # more where there is less to learn from, times weights a filter over positions
+_LEAST = 1e-30  # where nothing varies
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def moments(
         mean = sums[name] / count
         covariance = squares[name] / count - np.outer(mean, mean)
         share = _RIDGE + _RIDGE_OF_FEW * len(mean) / count
-        ridge = max(share * float(np.trace(covariance)) / len(mean), np.finfo(np.float32).tiny)
+        ridge = max(share * float(np.trace(covariance)) / len(mean), _LEAST)
         found[name] = Moments(mean, covariance + ridge * np.eye(len(mean)))
     return found
 
@@ -79,7 +80,9 @@ def unprobed_images(source: CalibrationSource, progress: Progress) -> Iterator[N
             yield image
 
 
-def patches(values: NDArray[np.float32], node: onnx.NodeProto, kernel_hw: tuple[int, int]) -> NDArray[np.float32]:
+def patches(
+    values: NDArray[np.float32], node: onnx.NodeProto, kernel_hw: tuple[int, int]
+) -> NDArray[np.float32]:
     """What the convolution reads of ``values`` [1,C,H,W] at some positions [P, C*h*w], padding included."""
     strides = attribute(node, "strides", [1, 1])
     dilations = attribute(node, "dilations", [1, 1])
@@ -95,7 +98,7 @@ def patches(values: NDArray[np.float32], node: onnx.NodeProto, kernel_hw: tuple[
         for i in range(kernel_hw[0])
         for j in range(kernel_hw[1])
     ]
-    return np.stack(taken, axis=1).reshape(-1, len(chosen)).T
+    return np.asarray(np.stack(taken, axis=1).reshape(-1, len(chosen)).T)
 
 
 def _pads(
@@ -121,7 +124,7 @@ def _pads(
 
 
 def refitted(weight: Floats, keep: NDArray[np.bool_], seen: Moments) -> tuple[Floats, Floats]:
-    """Weights [out,K] over the kept of D columns that come nearest to ``weight`` [out,D], and the bias to add.
+    """Weights [out,K] over the kept of D columns nearest to ``weight`` [out,D], and the bias to add.
 
     Least squares over the calibration pictures, as in He et al. 2017 (arXiv:1707.06168), section 3.1.
     """

@@ -73,9 +73,9 @@ class _Removal:
         elif node.op_type == "Slice":
             self._slice(node)
         elif node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
-            sizes = self._value(node, 3).copy()
-            sizes[1] = self.keeps[node.output[0]].sum()
-            self._replace(node, 3, sizes)
+            size = self._value(node, 3).copy()
+            size[1] = self.keeps[node.output[0]].sum()
+            self._replace(node, 3, size)
 
     def _whole(self, name: str) -> bool:
         return name not in self.keeps or bool(self.keeps[name].all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from detserve_builder.errors import BuildError
 from detserve_builder.precision import fp16, pruning
 from detserve_builder.precision.baseline import plain_quantize_static
-from detserve_builder.precision.channels import prune_channels
 from detserve_builder.precision.calibration import CalibrationSource
+from detserve_builder.precision.channels import prune_channels
 from detserve_builder.precision.evaluation import (
     Dataset,
     agreement_dataset,
@@ -33,6 +34,8 @@ from detserve_client.card import Card
 
 if TYPE_CHECKING:
     import onnx
+
+_LEFT_IN_FP32 = (0, 1, 2, 4, 8, 16)  # layers
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,35 @@ class _Workshop:
     def probe(self) -> Probe:
         return probe(self.model, self.source)
 
-    def half(self) -> Candidate:
+    @cached_property
+    def halved(self) -> tuple[list[str], Mapping[str, str]]:
+        """The nodes that fp16 bears, and why each other one stays."""
         self.on_step("finding what must stay in fp32")
-        nodes, kept = fp16.half_nodes(self.model, self.statistics, self.probe)
+        return fp16.half_nodes(self.model, self.statistics, self.probe)
+
+    @cached_property
+    def harmful_halves(self) -> list[list[str]]:
+        """The nodes that fp16 bears, by layer, the most harmful first."""
+        self.on_step("measuring the sensitivity of layers to fp16")
+        return fp16.most_harmful(self.model, self.halved[0], self.probe)
+
+    def half(self, more_in_fp32: int = 0) -> Candidate:
+        """FP16 but for what does not bear it, and for as many of the most harmful layers as said."""
+        nodes, kept = self.halved
+        harmful = self.harmful_halves[:more_in_fp32] if more_in_fp32 else []
+        kept = {**kept, **dict.fromkeys((name for layer in harmful for name in layer), "gate")}
         label = "fp16" + (f", {len(kept)} nodes fp32" if kept else "")
-        return Candidate(label, Precision.FP16, fp16.to_half(self.model, nodes), {"fp32_nodes": dict(kept)})
+        half = fp16.to_half(self.model, [name for name in nodes if name not in kept])
+        return Candidate(label, Precision.FP16, half, {"fp32_nodes": kept})
+
+    def halves(self, gate: Gate, measure_one: Measure) -> list[Measured]:
+        """FP16 with more and more layers in fp32, until one keeps the AP."""
+        tried: list[Measured] = []
+        for count in _LEFT_IN_FP32:
+            tried.append(measure_one(self.half(count)))
+            if gate.accurate(tried[-1]) or (count and count >= len(self.harmful_halves)):
+                break
+        return tried
 
     def int16(self) -> Candidate:
         nodes = quantisable_nodes(self.model, self.form)
@@ -224,7 +251,7 @@ class _Workshop:
                 return tried  # what is made from it will be no better
         wanted = [request.precision] if request.precision else list(Precision)
         if Precision.FP16 in wanted:
-            tried.append(try_one(works.half()))
+            tried += works.halves(gate, try_one)
         if Precision.INT16 in wanted and self.form is Form.CPU:
             tried.append(try_one(works.int16()))
         if Precision.INT8 in wanted:
@@ -233,7 +260,7 @@ class _Workshop:
             found = search(works.quantiser(), gate, try_one)
             tried += found
             if self.form is Form.TENSORRT and request.precision and gate.fastest(found) is None:
-                tried.append(try_one(works.half()))  # the next precision down in speed
+                tried += works.halves(gate, try_one)  # the next precision down in speed
         return tried
 
     def measure_against(self, floats: Candidate, dataset: Dataset) -> Measure:

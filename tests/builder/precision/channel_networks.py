@@ -128,8 +128,10 @@ def scaled(net: Writer, x: str) -> str:
 
 def squeeze_and_excite(net: Writer, x: str) -> str:
     c = net.channels[x]
-    mean = net.add("GlobalAveragePool", [x], c) if net.rng.random() < 0.5 else net.add(
-        "ReduceMean", [x], c, axes=[2, 3], keepdims=1
+    mean = (
+        net.add("GlobalAveragePool", [x], c)
+        if net.rng.random() < 0.5
+        else net.add("ReduceMean", [x], c, axes=[2, 3], keepdims=1)
     )
     inner = net.add("Relu", [net.conv(mean, 8, 1)], 8)
     return net.add("Mul", [x, net.add("Sigmoid", [net.conv(inner, c, 1)], c)], c)
@@ -170,7 +172,18 @@ def shuffled(net: Writer, x: str) -> str:
 
 
 STEPS = (
-    *(activation, wide, depthwise, grouped, batch_normalisation, residual, branches, with_itself, split, sliced),
+    *(
+        activation,
+        wide,
+        depthwise,
+        grouped,
+        batch_normalisation,
+        residual,
+        branches,
+        with_itself,
+        split,
+        sliced,
+    ),
     *(scaled, squeeze_and_excite, spatial_attention, pooled, resized, padded, shuffled),
 )
 
