@@ -63,7 +63,7 @@ def test_a_free_choice_by_agreement_shows_every_candidate(tmp_path, network, pic
     outcome = built.outcome
     labels = [measured.candidate.label for measured in outcome.tried]
     assert labels[:4] == ["fp32", "pruned 0.3", "fp32, openvino", "bf16, openvino"]
-    assert labels[4:6] == ["fp16", "int16 activations"]
+    assert labels[4:6] == ["int16 activations", "fp16"]
     assert any(label.startswith("int8") and label.endswith("openvino") for label in labels)
     assert "int8 plain quantize_static" in labels
     assert {label.split(",")[0] for label in labels if label.startswith("int8")} >= {
@@ -78,6 +78,19 @@ def test_a_free_choice_by_agreement_shows_every_candidate(tmp_path, network, pic
     assert (tmp_path / "r/tiny/precision.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "r/tiny/precision.html").read_bytes()
     assert "tiny/precision.html" in manifest(tmp_path / "r")["sha256"]
+
+
+def test_fp16_that_the_gate_refuses_is_tried_with_more_in_fp32(tmp_path, network, pictures) -> None:
+    request = PrecisionRequest(
+        Precision.FP16, calibrate=pictures, images=pictures, max_ap_drop=0, min_speedup=0
+    )
+    outcome = build(str(network), name="tiny", repository=tmp_path / "r", request=request).outcome
+    halves = [m for m in outcome.tried if m.candidate.precision is Precision.FP16]
+    in_fp32 = [len(m.candidate.settings["fp32_nodes"]) for m in halves]
+    assert in_fp32 == sorted(set(in_fp32))
+    assert outcome.gate is not None
+    assert all(not outcome.gate.accurate(m) for m in halves[:-1])
+    assert halves[0].ap_drop <= 0 or len(halves) > 1
 
 
 def test_a_demand_that_nothing_meets_builds_fp32_and_exits_1(tmp_path, network, pictures) -> None:
