@@ -121,7 +121,7 @@ def quantise(
             "ActivationSymmetric": symmetric,
             "WeightSymmetric": True,
             "QuantizeBias": not fused,
-            "AddQDQPairToWeight": fused,
+            "AddQDQPairToWeight": symmetric,
             "DedicatedQDQPair": False,
             "OpTypesToExcludeOutputQuantization": list(WEIGHTED) if fused else [],
             "MatMulConstBOnly": True,
