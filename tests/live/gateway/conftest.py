@@ -71,7 +71,8 @@ class Site:
         self.keys[client], record = new_key(client, **fields)
         change_keys(self.keys_file, lambda file: KeyFile(keys=(*file.keys, record)))
         self.gateway.reload()
-        wait_for(lambda: self.status("GET", "/v2/health/live", client) != 401, 5)
+        # Old workers and new ones accept connections side by side for a moment.
+        wait_for(lambda: all(self.status("GET", "/gateway", client) != 401 for _ in range(8)), 5)
         return record.id
 
     def connect(self) -> ssl.SSLSocket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import grpc
@@ -15,7 +16,7 @@ from detserve_client.errors import EndpointError
 from detserve_server.gateway.settings import Limits
 from detserve_server.keys.key import utc_now
 from detserve_server.keys.store import change_keys, nginx_file
-from tests.live.gateway.conftest import SSD, YOLO, Site, wait_for
+from tests.live.gateway.conftest import SSD, UNLIMITED, YOLO, Site, wait_for
 
 
 def test_a_key_opens(site: Site, protocol, sample) -> None:
@@ -67,10 +68,7 @@ def test_revocation_reaches_an_open_connection(site: Site, protocol) -> None:
     key_id = site.add_key(f"leaver_{protocol}")
     with site.client(protocol, f"leaver_{protocol}") as client:
         assert client.ready()
-        change_keys(
-            site.keys_file,
-            lambda file: file.replaced(file.find(key_id).model_copy(update={"revoked": utc_now()})),
-        )
+        revoke(site, key_id)
 
         def refused() -> bool:
             try:
@@ -80,6 +78,32 @@ def test_revocation_reaches_an_open_connection(site: Site, protocol) -> None:
             return False
 
         wait_for(refused, 5)
+
+
+def test_revocation_reaches_a_connection_that_is_never_idle(site: Site, protocol) -> None:
+    """nginx's old worker, which knows the old keys, keeps a busy HTTP/2 connection for 15 s at most."""
+    name = f"busy_{protocol}"
+    key_id = site.add_key(name, limits=UNLIMITED)
+    refused_after_s: list[float] = []
+
+    def busy(client: DetectionClient) -> None:
+        while True:
+            try:
+                client.ready()
+            except AccessDenied:
+                refused_after_s.append(time.monotonic() - revoked_s)
+                return
+            assert time.monotonic() < revoked_s + 20
+
+    with site.client(protocol, name) as client, ThreadPoolExecutor(4) as pool:
+        revoked_s = time.monotonic() + 60
+        running = [pool.submit(busy, client) for _ in range(4)]
+        time.sleep(0.5)
+        revoke(site, key_id)
+        revoked_s = time.monotonic()
+        for future in running:
+            future.result()
+    assert max(refused_after_s) < 18
 
 
 def test_a_rate_above_the_key_s(site: Site, protocol) -> None:
@@ -138,3 +162,10 @@ def test_any_grpc_client_of_an_unscoped_key_works_without_our_header(site: Site,
         with pytest.raises(grpcclient.InferenceServerException) as caught:
             connection.infer(YOLO, [tensor], headers={})
     assert caught.value.status() == str(grpc.StatusCode.UNAUTHENTICATED)
+
+
+def revoke(site: Site, key_id: str) -> None:
+    change_keys(
+        site.keys_file,
+        lambda file: file.replaced(file.find(key_id).model_copy(update={"revoked": utc_now()})),
+    )
