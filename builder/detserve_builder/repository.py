@@ -87,6 +87,8 @@ def _write_models(
             shutil.copyfile(_STEPS / "detserve_dali.py", version_folder / "detserve_dali.py")
         shutil.copyfile(_STEPS / f"{step}{variant}_model.py", version_folder / "model.py")
         shutil.copyfile(_STEPS / f"detserve_{step}.py", version_folder / f"detserve_{step}.py")
+        if step != "postprocess":
+            shutil.copyfile(_STEPS / "detserve_scope.py", version_folder / "detserve_scope.py")
     ensemble = staged / card.name / "1"
     ensemble.mkdir(parents=True)
     (ensemble / ".keep").touch()  # Triton wants the folder, git does not keep empty ones

@@ -33,8 +33,8 @@ class Security:
     """
 
     api_key: str | None = field(default=None, repr=False)
-    ca: Path | None = None
-    certificate: Path | None = None
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
 
     def __post_init__(self) -> None:
         """Check what is given."""

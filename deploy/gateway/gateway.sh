@@ -5,10 +5,9 @@ set -eu
 configuration=${GATEWAY_CONFIGURATION:-/etc/detserve/gateway/nginx.conf}
 watched=${GATEWAY_WATCHED:-/etc/detserve}
 
-nginx_with() { nginx -e stderr -c "$configuration" "$@"; }
 state() { find -L "$watched" -type f -exec cksum {} + 2>/dev/null | sort | cksum; }
 
-nginx_with -g 'daemon off;' &
+nginx -e stderr -c "$configuration" -g 'daemon off;' &
 nginx=$!
 trap 'kill -QUIT "$nginx" 2>/dev/null' TERM INT QUIT
 
@@ -18,7 +17,7 @@ while kill -0 "$nginx" 2>/dev/null; do
     wait $! || true
     now=$(state)
     # A certificate and its key are two files: what nginx refuses is tried again, and the old ones stay meanwhile.
-    if [ "$now" != "$taken" ] && nginx_with -t -q; then
+    if [ "$now" != "$taken" ] && nginx -e stderr -c "$configuration" -t -q; then
         kill -HUP "$nginx" 2>/dev/null && taken=$now
     fi
 done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,11 @@ class TritonPythonModel:
         os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
         import cv2
         import detserve_dali
+        import detserve_scope
 
         cv2.setNumThreads(1)
         on_gpu = args["model_instance_kind"] == "GPU"
+        self.refusal = partial(detserve_scope.refusal, model_name=args["model_name"])
         self.preprocess = detserve_dali.DaliPreprocess(
             input_wh=tuple(card["input_wh"]),
             resize=card["preprocess"]["resize"],
@@ -36,20 +39,24 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request; DALI sees the pictures of all of them together."""
+        reasons = [self.refusal(request.parameters()) for request in requests]
         batches = [
             list(pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().reshape(-1))
-            for request in requests
+            if reason is None
+            else []
+            for request, reason in zip(requests, reasons, strict=True)
         ]
         results = iter(self.preprocess([picture for batch in batches for picture in batch]))
-        return [_respond([next(results) for _ in batch]) for batch in batches]
+        return [
+            _respond([next(results) for _ in batch]) if reason is None else _refused(reason)
+            for batch, reason in zip(batches, reasons, strict=True)
+        ]
 
 
 def _respond(results: list[Any]) -> Any:
     for index, result in enumerate(results):
         if isinstance(result, ValueError):
-            reason = f"picture {index}: {result}"
-            refusal = pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=refusal)
+            return _refused(f"picture {index}: {result}")
     images, geometries = zip(*results, strict=True)
     return pb_utils.InferenceResponse(
         output_tensors=[
@@ -57,3 +64,7 @@ def _respond(results: list[Any]) -> Any:
             pb_utils.Tensor("geometry", np.stack(geometries)),
         ]
     )
+
+
+def _refused(reason: str) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG))

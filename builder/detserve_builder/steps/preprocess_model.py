@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,19 @@ class TritonPythonModel:
         os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
         import cv2
         import detserve_preprocess
+        import detserve_scope
 
         cv2.setNumThreads(1)  # Triton runs several of these processes
         self.step = detserve_preprocess
+        self.refusal = partial(detserve_scope.refusal, model_name=args["model_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request: Any) -> Any:
+        if reason := self.refusal(request.parameters()):
+            return _refused(reason)
         pictures = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().reshape(-1)
         images, geometries = [], []
         for index, encoded in enumerate(pictures):

@@ -36,7 +36,7 @@ _KEY_IDENTITY = r"""
 _CERTIFICATE_IDENTITY = r"""
     map "$ssl_client_verify:$ssl_client_s_dn" $detserve_identity {
         default "";
-        "~^SUCCESS:(?:.*[^\\],)?CN=([A-Za-z0-9_.-]{1,64})(?:,.*)?$" $1;
+        "~^SUCCESS:(?:.*[^\x5c],)?CN=([A-Za-z0-9_.-]{1,64})(?:,.*)?$" $1;
     }
     map $detserve_identity $detserve_client {
         default $detserve_identity;

@@ -1,0 +1,294 @@
+"""Requests that are too large, too slow, too many or nonsense; the others are served all the while."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import socket
+import statistics
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+import urllib3
+
+from detserve_client import AccessDenied, InferenceError, Overloaded, RequestRejected
+from detserve_server.gateway.settings import Limits
+from tests.live.gateway.conftest import CLIENT_TIMEOUT_S, YOLO, Site, read_all, wait_for
+
+INFER = f"/v2/models/{YOLO}/infer"
+PARTS = {
+    "inputs": [
+        {"name": "IMAGE", "shape": [1, 1], "datatype": "BYTES", "parameters": {"binary_data_size": 9}}
+    ],
+    "parameters": {"score_threshold": 0.5},
+}
+
+
+def post(site: Site, body: bytes, **headers: str) -> urllib3.BaseHTTPResponse:
+    pool = urllib3.PoolManager(ca_certs=str(site.tls.authority))
+    url = f"{site.gateway.http_url}{INFER}"
+    return pool.request(
+        "POST", url, body=body, headers={**site.security().headers(), **headers}, retries=False
+    )
+
+
+def resident_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+@pytest.mark.parametrize("key", ["alice", "wrong"])
+def test_a_body_of_100_mb(site: Site, protocol, sample, key) -> None:
+    before_mib = resident_mib(site.triton.pid)
+    with site.client(protocol, key) as client:
+        client._card = site.client(protocol).card()
+        with pytest.raises(InferenceError) as caught:
+            client.detect(bytes(100 * 2**20))
+    if key == "wrong" and protocol == "grpc":  # over HTTP nginx sees the length before it looks at the key
+        assert isinstance(caught.value, AccessDenied)
+    else:
+        assert isinstance(caught.value, RequestRejected)
+        assert "16777216 bytes" in str(caught.value)
+    assert resident_mib(site.triton.pid) < before_mib + 64
+    with site.client(protocol) as client:
+        assert len(client.detect(sample)) > 0
+
+
+def test_a_compressed_body_over_http(site: Site) -> None:
+    answer = post(site, gzip.compress(bytes(10 * 2**20)), **{"Content-Encoding": "gzip"})
+    assert answer.status == 415
+
+
+def test_a_compressed_message_over_grpc(site: Site) -> None:
+    with channel_of(site) as channel, pytest.raises(grpc.RpcError) as caught:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        metadata = tuple(site.security().headers().items())
+        call(bytes(10 * 2**20), metadata=metadata, compression=grpc.Compression.Gzip, timeout=10)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Inference-Header-Content-Length": "100000"},
+        {"Inference-Header-Content-Length": "99999999999999999999"},
+    ],
+)
+def test_a_hundred_thousand_brackets_of_json(site: Site, headers) -> None:
+    """They end the process of a Triton without a gateway."""
+    answer = post(site, b"[" * 100_000, **headers)
+    assert answer.status == 422
+    assert b"over 3999 bytes" in answer.data
+    assert post(site, b"[" * 3999).status == 500  # Triton's own words for JSON it cannot read
+    site.triton.check_running(0.1)
+
+
+def test_slow_headers(site: Site, sample) -> None:
+    """200 connections that never finish their headers: closed, and nobody else waits."""
+    connections = [site.connect() for _ in range(200)]
+    opened_s = time.monotonic()
+    with site.client("grpc") as client:
+        client.detect(sample)
+        started_s = time.perf_counter()
+        client.detect(sample)
+        assert time.perf_counter() - started_s < 1
+    for connection in connections:
+        connection.sendall(b"POST /v2 HTTP/1.1\r\nHost:")
+    closed = 0
+    while closed < len(connections) and time.monotonic() - opened_s < 4 * CLIENT_TIMEOUT_S + 5:
+        for connection in [one for one in connections if one.fileno() != -1]:
+            connection.settimeout(0.01)
+            try:
+                connection.sendall(b"x")  # a byte now and then
+                if connection.recv(1000) == b"":
+                    raise ConnectionResetError
+            except TimeoutError:
+                continue
+            except OSError:
+                closed += 1
+                connection.close()
+        time.sleep(0.2)
+    assert closed == len(connections)
+
+
+def test_slow_bodies_hold_up_their_own_key_only(site: Site, sample) -> None:
+    site.add_key("dawdler", limits=Limits(rate_per_s=100, concurrency=4))
+    head = (
+        f"POST {INFER} HTTP/1.1\r\nHost: g\r\nInference-Header-Content-Length: 10\r\nContent-Length: 1000\r\n"
+    )
+    head += f"Authorization: Bearer {site.keys['dawdler']}\r\n\r\n"
+    slow = [site.connect() for _ in range(4)]
+    try:
+        for connection in slow:
+            connection.sendall(head.encode() + b"{")
+        time.sleep(0.3)
+        with site.client("http", "dawdler") as client, pytest.raises(Overloaded, match="concurrent"):
+            client.card()
+        with site.client("http") as client:
+            assert len(client.detect(sample)) > 0
+        slow[0].settimeout(3 * CLIENT_TIMEOUT_S)
+        assert b"200" not in read_all(slow[0])[:20]  # given up after the timeout
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_ten_thousand_malformed_requests(site: Site, sample) -> None:
+    """Seeded: 5,000 protobufs, 4,500 HTTP bodies, 500 connections of noise."""
+    rng = random.Random(20261124)  # noqa: S311
+    before_mib = resident_mib(site.triton.pid)
+    answered = grpc_noise(site, rng, 5000) + http_noise(site, rng, 4500) + socket_noise(site, rng, 500)
+    assert answered == 10_000
+    site.triton.check_running(0.1)
+    assert resident_mib(site.triton.pid) < before_mib + 100
+    for protocol in ("grpc", "http"):
+        with site.client(protocol) as client:
+            assert len(client.detect(sample)) > 0
+
+
+def grpc_noise(site: Site, rng: random.Random, count: int) -> int:
+    from tritonclient.grpc import service_pb2
+
+    request = service_pb2.ModelInferRequest(model_name=YOLO, raw_input_contents=[b"\x05\0\0\0hello"])
+    request.inputs.add(name="IMAGE", datatype="BYTES", shape=[1, 1])
+    good, answered = request.SerializeToString(), 0
+    metadata = tuple(site.security().headers().items())
+    with channel_of(site) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for _ in range(count):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(mutated(good, rng), metadata=metadata, timeout=20)
+            answered += caught.value.code() not in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            )
+    return answered
+
+
+def http_noise(site: Site, rng: random.Random, count: int) -> int:
+    context = site.security().ssl_context()
+    pool = urllib3.HTTPSConnectionPool(site.gateway.host, site.gateway.port, ssl_context=context)
+    text = json.dumps(PARTS).encode()
+    lengths = [str(len(text)), "0", "-1", "x", "9999999999", "18446744073709551615", ""]
+    answered = 0
+    for _ in range(count):
+        headers = {"Inference-Header-Content-Length": rng.choice([*lengths, str(rng.randrange(400))])}
+        if not headers["Inference-Header-Content-Length"]:
+            headers = {}
+        body = mutated(text + b"\x05\0\0\0hello", rng)
+        answer = pool.request(
+            "POST",
+            INFER,
+            body=body,
+            headers={**headers, **site.security().headers()},
+            retries=False,
+            timeout=20,
+        )
+        answered += answer.status in (400, 404, 422, 500)
+    return answered
+
+
+def socket_noise(site: Site, rng: random.Random, count: int) -> int:
+    for _ in range(count):
+        with site.connect() as connection:
+            connection.settimeout(10)
+            opening = rng.choice(
+                [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"POST /v2 HTTP/1.1\r\n", b"GET /"]
+            )
+            connection.sendall(opening + rng.randbytes(rng.randrange(1, 2000)))
+            connection.shutdown(socket.SHUT_WR)
+            read_all(connection)
+    return count
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Bytes changed, cut out, put in and cut off; or noise alone."""
+    if rng.random() < 0.2:
+        return rng.randbytes(rng.randrange(400))
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        place = rng.randrange(len(changed) + 1)
+        kind = rng.random()
+        if kind < 0.5:
+            changed[place : place + 1] = rng.randbytes(1)
+        elif kind < 0.75:
+            del changed[place : place + rng.randint(1, 4)]
+        else:
+            changed[place:place] = rng.randbytes(rng.randint(1, 8))
+    return bytes(changed[: rng.randrange(len(changed) + 1)] if rng.random() < 0.2 else changed)
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        '"}\r\nX: 1',
+        '","client":"root","x":"',
+        '{"time":"1970"}',
+        "\\u000a{}",
+        "a\u2028b",
+        "\x1b[31m",
+        "\xff\xfe",
+        "${jndi:ldap://x}",
+    ],
+)
+def test_log_injection(site: Site, evil) -> None:
+    lines = len(site.log())
+    wire = evil.encode("latin-1", "replace").replace(b"\r", b"").replace(b"\n", b"")
+    path = wire.replace(b" ", b"+")
+    request = b"GET /v2/models/%b/ready HTTP/1.1\r\nHost: g\r\n" % path
+    request += b"detserve-model: %b\r\nUser-Agent: %b\r\nAuthorization: Bearer %b\r\n" % (wire, wire, wire)
+    request += b"Connection: close\r\n\r\n"
+    site.send(request)
+    log = site.log()  # every line is JSON
+    assert len(log) == lines + 1
+    assert log[-1]["client"] == ""
+    assert set(log[-1]) == set(log[0])
+    assert log[-1]["model"] == ""
+
+
+def test_a_flood_of_one_client_leaves_another_its_latency(site: Site, sample) -> None:
+    site.add_key("flooder", limits=Limits(rate_per_s=8, concurrency=1))
+    stop, refused = threading.Event(), []
+
+    def flood() -> None:
+        with site.client("grpc", "flooder") as client:
+            client._card = card
+            while not stop.wait(0.01):
+                try:
+                    client.detect(sample)
+                except Overloaded:
+                    refused.append(1)
+
+    with site.client("grpc") as client:
+        card = client.card()
+        calm_s = latency_s(client, sample)
+        with ThreadPoolExecutor(6) as pool:
+            for _ in range(6):
+                pool.submit(flood)
+            wait_for(lambda: len(refused) > 20, 10)
+            flooded_s = latency_s(client, sample)
+            stop.set()
+    assert len(refused) > 100
+    assert flooded_s < 2 * calm_s + 0.01, (calm_s, flooded_s)
+
+
+def latency_s(client, sample: Path) -> float:
+    """The median of 60 detections."""
+    taken_s = []
+    for _ in range(60):
+        started_s = time.perf_counter()
+        client.detect(sample)
+        taken_s.append(time.perf_counter() - started_s)
+    return statistics.median(taken_s)
+
+
+def channel_of(site: Site) -> grpc.Channel:
+    return grpc.secure_channel(
+        site.gateway.grpc_url.removeprefix("grpcs://"), site.security().grpc_credentials()
+    )

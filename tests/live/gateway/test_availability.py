@@ -1,0 +1,190 @@
+"""Nothing is lost when certificates, keys and Triton change."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from detserve_client import DetectionClient, RequestRejected, Security, ServerUnavailable
+from detserve_server.certificates.authority import new_server, write_certified
+from detserve_server.embedded import embedded_server
+from detserve_server.gateway.process import running_gateway
+from detserve_server.keys.key import new_key
+from detserve_server.keys.store import KeyFile, change_keys
+from detserve_server.ports import choose_ports, is_free
+from tests.live.gateway.conftest import CHECKOUT, YOLO, Site, upstream, wait_for
+
+NO_PICTURE = b"no picture: Triton answers with a refusal, and fast"
+
+
+def serial_shown(site: Site) -> int:
+    from cryptography import x509
+
+    with site.connect() as connection:
+        shown = connection.getpeercert(binary_form=True)
+    return x509.load_der_x509_certificate(shown).serial_number
+
+
+def test_rotation_and_reloads_under_load_lose_nothing(site: Site, sample) -> None:
+    """At least 5,000 requests on both protocols while certificates and keys change, each with a reload."""
+    ending_s = time.monotonic() + 12
+    first_serial = serial_shown(site)
+
+    def load(protocol: str) -> tuple[int, int]:
+        answered = lost = 0
+        with site.client(protocol) as client:
+            expected = client.detect(sample)
+            while time.monotonic() < ending_s or answered < 700:
+                try:
+                    client.detect(NO_PICTURE)
+                except RequestRejected as refusal:
+                    lost += "not a JPEG" not in str(refusal)
+                answered += 1
+                if answered % 100 == 0:
+                    lost += client.detect(sample) != expected
+        return answered, lost
+
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(load, protocol) for protocol in ("grpc", "http") * 4]
+        rotations = 0
+        while not all(future.done() for future in running):
+            write_certified(site.tls.server, new_server(site.authority, ["localhost", "127.0.0.1"]))
+            _, record = new_key(f"new_{rotations}")
+            change_keys(site.keys_file, lambda file, record=record: KeyFile(keys=(*file.keys, record)))
+            rotations += 1
+            time.sleep(1.2)
+        outcomes = [future.result() for future in running]
+    assert sum(answered for answered, _ in outcomes) >= 5000
+    assert sum(lost for _, lost in outcomes) == 0
+    assert rotations >= 8
+    assert serial_shown(site) != first_serial
+    print(f"{sum(answered for answered, _ in outcomes)} requests, {rotations} rotations", file=sys.stderr)
+
+
+def test_triton_killed_and_back(site: Site, protocol, sample, tmp_path) -> None:
+    ports = choose_ports({"gRPC": None, "HTTP": None})
+    options = {"grpc_port": ports["gRPC"], "http_port": ports["HTTP"], "models": [YOLO]}
+    repository = CHECKOUT / "model_repository"
+    with embedded_server(repository, gateway_secret=site.secret, **options) as triton:
+        with running_gateway(
+            [upstream(triton)],
+            tls=site.tls.gateway,
+            keys=site.keys_file,
+            secret=site.secret,
+            access_log=tmp_path / "access.jsonl",
+        ) as gateway:
+            url = gateway.grpc_url if protocol == "grpc" else gateway.http_url
+            with DetectionClient(url, YOLO, security=site.security(), timeout_s=3) as client:
+                expected = client.detect(sample)
+                os.killpg(triton.pid, signal.SIGKILL)
+                started_s = time.monotonic()
+                with pytest.raises(ServerUnavailable, match="gateway cannot reach Triton"):
+                    client.detect(sample)
+                assert time.monotonic() - started_s < 4
+                assert health(gateway.http_url, site) == 503
+                wait_for(lambda: is_free(ports["gRPC"]) and is_free(ports["HTTP"]), 5)
+                with embedded_server(repository, gateway_secret=site.secret, **options):
+                    assert client.detect(sample) == expected
+                    assert health(gateway.http_url, site) == 200
+
+
+def health(url: str, site: Site) -> int:
+    pool = urllib3.PoolManager(ca_certs=str(site.tls.authority))
+    return int(pool.request("GET", f"{url}/gateway/health", retries=False).status)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_the_serve_command(site: Site, sample, tmp_path, ending) -> None:
+    """Certificates, key, serve, detect by commands; nothing is left behind whatever ends it."""
+    key_file, ca = tmp_path / "key", site.tls.authority
+    key_file.write_text(site.keys["alice"] + "\n")
+    port = choose_ports({"gateway": None})["gateway"]
+    metrics = choose_ports({"metrics": None})["metrics"]
+    before = set(Path("/tmp").glob("detserve-gateway-*"))
+    options = f"--repository {CHECKOUT / 'model_repository'} --model {YOLO} --metrics-port {metrics}"
+    options += f" --gateway-port {port} --tls {site.tls.gateway} --keys {site.keys_file}"
+    serving = subprocess.Popen(
+        detserve("serve", *options.split(), "--access-log", str(tmp_path / "access.jsonl")),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for line in serving.stdout:
+            if "until Ctrl-C" in line:
+                break
+        url = f"grpcs://127.0.0.1:{port}"
+        detect = detserve("detect", str(sample), "--model", YOLO, "--url", url)
+        environment = {**os.environ, "DETSERVE_CA": str(ca)}
+        allowed = subprocess.run(
+            [*detect, "--api-key-file", str(key_file)], env=environment, capture_output=True, text=True
+        )
+        refused = subprocess.run(detect, env=environment, capture_output=True, text=True)
+    finally:
+        serving.send_signal(ending)
+        serving.wait(30)
+    assert allowed.returncode == 0, allowed.stderr
+    assert refused.returncode == 1
+    assert "no key came" in refused.stderr
+    wait_for(lambda: is_free(port), 5)
+    wait_for(lambda: set(Path("/tmp").glob("detserve-gateway-*")) <= before, 5)
+
+
+def test_the_container_s_script(site: Site, tmp_path) -> None:
+    """deploy/gateway/gateway.sh: renders' files in, changes taken up, ended by a signal."""
+    folder = tmp_path / "etc"
+    for part in ("gateway", "tls", "keys", "run"):
+        (folder / part).mkdir(parents=True)
+    port = choose_ports({"gateway": None})["gateway"]
+    keys = folder / "keys/keys.json"
+    text, record = new_key("carol")
+    change_keys(keys, lambda _: KeyFile(keys=(record,)))
+    write_certified(folder / "tls/server.crt", new_server(site.authority, ["localhost"]))
+    subprocess.run(
+        detserve(
+            "gateway", "render", "--output", str(folder / "gateway"), "--triton", "127.0.0.1",
+            "--listen", f"127.0.0.1:{port}", "--tls", str(folder / "tls"),
+            "--keys", str(folder / "keys/keys.conf"),
+            "--configuration", str(folder / "gateway"), "--access-log", str(tmp_path / "access.jsonl"),
+        ),
+        check=True,
+    )  # fmt: skip
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([os.environ["PATH"], "/usr/sbin"]),
+        "GATEWAY_CONFIGURATION": str(folder / "gateway/nginx.conf"),
+        "GATEWAY_WATCHED": str(folder),
+    }
+    script = subprocess.Popen([str(CHECKOUT / "deploy/gateway/gateway.sh")], env=environment)
+    try:
+        wait_for(lambda: not is_free(port), 5)
+        security = Security(api_key=text, ca=site.tls.authority)
+        with DetectionClient(f"https://localhost:{port}", YOLO, security=security, timeout_s=2) as client:
+            with pytest.raises(ServerUnavailable, match="cannot reach Triton"):
+                client.card()
+            change_keys(keys, lambda file: KeyFile())
+            wait_for(lambda: "wrong or revoked" in reason_of(client), 6)
+    finally:
+        script.terminate()
+        assert script.wait(10) == 0
+    wait_for(lambda: is_free(port), 5)
+
+
+def reason_of(client: DetectionClient) -> str:
+    try:
+        client.ready()
+        client.card()
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+def detserve(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "detserve_client.command", *arguments]
