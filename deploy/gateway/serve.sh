@@ -5,7 +5,7 @@
 set -u
 : "${GATEWAY_DIR:=/etc/detserve}" "${ACCESS_LOG:=/var/log/detserve/access.jsonl}" "${TRITON_HOST:=triton}"
 : "${LOG_MIB:=64}" "${LOGS_KEPT:=16}" "${WATCH_S:=3}"
-config=$GATEWAY_DIR/nginx.conf
+config=$GATEWAY_DIR/gateway/nginx.conf
 
 say() { echo "gateway: $*" >&2; }
 
