@@ -9,18 +9,16 @@ config=$GATEWAY_DIR/gateway/nginx.conf
 
 say() { echo "gateway: $*" >&2; }
 
-nginx_with() { nginx -e stderr -c "$config" "$@"; }
-
 addresses() { getent ahosts "$TRITON_HOST" | cut -d ' ' -f 1 | sort -u; }
 
 # Nothing while Triton has no address: nginx keeps the old one until there is a new one.
 state() {
     found=$(addresses)
-    [ -n "$found" ] && { echo "$found"; find "$GATEWAY_DIR" -type f -exec cksum {} + | sort; }
+    [ -n "$found" ] && { echo "$found"; find "$GATEWAY_DIR" -type f -exec cksum {} + 2>&1 | sort; }
 }
 
 turn_log_over() {
-    [ -f "$ACCESS_LOG" ] && [ "$(wc -c <"$ACCESS_LOG")" -gt $((LOG_MIB * 1048576)) ] || return 0
+    [ -f "$ACCESS_LOG" ] && kill -0 "$nginx" 2>/dev/null && [ "$(wc -c <"$ACCESS_LOG")" -gt $((LOG_MIB * 1048576)) ] || return 0
     mv "$ACCESS_LOG" "$ACCESS_LOG.$(date -u +%Y%m%dT%H%M%SZ)" && kill -USR1 "$nginx"
     ls -1 "$ACCESS_LOG".* | sort -r | tail -n +$((LOGS_KEPT + 1)) | while read -r old; do rm -f "$old"; done
 }
@@ -33,7 +31,7 @@ until [ -n "$(addresses)" ] || [ "$waited" -ge 60 ]; do
 done
 
 served=$(state)
-nginx_with -g 'daemon off;' &
+nginx -e stderr -c "$config" -g 'daemon off;' &
 nginx=$!
 trap 'kill -QUIT "$nginx"' TERM INT QUIT
 trap 'kill -HUP "$nginx"' HUP
@@ -47,7 +45,7 @@ while kill -0 "$nginx" 2>/dev/null; do
     if [ -z "$current" ] || [ "$current" = "$served" ] || [ "$current" = "$refused" ]; then
         continue
     fi
-    if nginx_with -t -q; then
+    if nginx -e stderr -c "$config" -t -q; then
         say "configuration, keys, certificates or addresses changed: reloading"
         kill -HUP "$nginx"
         served=$current

@@ -50,7 +50,7 @@ def _debian() -> str:
 
 
 def _bootstrap() -> None:
-    """Debian with this machine's certificate authorities, so that containers reach what this machine reaches."""
+    """Debian with this machine's authorities, so that containers reach what it reaches."""
     with tempfile.TemporaryDirectory(prefix="detserve-debian-") as folder:
         root = Path(folder) / "root"
         _quietly("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", str(root))
@@ -59,7 +59,9 @@ def _bootstrap() -> None:
         shutil.copy(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
         (root / "etc/pip.conf").write_text(f"[global]\ncert = {CERTIFICATES}\n")
         with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
-            subprocess.run(["docker", "import", "-", _debian()], stdin=tar.stdout, check=True, capture_output=True)
+            subprocess.run(
+                ["docker", "import", "-", _debian()], stdin=tar.stdout, check=True, capture_output=True
+            )
 
 
 def _exists(image: str) -> bool:

@@ -74,7 +74,9 @@ class Stack:
         """An API key for a client."""
         return self.detserve("keys", "create", "--keys", "keys/keys.json", "--client", client, *options)
 
-    def client(self, protocol: str, model: str = "codes_yolo", *, key: str = "", timeout_s: float = 20) -> DetectionClient:
+    def client(
+        self, protocol: str, model: str = "codes_yolo", *, key: str = "", timeout_s: float = 20
+    ) -> DetectionClient:
         """A client of the gateway with a key; ``protocol`` is grpcs or https."""
         security = Security(api_key=key or self.key, ca=self.state / "tls/ca/ca.crt")
         return DetectionClient(
@@ -95,7 +97,9 @@ class Stack:
     def prometheus(self, path: str, **parameters: str) -> Any:
         """Ask Prometheus, which is not published, from the audit container beside it."""
         url = f"http://prometheus:9090/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        answer = self.python("audit", f"import urllib.request as u; print(u.urlopen({url!r}, timeout=5).read().decode())")
+        answer = self.python(
+            "audit", f"import urllib.request as u; print(u.urlopen({url!r}, timeout=5).read().decode())"
+        )
         return json.loads(answer)["data"]
 
     def left_over(self, kind: str) -> list[str]:
@@ -103,8 +107,12 @@ class Stack:
         command = ["docker", kind, "ls", "--filter", f"label=com.docker.compose.project={self.project}"]
         if kind == "container":
             command.append("--all")
-        done = subprocess.run([*command, "--format", "json"], capture_output=True, text=True, check=True)
-        return done.stdout.splitlines()
+        done = subprocess.run(
+            [*command, "--format", "{{json .}}"], capture_output=True, text=True, check=True
+        )
+        return sorted(
+            json.loads(line)["Names" if kind == "container" else "Name"] for line in done.stdout.splitlines()
+        )
 
 
 def wait_for(question: Any, timeout_s: float = 30) -> Any:
