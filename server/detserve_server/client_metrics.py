@@ -13,9 +13,9 @@ def serve_client_metrics(port: int, *, address: str = "0.0.0.0") -> Callable[[Ma
     """Serve ``/metrics`` on ``port`` from a thread of its own; returns what is to be told of each record.
 
     ``detserve_requests_total`` has the labels client, model and outcome; ``detserve_request_seconds`` (a
-    histogram), ``detserve_request_bytes_total`` and ``detserve_response_bytes_total`` have the client alone. Who
-    has no key is the client "". A model is named only where a request for it succeeded: anybody can ask for any
-    name, and each would become a series that is kept.
+    histogram), ``detserve_request_bytes_total`` and ``detserve_response_bytes_total`` have the client alone.
+    Who has no key is the client "". A model is named only where a request for it succeeded: anybody can ask
+    for any name, and each would become a series that is kept.
     """
     from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 

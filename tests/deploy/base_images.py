@@ -1,7 +1,7 @@
 """Images that stand in for those of docker-compose.yml where none can be pulled, made from Debian's packages.
 
-The shipped compose file and Dockerfiles take them through their image variables; nothing else is exchanged. Grafana
-is in no registry at hand, so it has no stand-in and is not started.
+The shipped compose file and Dockerfiles take them through their image variables; nothing else is exchanged.
+Grafana is in no registry at hand, so it has no stand-in and is not started.
 """
 
 from __future__ import annotations
@@ -40,8 +40,17 @@ def base_images() -> dict[str, str]:
     subprocess.run(["docker", "tag", _debian(), DEBIAN], check=True)
     stages = ("triton", "nginx", "python", "prometheus")
     for stage in stages:
-        _quietly("docker", "build", "--quiet", "--target", stage, "--tag", f"{PREFIX}/{stage}", str(IMAGES))
-    return {f"{stage.upper()}_IMAGE": f"{PREFIX}/{stage}" for stage in stages}
+        _quietly(
+            "docker",
+            "build",
+            "--quiet",
+            "--target",
+            stage,
+            "--tag",
+            f"{PREFIX}/{stage}:bookworm",
+            str(IMAGES),
+        )
+    return {f"{stage.upper()}_IMAGE": f"{PREFIX}/{stage}:bookworm" for stage in stages}
 
 
 def _debian() -> str:

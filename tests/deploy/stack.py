@@ -61,6 +61,16 @@ class Stack:
             os.chown(path, USER, USER)
         return done.stdout.strip()
 
+    def doctor(self) -> subprocess.CompletedProcess[str]:
+        """``detserve doctor --compose`` with this project's settings."""
+        return subprocess.run(
+            [str(DETSERVE), "doctor", "--compose", "docker-compose.yml"],
+            cwd=CHECKOUT,
+            env={**os.environ, **self.settings, "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+        )
+
     def prepare(self) -> None:
         """The steps of deploy/README.md before the first start."""
         for folder in ("log", "audit", "audit-key"):

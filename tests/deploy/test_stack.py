@@ -1,6 +1,6 @@
 """docker-compose.yml brought up for real: the shipped files with base images that can be made here.
 
-Grafana is not started: its image is in no registry at hand. Each query of its dashboard is asked of Prometheus.
+Grafana is not started: its image is in no registry at hand. Prometheus is asked every query of its dashboard.
 """
 
 from __future__ import annotations
@@ -66,6 +66,13 @@ def test_who_has_no_key_or_asks_for_more_than_inference_is_refused(stack: Stack)
     assert _status(stack, "/v2/repository/index", key=stack.key, method="POST") == 403
     with pytest.raises(AccessDenied):
         _detect(stack, "grpcs", key=f"dsk_{'0' * 12}_{'A' * 43}")
+
+
+def test_the_doctor_finds_nothing_that_stops(stack: Stack) -> None:
+    table = stack.doctor()
+    assert table.returncode == 0, table.stdout
+    assert "held by this project" in table.stdout
+    assert "grafana/grafana" in table.stdout, "the one image that is not here is named"
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -53,9 +53,7 @@ def collect(
     file_mib: Annotated[int, typer.Option(min=1, help="Begin a new file at this size, and each day.")] = 64,
     metrics_port: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=65535, help="Serve requests by client to Prometheus on this port."
-        ),
+        typer.Option(min=1, max=65535, help="Serve requests by client to Prometheus on this port."),
     ] = None,
 ) -> None:
     """Follow the gateway's access log and chain every line into the audit log, until Ctrl-C."""
