@@ -19,7 +19,8 @@ state() {
 
 turn_log_over() {
     [ -f "$ACCESS_LOG" ] && kill -0 "$nginx" 2>/dev/null && [ "$(wc -c <"$ACCESS_LOG")" -gt $((LOG_MIB * 1048576)) ] || return 0
-    mv "$ACCESS_LOG" "$ACCESS_LOG.$(date -u +%Y%m%dT%H%M%SZ)" && kill -USR1 "$nginx"
+    turned=$ACCESS_LOG.$(date -u +%Y%m%dT%H%M%SZ)
+    [ ! -e "$turned" ] && mv "$ACCESS_LOG" "$turned" && kill -USR1 "$nginx" 2>/dev/null
     ls -1 "$ACCESS_LOG".* | sort -r | tail -n +$((LOGS_KEPT + 1)) | while read -r old; do rm -f "$old"; done
 }
 

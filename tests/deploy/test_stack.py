@@ -26,7 +26,7 @@ from tests.deploy.stack import CHECKOUT, SERVICES, Stack, running_stack, wait_fo
 pytestmark = pytest.mark.compose
 
 SAMPLE = sorted((CHECKOUT / "zoo/samples").glob("*.jpg"))[0]
-LOAD_S = 16.0
+AFTERWARDS_S = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +174,11 @@ def test_requests_are_counted_by_client(stack: Stack) -> None:
 def test_triton_killed_under_load_comes_back_and_no_answer_is_wrong(stack: Stack) -> None:
     expected = _detect(stack, "grpcs")
     answers: list[Detections | InferenceError] = []
-    stop = time.monotonic() + LOAD_S
+    stop = threading.Event()
 
     def load(protocol: str) -> None:
         with stack.client(protocol, timeout_s=5) as client:
-            while time.monotonic() < stop:
+            while not stop.is_set():
                 try:
                     answers.append(client.detect(SAMPLE))
                 except InferenceError as error:
@@ -200,6 +200,8 @@ def test_triton_killed_under_load_comes_back_and_no_answer_is_wrong(stack: Stack
         60,
     )
     print(f"Triton was healthy again {time.monotonic() - killed_s:.1f} s after it was killed")
+    time.sleep(AFTERWARDS_S)
+    stop.set()
     for thread in threads:
         thread.join()
     assert healthy
@@ -207,7 +209,7 @@ def test_triton_killed_under_load_comes_back_and_no_answer_is_wrong(stack: Stack
     served = [answer for answer in answers if isinstance(answer, Detections)]
     print(f"{len(served)} of {len(answers)} requests answered")
     assert all(answer == expected for answer in served)
-    assert not isinstance(answers[-1], InferenceError), answers[-1]
+    assert all(isinstance(answer, Detections) for answer in answers[-4:]), answers[-4:]
     assert _detect(stack, "grpcs") == expected
     assert _detect(stack, "https") == expected
 
