@@ -27,7 +27,7 @@ STATE_BYTES = 4 * _GIB
 
 
 def run_compose_checks(file: Path, public_key: Path | None = None) -> list[Check]:
-    """Every check of a compose file, from the engine to the models, which are to be signed if a key is given."""
+    """Every check of a compose file, from the engine to the models, signed if a key is given."""
     checks = _answers(check_engine, check_compose_version)
     if any(check.stops and not check.passed for check in checks):
         return checks
