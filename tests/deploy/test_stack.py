@@ -33,11 +33,7 @@ AFTERWARDS_S = 4.0
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     if reason := why_no_engine():
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("compose")
-    for part in (folder, *folder.parents):  # the containers' user walks down to it
-        if part.owner() == "root" and part != Path("/") and not part.stat().st_mode & 0o005:
-            part.chmod(0o755)
-    with running_stack(folder / "state") as running:
+    with running_stack(tmp_path_factory.mktemp("compose") / "state") as running:
         yield running
 
 
