@@ -14,6 +14,13 @@ from detserve_server.errors import ComposeError
 #: The first with optional files of environment variables.
 COMPOSE_NEEDED = (2, 24)
 
+#: What tells detserve's own compose file from another.
+_NEEDED = (
+    ("triton-cpu", "/models"),
+    ("gateway", "/etc/detserve/gateway"),
+    ("audit", "/var/lib/detserve/audit"),
+)
+
 
 @dataclass(frozen=True)
 class ComposeProject:
@@ -35,7 +42,11 @@ class ComposeProject:
     @property
     def user_id(self) -> int:
         """Whom the containers of Triton, the gateway and the audit log run as."""
-        return int(str(self.gateway["user"]).split(":")[0])
+        user = str(self.gateway["user"])
+        number = user.partition(":")[0]
+        if not number.isdecimal() or int(number) == 0:
+            raise ComposeError(f"DETSERVE_USER is {user}; put numbers into .env, of a user that is not root")
+        return int(number)
 
     @property
     def repository(self) -> Path:
@@ -92,4 +103,7 @@ def read_compose(file: Path) -> ComposeProject:
         raise ComposeError(f"{file} does not exist; give the path of docker-compose.yml")
     text = ask_docker("compose", "--file", str(file), "--profile", "*", "config", "--format", "json")
     config = json.loads(text)
-    return ComposeProject(config["name"], config["services"])
+    project = ComposeProject(config["name"], config["services"])
+    for service, target in _NEEDED:
+        project.mounted(service, target)
+    return project

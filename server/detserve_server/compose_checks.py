@@ -218,13 +218,13 @@ def _answers(*questions: Callable[[], Check]) -> list[Check]:
         try:
             answers.append(question())
         except DetserveError as error:
-            answers.append(_failed("compose", error))
+            answers.append(_failed("settings", error))
     return answers
 
 
 def _failed(name: str, error: Exception, mend: str = "") -> Check:
     found, _, said = str(error).partition("; ")
-    return Check(name, found, mend or said or found)
+    return Check(name, found, mend or said or "mend what it names")
 
 
 def _image_here(image: str) -> bool:

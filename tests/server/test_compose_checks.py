@@ -19,6 +19,7 @@ from detserve_server.keys.key import new_key, utc_now
 from detserve_server.keys.store import KeyFile, change_keys
 
 CHECKOUT = Path(__file__).parents[2]
+USER = os.getuid() or 1000
 IMAGE = "nvcr.io/nvidia/tritonserver:26.11-py3"
 
 
@@ -36,7 +37,7 @@ def _project(state: Path, *, user: int | None = None, shm_mib: int = 768, port: 
             },
             "gateway": {
                 "image": "nginx:1.28.0",
-                "user": f"{os.getuid() if user is None else user}:0",
+                "user": f"{USER if user is None else user}:0",
                 "ports": [{"host_ip": "127.0.0.1", "published": str(port), "target": 8443}],
                 "volumes": [
                     mount(state / "gateway", "/etc/detserve/gateway"),
@@ -67,6 +68,9 @@ def state(tmp_path: Path) -> Path:
     change_keys(tmp_path / "keys/keys.json", lambda _: KeyFile(keys=(new_key("warehouse")[1],)))
     write_secret(tmp_path / "gateway/secret.conf", tmp_path / "gateway/triton.env", "a" * 64)
     (tmp_path / "gateway/nginx.conf").touch()
+    if os.getuid() == 0:  # the containers' user is not root, so the files are not root's
+        for path in tmp_path.rglob("*"):
+            os.chown(path, USER, USER)
     return tmp_path
 
 
@@ -116,8 +120,23 @@ def test_two_secrets(state: Path) -> None:
 
 
 def test_folders_of_another_user(state: Path) -> None:
-    check = checks.check_folders(_project(state, user=os.getuid() + 1))
-    assert check.mend.startswith(f"put DETSERVE_USER={os.getuid()}:")
+    check = checks.check_folders(_project(state, user=USER + 1))
+    assert check.mend.startswith(f"put DETSERVE_USER={USER}:")
+
+
+@pytest.mark.parametrize("user", ["0:0", "root", "app:app"])
+def test_a_user_that_is_root_or_a_name(state: Path, user: str) -> None:
+    project = _project(state)
+    project.gateway["user"] = user
+    with pytest.raises(ComposeError, match=f"DETSERVE_USER is {user}; put numbers"):
+        checks.check_folders(project)
+
+
+def test_another_compose_file() -> None:
+    with pytest.raises(ComposeError, match="no service triton-cpu"):
+        _ = ComposeProject("other", {"web": {}}).triton
+    with pytest.raises(ComposeError, match="mounts nothing at /models"):
+        _ = ComposeProject("other", {"triton-cpu": {}}).repository
 
 
 def test_a_key_that_others_can_read(state: Path) -> None:
