@@ -17,8 +17,8 @@ demo: setup  ## serve the committed detector, detect on sample pictures, write o
 test: setup  ## every test, the real server included
 	$(BIN)/python -m pytest
 
-test-fast: setup  ## the tests that start no server
-	$(BIN)/python -m pytest -m 'not live'
+test-fast: setup  ## the tests that start no server and no container
+	$(BIN)/python -m pytest -m 'not live and not compose'
 
 lint: setup  ## ruff and strict mypy
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@
     ├── GatewayError          the gateway cannot be configured or started
     ├── KeyFileError          a file of API keys cannot be read, or has no such key
     ├── DurationError         a span of time that cannot be read
+    ├── ComposeError          docker or the compose file does not give what is asked
     ├── CertificateError      a certificate cannot be made or read
     ├── ManifestError         a detector's detserve.json is not what a build writes
     ├── SigningKeyError       a file holds no usable Ed25519 key
@@ -49,6 +50,10 @@ class KeyFileError(DetserveError):
 
 class DurationError(DetserveError):
     """A span of time cannot be read."""
+
+
+class ComposeError(DetserveError):
+    """Docker, or the compose file, does not give what is asked."""
 
 
 class CertificateError(DetserveError):

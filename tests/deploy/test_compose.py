@@ -1,11 +1,13 @@
-"""docker-compose.yml: what can be known of it without a container engine."""
+"""docker-compose.yml and what it mounts: what can be known of them without a container engine."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import yaml
 
 from detserve_server.command_line import ALLOCATOR, CLOSED_PROTOCOLS
+from detserve_server.gateway.secret import GATEWAY_PROTOCOLS, HEADER
 from detserve_server.plans import SERVING_IMAGE
 from detserve_server.repository import ModelOutline, read_repository
 from detserve_server.shared_memory import MIB, shm_size_bytes
@@ -22,6 +25,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (CHECKOUT / "deploy/triton/Dockerfile").read_text()
 ENGINES = (CHECKOUT / "deploy/engines/Dockerfile").read_text()
+AUDIT = (CHECKOUT / "deploy/audit/Dockerfile").read_text()
 SERVE = (CHECKOUT / "deploy/triton/serve.sh").read_text()
 
 
@@ -45,9 +49,9 @@ def test_compose_accepts_the_file(profile: str) -> None:
 
 
 @pytest.mark.parametrize("profile", ["gpu", "cpu"])
-def test_each_profile_has_one_triton_and_one_prometheus(profile: str) -> None:
+def test_each_profile_has_one_triton_and_all_around_it(profile: str) -> None:
     names = [name for name, service in SERVICES.items() if profile in service["profiles"]]
-    assert names == [f"triton-{profile}", "prometheus"]
+    assert names == [f"triton-{profile}", "gateway", "audit", "prometheus", "grafana"]
 
 
 def test_who_reserves_a_gpu() -> None:
@@ -55,12 +59,12 @@ def test_who_reserves_a_gpu() -> None:
     assert with_gpu == ["triton-gpu", "build-engines"]
 
 
-def test_every_mounted_file_exists() -> None:
+def test_every_mounted_file_of_the_checkout_exists() -> None:
     mounts = [
         (name, _resolved(volume))
         for name, service in SERVICES.items()
         for volume in service.get("volumes", [])
-        if _resolved(volume).startswith(".")
+        if isinstance(volume, str) and _resolved(volume).startswith(".")
     ]
     assert mounts
     assert [mount for _, mount in mounts if not (CHECKOUT / mount.split(":")[0]).exists()] == []
@@ -68,21 +72,54 @@ def test_every_mounted_file_exists() -> None:
     assert writable == ["build-engines"], "only who builds plans may write them"
 
 
-def test_every_port_is_published_on_loopback() -> None:
-    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert ports
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+def test_what_is_kept_is_never_made_by_the_engine() -> None:
+    """A folder that the engine makes is root's, and the containers could not write it."""
+    kept = [
+        (name, volume)
+        for name, service in SERVICES.items()
+        for volume in service.get("volumes", [])
+        if isinstance(volume, dict)
+    ]
+    assert len(kept) == 7
+    assert all(volume["bind"] == {"create_host_path": False} for _, volume in kept)
+    written = [(name, volume["target"]) for name, volume in kept if not volume.get("read_only")]
+    assert written == [
+        ("gateway", "/var/log/detserve"),
+        ("audit", "/var/lib/detserve/audit"),
+        ("audit", "/etc/detserve/audit"),
+    ]
+
+
+def test_only_the_gateway_is_published_and_on_loopback_unless_told() -> None:
+    assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
+        "gateway": ["${GATEWAY_LISTEN:-127.0.0.1:8443}:8443"]
+    }
+    dashboards = yaml.safe_load((CHECKOUT / "deploy/dashboards.yml").read_text())["services"]
+    assert dashboards["grafana"]["ports"] == ["${GRAFANA_LISTEN:-127.0.0.1:3000}:3000"]
+
+
+def test_networks_but_the_gateways_are_internal() -> None:
+    assert COMPOSE["networks"] == {
+        "edge": None,
+        "inference": {"internal": True},
+        "metrics": {"internal": True},
+    }
+    on_edge = [name for name, service in SERVICES.items() if "edge" in service.get("networks", ())]
+    assert on_edge == ["gateway"]
+    assert all(service.get("networks") or service["network_mode"] == "none" for service in SERVICES.values())
 
 
 def test_images_are_pinned() -> None:
     base = SERVICES["triton-cpu"]["build"]["args"]["TRITON_IMAGE"]
     assert SERVICES["build-engines"]["build"]["args"]["TRITON_IMAGE"] == base
     assert _resolved(base) == SERVING_IMAGE, "detserve doctor checks plans against this image"
-    images = [_resolved(base), SERVICES["prometheus"]["image"]]
-    for image in images:
-        assert re.search(r":[\w.-]*\d[\w.-]*$", image), image
-        assert not image.endswith("latest")
+    python = SERVICES["audit"]["build"]["args"]["PYTHON_IMAGE"]
+    images = [base, python, *(service["image"] for service in SERVICES.values() if "image" in service)]
+    assert len(images) == 5
+    for image in map(_resolved, images):
+        assert re.search(r":v?\d+\.\d+[\w.-]*$", image), image
     assert all(f"ARG TRITON_IMAGE={_resolved(base)}\n" in text for text in (DOCKERFILE, ENGINES))
+    assert f"ARG PYTHON_IMAGE={_resolved(python)}\n" in AUDIT
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dali.txt"])
@@ -101,16 +138,22 @@ def test_services_are_confined(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["restart"] == ("no" if name == "build-engines" else "unless-stopped")
     assert service["mem_limit"]
-    assert "privileged" not in service
+    assert service["pids_limit"]
+    assert "cpus" in service or name == "build-engines"
+    assert not {"privileged", "cap_add", "network_mode", "pid", "ipc"} & (set(service) - {"network_mode"})
+    assert service["logging"]["options"] == {"max-size": "16m", "max-file": "4"}
+    assert "healthcheck" in service or name == "build-engines"
+    assert re.match(r"[1-9]", _resolved(service["user"]))
 
 
-@pytest.mark.parametrize("dockerfile", [DOCKERFILE, ENGINES], ids=["triton", "engines"])
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, ENGINES, AUDIT], ids=["triton", "engines", "audit"])
 def test_no_image_runs_as_root(dockerfile: str) -> None:
     assert re.search(r"^USER (?!0|root)\S+$", dockerfile, re.MULTILINE)
 
 
-def test_engines_copies_what_the_build_context_lets_through() -> None:
-    copied = re.findall(r"^COPY (.+) \S+$", ENGINES, re.MULTILINE)
+@pytest.mark.parametrize("dockerfile", [ENGINES, AUDIT], ids=["engines", "audit"])
+def test_what_is_copied_is_let_through_to_the_build(dockerfile: str) -> None:
+    copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
     sources = [source for line in copied for source in line.split()]
     ignored = (CHECKOUT / ".dockerignore").read_text().splitlines()
     for source in sources:
@@ -150,21 +193,22 @@ def test_the_api_fits_the_library_of_the_image(tmp_path: Path, library: str, cud
     assert "--no-deps" in done.stdout
 
 
-def test_prometheus_scrapes_triton() -> None:
+def test_prometheus_scrapes_services_on_its_network() -> None:
     config = yaml.safe_load((CHECKOUT / "deploy/prometheus/prometheus.yml").read_text())
-    targets = [
+    targets = {
         target
         for job in config["scrape_configs"]
         for each in job["static_configs"]
         for target in each["targets"]
-    ]
-    for name in ("triton-gpu", "triton-cpu"):
-        aliases = SERVICES[name]["networks"]["default"]["aliases"]
-        inner_ports = {port.split(":")[-1] for port in SERVICES[name]["ports"]}
-        assert all(
-            target.split(":")[0] in aliases and target.split(":")[1] in inner_ports for target in targets
-        )
-    assert targets == ["triton:8002"]
+    }
+    assert targets == {"triton:8002", "audit:9400", "localhost:9090"}
+    assert all(
+        SERVICES[f"triton-{kind}"]["networks"]["metrics"] == {"aliases": ["triton"]}
+        for kind in ("gpu", "cpu")
+    )
+    assert "metrics" in SERVICES["audit"]["networks"]
+    assert "metrics" in SERVICES["prometheus"]["networks"]
+    assert '"--metrics-port", "9400"' in AUDIT
 
 
 def test_triton_starts_like_the_embedded_server() -> None:
@@ -194,12 +238,52 @@ def test_serve_passes_a_key_and_further_arguments_on(tmp_path: Path) -> None:
             check=True,
         ).stdout.splitlines()
 
-    closed = ",".join(CLOSED_PROTOCOLS)
-    assert f"--grpc-restricted-protocol={closed}:detserve-admin-key=s3cret" in run(
-        DETSERVE_ADMIN_KEY="s3cret"
-    )
-    assert run()[-1] == "--log-verbose=1"
-    assert set(run()) != set(run()), "without a key each start must draw its own"
+    closed, guarded = ",".join(CLOSED_PROTOCOLS), ",".join(GATEWAY_PROTOCOLS)
+    arguments = run(DETSERVE_ADMIN_KEY="s3cret", DETSERVE_GATEWAY_SECRET="proof")  # noqa: S106
+    assert f"--grpc-restricted-protocol={closed}:detserve-admin-key=s3cret" in arguments
+    for option in ("--grpc-restricted-protocol", "--http-restricted-api"):
+        assert f"{option}={guarded}:{HEADER}=proof" in arguments
+    free = {"DETSERVE_GATEWAY_SECRET": "none"}
+    assert run(**free)[-1] == "--log-verbose=1"
+    assert set(run(**free)) != set(run(**free)), "without a key each start must draw its own"
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 1"):
+        run()
+
+
+def test_the_gateways_log_is_turned_over_and_the_oldest_removed(tmp_path: Path) -> None:
+    """The script with an nginx that writes lines to the access log and opens it anew when it is told to."""
+    log = tmp_path / "access.jsonl"
+    nginx = [
+        "#!/usr/bin/env python3",
+        "import os, pathlib, signal, time",
+        "log = pathlib.Path(os.environ['ACCESS_LOG'])",
+        "opened = [log.open('a')]",
+        "signal.signal(signal.SIGUSR1, lambda *_: opened.__setitem__(0, log.open('a')))",
+        "signal.signal(signal.SIGQUIT, lambda *_: os._exit(0))",
+        "for number in range(10**9):",
+        "    opened[0].write(f'{number:07d}' + 'x' * 2**20 + chr(10)); opened[0].flush(); time.sleep(0.3)",
+    ]
+    (tmp_path / "nginx").write_text("\n".join(nginx))
+    (tmp_path / "nginx").chmod(0o755)
+    environment = {
+        **{
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "GATEWAY_DIR": str(tmp_path / "conf"),
+            "ACCESS_LOG": str(log),
+        },
+        **{"TRITON_HOST": "localhost", "LOG_MIB": "1", "LOGS_KEPT": "2", "WATCH_S": "1"},
+    }
+    (tmp_path / "conf").mkdir()
+    with subprocess.Popen(["sh", CHECKOUT / "deploy/gateway/serve.sh"], env=environment) as gateway:
+        time.sleep(6.5)
+        gateway.terminate()
+        assert gateway.wait(5) == 0
+    turned_over = sorted(tmp_path.glob("access.jsonl.*"))
+    assert len(turned_over) == 2
+    lines = "".join(path.read_text() for path in [*turned_over, log] if path.exists()).splitlines()
+    numbers = [int(line[:7]) for line in lines]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "no line is lost between files"
+    assert numbers[0] > 0
 
 
 def _detector(name: str) -> list[ModelOutline]:

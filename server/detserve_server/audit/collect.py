@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detserve_server.audit.access_log import AccessLog, Batch
 from detserve_server.audit.ledger import FILE_BYTES, Ledger, open_ledger
@@ -26,12 +26,13 @@ def collect(
     once: bool,
     file_bytes: int = FILE_BYTES,
     on_note: Callable[[str], None],
+    on_record: Callable[[Mapping[str, Any]], None] = lambda record: None,
 ) -> int:
     """Chain what the gateway writes to ``log``, until interrupted or, with ``once``, until nothing is left.
 
     ``on_note`` is told one sentence when something had to be mended, when the folder cannot be written (the
-    collector waits there until it can, unless ``once``) and when it goes on. Returns the number of records
-    collected.
+    collector waits there until it can, unless ``once``) and when it goes on. ``on_record`` is told every
+    record that is safely written. Returns the number of records collected.
 
     Raises :class:`AuditError` (the log or the folder cannot be used; ``once``: the disk is full) and
     :class:`AuditBroken` (the audit log was changed).
@@ -46,6 +47,8 @@ def collect(
                 if batch.records or batch.position != ledger.head.position:
                     _commit(ledger, batch, once, on_note)
                     collected += len(batch.records)
+                    for record in batch.records:
+                        on_record(record)
                 if batch.records:
                     continue
                 if once:

@@ -51,9 +51,14 @@ def collect(
         bool, typer.Option("--once", help="Stop when everything written so far is read.")
     ] = False,
     file_mib: Annotated[int, typer.Option(min=1, help="Begin a new file at this size, and each day.")] = 64,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Serve requests by client to Prometheus on this port."),
+    ] = None,
 ) -> None:
     """Follow the gateway's access log and chain every line into the audit log, until Ctrl-C."""
     from detserve_server.audit.collect import collect as run
+    from detserve_server.client_metrics import serve_client_metrics
     from detserve_server.signing.keys import create_key as create
     from detserve_server.signing.keys import read_private_key
 
@@ -69,6 +74,7 @@ def collect(
             once=once,
             file_bytes=file_mib * 2**20,
             on_note=lambda note: typer.echo(f"detserve audit: {note}", err=True),
+            on_record=serve_client_metrics(metrics_port) if metrics_port else lambda record: None,
         )
     except KeyboardInterrupt:
         return

@@ -18,7 +18,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def doctor(
-    repository: Annotated[Path, typer.Option(help="Folder of models, as made by detserve build.")],
+    repository: Annotated[
+        Path | None, typer.Option(help="Folder of models, as made by detserve build.")
+    ] = None,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = GRPC_PORT,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = HTTP_PORT,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = METRICS_PORT,
@@ -28,12 +30,28 @@ def doctor(
     require_signature: Annotated[
         Path | None, typer.Option(help="Public key (PEM) that the repository must be signed with.")
     ] = None,
+    compose: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="docker-compose.yml that is to come up here, instead of --repository."
+        ),
+    ] = None,
 ) -> None:
-    """Check what would stop this repository from being served here or in an image; exit 1 if something."""
-    ports = {"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port}
-    checks = run_checks(repository, ports, image)
-    if require_signature is not None:
-        checks.append(check_signature(repository, require_signature))
+    """Check what would stop a repository from being served here, in an image or by compose; then exit 1.
+
+    The compose file says itself which repository and which image it serves.
+    """
+    if compose is not None and repository is None:
+        from detserve_server.compose_checks import run_compose_checks
+
+        checks = run_compose_checks(compose, require_signature)
+    elif repository is not None and compose is None:
+        ports = {"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port}
+        checks = run_checks(repository, ports, image)
+        if require_signature is not None:
+            checks.append(check_signature(repository, require_signature))
+    else:
+        raise typer.BadParameter("give either --repository or --compose")
     Console().print(_table(checks))
     if any(check.stops and not check.passed for check in checks):
         raise typer.Exit(1)

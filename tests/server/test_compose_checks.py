@@ -1,0 +1,180 @@
+"""The questions of ``detserve doctor --compose``, on a state folder and without an engine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from detserve_server import compose_checks as checks
+from detserve_server.certificates.authority import new_authority, new_server, write_certified
+from detserve_server.compose import ComposeProject, ask_docker, read_compose
+from detserve_server.errors import ComposeError
+from detserve_server.gateway.secret import write_secret
+from detserve_server.keys.key import new_key, utc_now
+from detserve_server.keys.store import KeyFile, change_keys
+
+CHECKOUT = Path(__file__).parents[2]
+USER = os.getuid() or 1000
+IMAGE = "nvcr.io/nvidia/tritonserver:26.11-py3"
+
+
+def _project(state: Path, *, user: int | None = None, shm_mib: int = 768, port: int = 1) -> ComposeProject:
+    def mount(source: Path, target: str) -> dict[str, str]:
+        return {"type": "bind", "source": str(source), "target": target}
+
+    return ComposeProject(
+        "shop",
+        {
+            "triton-cpu": {
+                "build": {"args": {"TRITON_IMAGE": IMAGE, "PREPROCESS": "python"}},
+                "shm_size": str(shm_mib * 2**20),
+                "volumes": [mount(CHECKOUT / "model_repository", "/models")],
+            },
+            "gateway": {
+                "image": "nginx:1.28.0",
+                "user": f"{USER if user is None else user}:0",
+                "ports": [{"host_ip": "127.0.0.1", "published": str(port), "target": 8443}],
+                "volumes": [
+                    mount(state / "gateway", "/etc/detserve/gateway"),
+                    mount(state / "tls/gateway", "/etc/detserve/tls"),
+                    mount(state / "keys", "/etc/detserve/keys"),
+                    mount(state / "log", "/var/log/detserve"),
+                ],
+            },
+            "audit": {
+                "build": {"args": {"PYTHON_IMAGE": "python:3.12.12-slim-bookworm"}},
+                "volumes": [
+                    mount(state / "log", "/var/log/detserve"),
+                    mount(state / "audit", "/var/lib/detserve/audit"),
+                    mount(state / "audit-key", "/etc/detserve/audit"),
+                ],
+            },
+        },
+    )
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """As the steps of deploy/README.md leave it."""
+    for folder in ("gateway", "log", "audit", "audit-key"):
+        (tmp_path / folder).mkdir()
+    authority = new_authority("authority", days=100)
+    write_certified(tmp_path / "tls/gateway/server.crt", new_server(authority, ["localhost"], days=90))
+    change_keys(tmp_path / "keys/keys.json", lambda _: KeyFile(keys=(new_key("warehouse")[1],)))
+    write_secret(tmp_path / "gateway/secret.conf", tmp_path / "gateway/triton.env", "a" * 64)
+    (tmp_path / "gateway/nginx.conf").touch()
+    if os.getuid() == 0:  # the containers' user is not root, so the files are not root's
+        for path in tmp_path.rglob("*"):
+            os.chown(path, USER, USER)
+    return tmp_path
+
+
+def _checks(project: ComposeProject) -> list[checks.Check]:
+    questions: list[Callable[[ComposeProject], checks.Check]] = [
+        checks.check_shm_size,
+        lambda project: checks.check_certificate(project, utc_now()),
+        checks.check_keys,
+        checks.check_gateway_configuration,
+        checks.check_folders,
+    ]
+    return [question(project) for question in questions]
+
+
+def test_a_prepared_state_passes(state: Path) -> None:
+    assert [check for check in _checks(_project(state)) if not check.passed] == []
+
+
+def test_an_empty_state_names_every_first_step(tmp_path: Path) -> None:
+    mends = [check.mend for check in _checks(_project(tmp_path)) if not check.passed]
+    commands = ("detserve certs init", "detserve keys create", "detserve gateway render", "mkdir -p")
+    assert [mend.startswith(command) for mend, command in zip(mends, commands, strict=True)] == [True] * 4
+
+
+def test_too_little_shared_memory(state: Path) -> None:
+    check = checks.check_shm_size(_project(state, shm_mib=64))
+    assert check.mend == "put TRITON_SHM_SIZE=384m into .env"
+
+
+@pytest.mark.parametrize(("later_days", "stops"), [(0, False), (80, False), (91, True)])
+def test_a_certificate_that_ends(state: Path, later_days: int, stops: bool) -> None:
+    check = checks.check_certificate(_project(state), utc_now() + timedelta(days=later_days))
+    assert check.passed == (later_days == 0)
+    assert later_days == 0 or (
+        check.stops == stops and check.mend == f"detserve certs rotate --tls {state}/tls"
+    )
+
+
+def test_keys_that_let_nobody_in(state: Path) -> None:
+    change_keys(state / "keys/keys.json", lambda _: KeyFile())
+    assert "nobody could enter" in checks.check_keys(_project(state)).found
+
+
+def test_two_secrets(state: Path) -> None:
+    (state / "gateway/secret.conf").write_text("b" * 64)
+    assert "different secrets" in checks.check_gateway_configuration(_project(state)).found
+
+
+def test_folders_of_another_user(state: Path) -> None:
+    check = checks.check_folders(_project(state, user=USER + 1))
+    assert check.mend.startswith(f"put DETSERVE_USER={USER}:")
+
+
+@pytest.mark.parametrize("user", ["0:0", "root", "app:app"])
+def test_a_user_that_is_root_or_a_name(state: Path, user: str) -> None:
+    project = _project(state)
+    project.gateway["user"] = user
+    with pytest.raises(ComposeError, match=f"DETSERVE_USER is {user}; put numbers"):
+        checks.check_folders(project)
+
+
+def test_another_compose_file() -> None:
+    with pytest.raises(ComposeError, match="no service triton-cpu"):
+        _ = ComposeProject("other", {"web": {}}).triton
+    with pytest.raises(ComposeError, match="mounts nothing at /models"):
+        _ = ComposeProject("other", {"triton-cpu": {}}).repository
+
+
+def test_a_key_that_others_can_read(state: Path) -> None:
+    (state / "tls/gateway/server.key").chmod(0o644)
+    assert checks.check_folders(_project(state)).mend == f"chmod 600 {state}/tls/gateway/server.key"
+
+
+def test_a_port_in_use(state: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        project = _project(state, port=other.getsockname()[1])
+        assert "GATEWAY_LISTEN=127.0.0.1:OTHER" in checks.check_gateway_port(project, running=False).mend
+        assert checks.check_gateway_port(project, running=True).passed
+
+
+@pytest.mark.parametrize("image", ["nginx", "nginx:latest", "registry:5000/nginx"])
+def test_an_image_without_a_version(state: Path, image: str) -> None:
+    project = _project(state)
+    project.gateway["image"] = image
+    check = checks.check_images(project, lambda _: True)
+    assert check.found == f"{image} has no fixed version"
+    assert check.stops
+
+
+def test_images_that_are_still_to_be_pulled(state: Path) -> None:
+    check = checks.check_images(_project(state), lambda image: image != IMAGE)
+    assert check.mend.startswith(f"docker pull {IMAGE}")
+    assert not check.stops
+    project = _project(state)
+    project.gateway["image"] = f"registry:5000/nginx@sha256:{'0' * 64}"
+    assert checks.check_images(project, lambda _: True).passed
+
+
+def test_no_compose_file_and_no_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ComposeError, match="does not exist"):
+        read_compose(tmp_path / "docker-compose.yml")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ComposeError, match="install Docker"):
+        ask_docker("version")
+    found = checks.run_compose_checks(CHECKOUT / "docker-compose.yml")
+    assert [check.passed for check in found] == [False, False]
+    assert found[0].mend.startswith("install Docker Engine")
