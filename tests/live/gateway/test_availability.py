@@ -138,7 +138,7 @@ def test_the_serve_command(site: Site, sample, tmp_path, ending) -> None:
 
 
 def test_the_container_s_script(site: Site, tmp_path) -> None:
-    """deploy/gateway/gateway.sh: renders' files in, changes taken up, ended by a signal."""
+    """deploy/gateway/serve.sh: renders' files in, changes taken up, ended by a signal."""
     folder = tmp_path / "etc"
     for part in ("gateway", "tls", "keys", "run"):
         (folder / part).mkdir(parents=True)
@@ -159,10 +159,12 @@ def test_the_container_s_script(site: Site, tmp_path) -> None:
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([os.environ["PATH"], "/usr/sbin"]),
-        "GATEWAY_CONFIGURATION": str(folder / "gateway/nginx.conf"),
-        "GATEWAY_WATCHED": str(folder),
+        "GATEWAY_DIR": str(folder),
+        "ACCESS_LOG": str(tmp_path / "access.jsonl"),
+        "TRITON_HOST": "localhost",
+        "WATCH_S": "1",
     }
-    script = subprocess.Popen([str(CHECKOUT / "deploy/gateway/gateway.sh")], env=environment)
+    script = subprocess.Popen([str(CHECKOUT / "deploy/gateway/serve.sh")], env=environment)
     try:
         wait_for(lambda: not is_free(port), 5)
         security = Security(api_key=text, ca=site.tls.authority)
