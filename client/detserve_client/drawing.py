@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.detections import Detections
+from detserve_client.detections import Detection, Detections
 from detserve_client.errors import MissingExtra, SourceError
 from detserve_client.files import write_whole
 
@@ -39,14 +40,17 @@ def upright_pixels(path: Path) -> NDArray[np.uint8]:
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise SourceError(f"{path} cannot be decoded here, so nothing is drawn into it")
+        raise SourceError(f"{path} cannot be decoded here; expected a JPEG, PNG, WebP or BMP")
     return pixels.astype(np.uint8, copy=False)
 
 
-def annotated(pixels: NDArray[np.uint8], detections: Detections) -> NDArray[np.uint8]:
+def annotated(
+    pixels: NDArray[np.uint8], detections: Detections, track_ids: Sequence[int | None] | None = None
+) -> NDArray[np.uint8]:
     """A copy of BGR ``pixels`` ``(h, w, 3)`` with boxes and labels; line and text grow with the picture.
 
-    The best detections are drawn last, so that they are on top.
+    The best detections are drawn last, so that they are on top. With ``track_ids``, one for each detection
+    and None for one that is in no track, a track keeps its colour, and its id stands in the label.
     """
     import supervision as sv
 
@@ -62,10 +66,17 @@ def annotated(pixels: NDArray[np.uint8], detections: Detections) -> NDArray[np.u
     best_last = Detections(
         detections.boxes[order], detections.scores[order], detections.classes[order], detections.labels
     )
+    ids = [None] * len(detections) if track_ids is None else [track_ids[row] for row in order]
     rows = best_last.to_supervision()
-    texts = [f"{detection.label} {detection.score:.2f}" for detection in best_last]
-    drawn: NDArray[np.uint8] = labels.annotate(boxes.annotate(pixels.copy(), rows), rows, labels=texts)
-    return drawn
+    texts = [_label(detection, track) for detection, track in zip(best_last, ids, strict=True)]
+    colors = best_last.classes if track_ids is None else np.array([track or 0 for track in ids], np.int64)
+    drawn: NDArray[np.uint8] = boxes.annotate(pixels.copy(), rows, custom_color_lookup=colors)
+    return labels.annotate(drawn, rows, labels=texts, custom_color_lookup=colors)
+
+
+def _label(detection: Detection, track_id: int | None) -> str:
+    text = f"{detection.label} {detection.score:.2f}"
+    return text if track_id is None else f"#{track_id} {text}"
 
 
 def drawn_path(folder: Path, name: Path) -> Path:
