@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detserve_client.detections import Detection, Detections
-from detserve_client.errors import MissingExtra, SourceError
-from detserve_client.files import write_whole
-
-_WRITTEN_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+from detserve_client.errors import MissingExtra
+from detserve_client.picture_files import WRITTEN_SUFFIXES, upright_pixels, write_picture
 
 
 def require_drawing() -> None:
@@ -22,26 +20,6 @@ def require_drawing() -> None:
             __import__(module)
         except ImportError:
             raise MissingExtra(library, "draw") from None
-
-
-def upright_pixels(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as BGR uint8 ``(h, w, 3)``, upright as its EXIF says: the pixels that boxes are in.
-
-    Raises:
-        SourceError: the file cannot be read or is no picture.
-    """
-    import cv2
-
-    try:
-        encoded = np.frombuffer(path.read_bytes(), np.uint8)
-        pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from None
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise SourceError(f"{path} cannot be decoded here; expected a JPEG, PNG, WebP or BMP")
-    return pixels.astype(np.uint8, copy=False)
 
 
 def annotated(
@@ -81,7 +59,7 @@ def _label(detection: Detection, track_id: int | None) -> str:
 
 def drawn_path(folder: Path, name: Path) -> Path:
     """Where the drawn picture of ``name`` goes: the same name, ``.jpg`` where that format is not written."""
-    if name.suffix.lower() in _WRITTEN_SUFFIXES:
+    if name.suffix.lower() in WRITTEN_SUFFIXES:
         return folder / name
     return folder / name.with_name(f"{name.name}.jpg")
 
@@ -93,7 +71,4 @@ def save_drawn(source: Path, detections: Detections, target: Path) -> None:
         SourceError: ``source`` cannot be read or decoded here.
         OutputError: ``target`` cannot be written.
     """
-    import cv2
-
-    _, encoded = cv2.imencode(target.suffix.lower(), annotated(upright_pixels(source), detections))
-    write_whole(target, encoded.tobytes())
+    write_picture(target, annotated(upright_pixels(source), detections))

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
 
+_SAME_WISH_S = 1.0
+
 
 @contextmanager
 def told_to_stop() -> Iterator[Event]:
-    """Yield an event that SIGINT (Ctrl-C) or SIGTERM sets; a second signal acts as it always does."""
+    """Yield an event that SIGINT (Ctrl-C) or SIGTERM sets.
+
+    A signal that comes a second or more after the first acts as it always does. One that comes sooner is
+    the same wish: ``timeout`` and some shells send each signal twice.
+    """
     stopping = Event()
+    first_s: float | None = None
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
@@ -20,8 +28,13 @@ def told_to_stop() -> Iterator[Event]:
             signal.signal(number, handler)
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal first_s
         stopping.set()
-        restore()
+        if first_s is None:
+            first_s = time.monotonic()
+        elif time.monotonic() - first_s > _SAME_WISH_S:
+            restore()
+            signal.raise_signal(number)
 
     for number in before:
         signal.signal(number, stop)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from detserve_client.errors import MissingExtra, SourceError
+from detserve_client.opencv_log import silent_opencv
 from detserve_client.video import Frame
 from detserve_client.video_sources import VideoSource
 
@@ -29,12 +30,8 @@ class Camera:
         except ImportError:
             raise MissingExtra("opencv-python", "video") from None
         self._source = source
-        level = cv2.getLogLevel()
-        cv2.setLogLevel(0)
-        try:
+        with silent_opencv():
             self._capture = cv2.VideoCapture(int(source.address))
-        finally:
-            cv2.setLogLevel(level)
         if not self._capture.isOpened():
             raise SourceError(
                 f"{source} is not there or cannot be opened; expected the number of a camera, from 0"

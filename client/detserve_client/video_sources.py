@@ -53,7 +53,7 @@ def video_source(sources: Sequence[str]) -> VideoSource | None:
     A file or folder of that name comes before a camera number.
 
     Raises:
-        SourceError: a video is named beside other sources, or the address of a stream has no host.
+        SourceError: a video is named beside other sources, or an address is none of a stream.
     """
     videos = [video for source in sources if (video := _recognised(source)) is not None]
     if not videos:
@@ -66,6 +66,8 @@ def video_source(sources: Sequence[str]) -> VideoSource | None:
 def _recognised(source: str) -> VideoSource | None:
     if source.lower().startswith(_STREAM_SCHEMES):
         return VideoSource("stream", _with_host(source))
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
+        raise SourceError(f"cannot read from {scheme[0]}; expected a file, a camera's number or rtsp://...")
     path = Path(source)
     if path.is_char_device() and (number := re.fullmatch(r"/dev/video(\d+)", source)):
         return VideoSource("camera", number[1])
