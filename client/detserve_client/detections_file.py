@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_valid
 from detserve_client.detections import Detections
 from detserve_client.errors import SourceError
 
-_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Number = Annotated[float, Field(allow_inf_nan=False, gt=-1e9, lt=1e9)]
 _MOST_CLASSES = 65_536
 
 

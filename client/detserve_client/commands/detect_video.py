@@ -38,6 +38,7 @@ from detserve_client.video_window import Rate, Window, with_status
 from detserve_client.video_writer import VideoWriter, video_writer
 
 INTERRUPTED = 130
+_LIVE_TIMEOUT_S = 5.0
 _END_OF_A_FILE = (ServerUnavailable, ModelNotFound, AccessDenied)
 
 
@@ -66,7 +67,7 @@ def detect_video(client: DetectionClient, source: VideoSource, options: VideoOpt
             file is damaged or the server is lost.
     """
     target = _target(source, options.save)
-    client.card()
+    transfer = client.frame_transfer()
     progress, summary = FrameProgress(str(source)), VideoSummary()
     with ExitStack() as stack:
         stopping = stack.enter_context(told_to_stop())
@@ -88,7 +89,7 @@ def detect_video(client: DetectionClient, source: VideoSource, options: VideoOpt
                 feed.failure = type(outcome.error)(f"{source} ended at frame {frame.index}: {outcome.error}")
                 break
         cut_short = stopping.is_set() and not source.live
-    summary.print(video, [path for path in (target, options.json) if path and path.exists()])
+    summary.print(video, transfer, [path for path in (target, options.json) if path and path.exists()])
     if feed.failure is not None:
         raise feed.failure
     return INTERRUPTED if cut_short else int(summary.failed > 0)
@@ -145,12 +146,13 @@ def _detected(
     client: DetectionClient, feed: _Feed, source: VideoSource, options: VideoOptions
 ) -> Iterator[tuple[Frame, Outcome]]:
     """Each frame with its outcome, in order; of a live source one at a time, so that none grows old."""
-    if source.live:
-        for pixels in feed.pixels():
-            for outcome in client.detect_many([pixels], window=1, **options.thresholds):
-                yield feed.under_way.popleft(), outcome
-        return
-    for outcome in client.detect_many(feed.pixels(), window=options.window, **options.thresholds):
+    stream = client.detect_stream(
+        feed.pixels(),
+        window=1 if source.live else options.window,
+        timeout_s=_LIVE_TIMEOUT_S if source.live else None,
+        **options.thresholds,
+    )
+    for outcome in stream:
         yield feed.under_way.popleft(), outcome
 
 

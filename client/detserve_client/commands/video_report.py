@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from detserve_client import Outcome
+from detserve_client.shared_frames import FrameTransfer
 from detserve_client.video import Frame
 
 _LATENCIES = 10_000
@@ -97,7 +98,7 @@ class VideoSummary:
         if track_ids is not None:
             self._track_ids = (self._track_ids or set()) | {each for each in track_ids if each is not None}
 
-    def print(self, video: Totals, written: Sequence[Path]) -> None:
+    def print(self, video: Totals, transfer: FrameTransfer, written: Sequence[Path]) -> None:
         """Print the summary and what was written on stdout."""
         elapsed_s = time.perf_counter() - self._started_s
         parts = [f"frames {self._frames}", f"detections {self._detections}"]
@@ -111,5 +112,7 @@ class VideoSummary:
             line += f", median latency {median(self._latencies_s) * 1000:.0f} ms"
         console = Console()
         console.print(f"{line})", highlight=False, soft_wrap=True)
+        by = "by shared memory" if transfer.kind == "shared_memory" else f"as JPEG: {transfer.reason}"
+        console.print(f"frames travelled {escape(by)}", highlight=False, soft_wrap=True)
         for path in written:
             console.print(f"wrote {escape(str(path))}", highlight=False, soft_wrap=True)
