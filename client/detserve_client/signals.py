@@ -17,7 +17,7 @@ def told_to_stop() -> Iterator[Event]:
     """Yield an event that SIGINT (Ctrl-C) or SIGTERM sets.
 
     A signal that comes a second or more after the first acts as it always does. One that comes sooner is
-    the same wish: ``timeout`` and some shells send each signal twice.
+    the same wish, also after the block: ``timeout`` and some shells send each signal twice.
     """
     stopping = Event()
     first_s: float | None = None
@@ -41,4 +41,5 @@ def told_to_stop() -> Iterator[Event]:
     try:
         yield stopping
     finally:
-        restore()
+        if not stopping.is_set():
+            restore()
