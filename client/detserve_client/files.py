@@ -52,6 +52,10 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     Raises:
         OutputError: the file cannot be written. A file that was there before is left as it was.
     """
-    with whole_file(path) as temporary, blamed_on(path):
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(content)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with (
+        whole_file(path) as temporary,
+        blamed_on(path),
+        os.fdopen(os.open(temporary, flags, mode), "wb") as file,
+    ):
+        file.write(content)
