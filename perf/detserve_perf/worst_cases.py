@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detserve_client.detections import Detections
-from detserve_client.drawing import annotated, upright_pixels
+from detserve_client.drawing import annotated
+from detserve_client.picture_files import upright_pixels
 from detserve_perf.differences import WorstCase, pair
 
 _GREY, _AMBER = (150, 150, 150), (0, 190, 255)

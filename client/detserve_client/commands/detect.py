@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from detserve_client.client import DetectionClient
 from detserve_client.commands.detect_report import print_report, progress_of
+from detserve_client.commands.detect_video import VideoOptions, detect_video
 from detserve_client.drawing import drawn_path, require_drawing, save_drawn
 from detserve_client.endpoint import Endpoint
 from detserve_client.errors import OutputError, SourceError
@@ -17,6 +18,7 @@ from detserve_client.outcomes import Outcome
 from detserve_client.results import write_coco, write_json
 from detserve_client.security import UNSECURED, Security
 from detserve_client.sources import PictureFile, expand_sources
+from detserve_client.video_sources import VideoSource, video_source
 
 app = typer.Typer(add_completion=False)
 
@@ -27,7 +29,8 @@ def detect(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="Pictures, folders (searched through) or glob patterns.",
+            help="Pictures, folders (searched through) or glob patterns; or a video file, a camera's "
+            "number or rtsp://...",
             show_default=False,
         ),
     ],
@@ -40,10 +43,16 @@ def detect(
     ] = "grpc://localhost:8001",
     save: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write the pictures with boxes drawn in to this folder."),
+        typer.Option(
+            metavar="DIR", help="Write the pictures, or the video, with boxes drawn in to this folder."
+        ),
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the detections of all pictures as JSON.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the detections of all pictures as JSON; of a video as JSON Lines, a line a frame.",
+        ),
     ] = None,
     coco: Annotated[
         Path | None,
@@ -63,7 +72,13 @@ def detect(
     max_detections: Annotated[
         int | None, typer.Option(min=1, help="Most detections in a picture. Without it: the card's.")
     ] = None,
-    window: Annotated[int, typer.Option(min=1, help="How many requests are under way at a time.")] = 8,
+    window: Annotated[
+        int, typer.Option(min=1, help="How many requests are under way at a time; 1 for a camera or stream.")
+    ] = 8,
+    show: Annotated[bool, typer.Option("--show", help="Show the video in a window; q or Esc ends.")] = False,
+    track: Annotated[
+        bool, typer.Option("--track", help="Give each object of a video an id that it keeps (ByteTrack).")
+    ] = False,
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The gateway's API key. Else: $DETSERVE_API_KEY.")
     ] = None,
@@ -79,25 +94,22 @@ def detect(
         ),
     ] = None,
 ) -> None:
-    """Detect objects in pictures with a served detector."""
-    pictures = expand_sources(sources)
-    targets = _drawing_targets(save, pictures)
-    outcomes: list[Outcome] = []
-    started_s = time.perf_counter()
+    """Detect objects in pictures or in a video with a served detector."""
+    thresholds: dict[str, Any] = {
+        "score_threshold": score,
+        "iou_threshold": iou,
+        "max_detections": max_detections,
+    }
     security = Security.from_environment(api_key_file=api_key_file, ca=ca, certificate=certificate)
     if not Endpoint.parse(url).tls and (api_key_file, ca, certificate) == (None, None, None):
         security = UNSECURED  # the environment's key is for the gateway, not for a server without TLS
+    video = video_source(sources)
+    _require_sense(video, show, track, coco)
     with DetectionClient(url, model, security=security) as client:
-        stream = client.detect_stream(
-            (picture.path for picture in pictures),
-            window=window,
-            score_threshold=score,
-            iou_threshold=iou,
-            max_detections=max_detections,
-        )
-        for outcome in progress_of(stream, total=len(pictures)):
-            outcomes.append(_drawn(outcome, pictures[len(outcomes)], targets))
-    elapsed_s = time.perf_counter() - started_s
+        if video is not None:
+            options = VideoOptions(save, json, show, track, window, thresholds)
+            raise typer.Exit(detect_video(client, video, options))
+        outcomes, elapsed_s = _detect_pictures(client, expand_sources(sources), save, window, thresholds)
     if json is not None:
         write_json(json, outcomes)
     if coco is not None:
@@ -105,6 +117,31 @@ def detect(
     print_report(outcomes, elapsed_s)
     if any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def _require_sense(video: VideoSource | None, show: bool, track: bool, coco: Path | None) -> None:
+    if video is not None and coco is not None:
+        raise typer.BadParameter("is for pictures; a video's detections go to --json", param_hint="--coco")
+    for name, given in (("--show", show), ("--track", track)):
+        if given and video is None:
+            raise typer.BadParameter("is for a video file, a camera or a stream", param_hint=name)
+
+
+def _detect_pictures(
+    client: DetectionClient,
+    pictures: list[PictureFile],
+    save: Path | None,
+    window: int,
+    thresholds: dict[str, Any],
+) -> tuple[list[Outcome], float]:
+    """The outcome of each picture, drawn if that is wanted, and the seconds it took."""
+    targets = _drawing_targets(save, pictures)
+    outcomes: list[Outcome] = []
+    started_s = time.perf_counter()
+    stream = client.detect_stream((picture.path for picture in pictures), window=window, **thresholds)
+    for outcome in progress_of(stream, total=len(pictures)):
+        outcomes.append(_drawn(outcome, pictures[len(outcomes)], targets))
+    return outcomes, time.perf_counter() - started_s
 
 
 def _drawing_targets(save: Path | None, pictures: list[PictureFile]) -> dict[Path, Path]:

@@ -1,0 +1,187 @@
+"""``detserve detect`` on a video: a file, a camera or a stream."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detserve_client import (
+    AccessDenied,
+    DetectionClient,
+    ModelNotFound,
+    Outcome,
+    OutputError,
+    ServerUnavailable,
+    SourceError,
+)
+from detserve_client.commands.video_report import FrameProgress, VideoSummary
+from detserve_client.drawing import annotated, require_drawing
+from detserve_client.errors import DetserveError
+from detserve_client.signals import told_to_stop
+from detserve_client.tracking import Tracker
+from detserve_client.video import Frame
+from detserve_client.video_camera import Camera
+from detserve_client.video_container import Container
+from detserve_client.video_lines import frame_line, lines_file
+from detserve_client.video_live import LatestFrames
+from detserve_client.video_sources import VideoSource
+from detserve_client.video_window import Rate, Window, with_status
+from detserve_client.video_writer import VideoWriter, video_writer
+
+INTERRUPTED = 130
+_LIVE_TIMEOUT_S = 5.0
+_END_OF_A_FILE = (ServerUnavailable, ModelNotFound, AccessDenied)
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """What a user asked for: a folder of videos, a file of JSON Lines, a window, track ids, the request's."""
+
+    save: Path | None
+    json: Path | None
+    show: bool
+    track: bool
+    window: int
+    thresholds: dict[str, Any]
+
+
+def detect_video(client: DetectionClient, source: VideoSource, options: VideoOptions) -> int:
+    """Detect in every frame of a file, or in the latest frame of a live source until told to stop.
+
+    Whatever the reason that the video ends, what was written is finished and kept.
+
+    Returns:
+        The exit status: 1 if a frame failed, 130 if Ctrl-C cut a file short, else 0.
+
+    Raises:
+        DetserveError: at once, if the video, the window or an output cannot be opened; at the end, if the
+            file is damaged or the server is lost.
+    """
+    target = _target(source, options.save)
+    transfer = client.frame_transfer()
+    progress, summary = FrameProgress(str(source)), VideoSummary()
+    with ExitStack() as stack:
+        stopping = stack.enter_context(told_to_stop())
+        window = stack.enter_context(closing(Window(f"{source} - detserve"))) if options.show else None
+        video = stack.enter_context(closing(_opened(source, stopping, progress.say, window)))
+        sinks = _Sinks(
+            window,
+            tracker=Tracker(video.fps) if options.track else None,
+            append=stack.enter_context(lines_file(options.json)) if options.json else None,
+            writer=stack.enter_context(video_writer(target, video.fps)) if target else None,
+        )
+        feed = _Feed(video.frames(), stopping)
+        stack.enter_context(progress.running(video.total_frames))
+        for frame, outcome in _detected(client, feed, source, options):
+            progress.count(frame, outcome)
+            if not sinks.take(frame, outcome, summary, video.dropped):
+                break
+            if isinstance(outcome.error, _END_OF_A_FILE) and not source.live:
+                feed.failure = type(outcome.error)(f"{source} ended at frame {frame.index}: {outcome.error}")
+                break
+        cut_short = stopping.is_set() and not source.live
+    summary.print(video, transfer, [path for path in (target, options.json) if path and path.exists()])
+    if feed.failure is not None:
+        raise feed.failure
+    return INTERRUPTED if cut_short else int(summary.failed > 0)
+
+
+def _target(source: VideoSource, save: Path | None) -> Path | None:
+    if save is None:
+        return None
+    require_drawing()
+    target = save / source.output_name()
+    if source.kind == "file" and target.exists() and target.samefile(source.address):
+        raise OutputError(f"--save {save} would overwrite the video {target}; name another folder")
+    return target
+
+
+def _opened(
+    source: VideoSource, stopping: Event, say: Callable[[str], None], window: Window | None
+) -> Container | LatestFrames:
+    if not source.live:
+        return Container(source)
+
+    def look_at_window() -> None:
+        if window is not None and not window.look():
+            stopping.set()
+
+    return LatestFrames(
+        lambda: Camera(source) if source.kind == "camera" else Container(source),
+        say=say,
+        stopping=stopping,
+        while_waiting=look_at_window,
+    )
+
+
+class _Feed:
+    """Hands frames to the client, remembers those under way, and how the video ended."""
+
+    def __init__(self, frames: Iterator[Frame], stopping: Event) -> None:
+        self._frames, self._stopping = frames, stopping
+        self.under_way: deque[Frame] = deque()
+        self.failure: DetserveError | None = None
+
+    def pixels(self) -> Iterator[NDArray[np.uint8]]:
+        try:
+            for frame in self._frames:
+                if self._stopping.is_set():
+                    return
+                self.under_way.append(frame)
+                yield frame.pixels
+        except SourceError as error:
+            self.failure = error
+
+
+def _detected(
+    client: DetectionClient, feed: _Feed, source: VideoSource, options: VideoOptions
+) -> Iterator[tuple[Frame, Outcome]]:
+    """Each frame with its outcome, in order; of a live source one at a time, so that none grows old."""
+    stream = client.detect_stream(
+        feed.pixels(),
+        window=1 if source.live else options.window,
+        timeout_s=_LIVE_TIMEOUT_S if source.live else None,
+        **options.thresholds,
+    )
+    for outcome in stream:
+        yield feed.under_way.popleft(), outcome
+
+
+@dataclass
+class _Sinks:
+    """Where each frame goes."""
+
+    window: Window | None
+    tracker: Tracker | None
+    append: Callable[[str], None] | None
+    writer: VideoWriter | None
+
+    def __post_init__(self) -> None:
+        self._rate = Rate()
+
+    def take(self, frame: Frame, outcome: Outcome, summary: VideoSummary, dropped: int) -> bool:
+        """Track, write and show one frame; False when the user has closed the window."""
+        found = outcome.detections
+        track_ids = None if self.tracker is None or found is None else self.tracker.update(found)
+        if self.append is not None:
+            self.append(frame_line(frame, outcome, track_ids))
+        drawn = frame.pixels
+        if found is not None and (self.writer is not None or self.window is not None):
+            drawn = annotated(frame.pixels, found, track_ids)
+        if self.writer is not None:
+            self.writer.write(drawn, frame.time_s)
+        now_s = time.perf_counter()
+        summary.count(outcome, track_ids, now_s - frame.taken_s)
+        if self.window is None:
+            return True
+        status = f"{self._rate.count(now_s):.1f} frames/s  {(now_s - frame.taken_s) * 1000:.0f} ms"
+        return self.window.show(with_status(drawn, f"{status}  {dropped} dropped" if dropped else status))

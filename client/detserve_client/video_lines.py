@@ -1,0 +1,50 @@
+"""JSON Lines: one line for each frame of a video."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from detserve_client import Outcome
+from detserve_client.files import blamed_on, whole_file
+from detserve_client.video import Frame
+
+
+def frame_line(frame: Frame, outcome: Outcome, track_ids: Sequence[int | None] | None) -> str:
+    """``frame``, ``time_s`` and either ``detections`` (with ``track_id`` where tracked) or ``error``."""
+    entry: dict[str, object] = {"frame": frame.index, "time_s": round(frame.time_s, 6)}
+    if outcome.detections is None:
+        entry["error"] = str(outcome.error)
+    else:
+        rows = outcome.detections.to_dicts()
+        for row, track_id in zip(rows, track_ids or [], strict=track_ids is not None):
+            row["track_id"] = track_id
+        entry["detections"] = rows
+    return json.dumps(entry) + "\n"
+
+
+@contextmanager
+def lines_file(path: Path) -> Iterator[Callable[[str], None]]:
+    """Yield a function that appends text; the file appears whole when the block ends well.
+
+    A pipe or device, such as /dev/stdout, gets each line at once.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    into_pipe = path.exists() and not path.is_file() and not path.is_dir()
+    with nullcontext(path) if into_pipe else whole_file(path) as target:
+        with blamed_on(path):
+            lines = target.open("w", buffering=1)
+
+        def append(text: str) -> None:
+            with blamed_on(path):
+                lines.write(text)
+
+        try:
+            yield append
+        finally:
+            with blamed_on(path):
+                lines.close()

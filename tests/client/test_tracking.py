@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from detserve_client import Detections
+from detserve_client.tracking import Tracker
+
+
+def at(*lefts: float, score: float = 0.8) -> Detections:
+    boxes = np.array([[left, 20, left + 50, 90] for left in lefts], np.float32).reshape(-1, 4)
+    count = len(lefts)
+    return Detections(boxes, np.full(count, score, np.float32), np.zeros(count, np.int32), ("code",))
+
+
+def test_an_object_keeps_its_id_when_rows_change_places() -> None:
+    tracker = Tracker(25)
+    first = tracker.update(at(100, 300))
+    assert first == [1, 2]
+    for step in range(1, 10):
+        assert tracker.update(at(300 - 3 * step, 100 + 3 * step)) == [2, 1]
+
+
+def test_out_of_sight_for_half_a_second_is_the_same_object_for_three_seconds_a_new_one() -> None:
+    for missing_frames, same in ((12, True), (75, False)):
+        tracker = Tracker(25)
+        (before,) = [tracker.update(at(100)) for _ in range(10)][-1]
+        for _ in range(missing_frames):
+            assert tracker.update(Detections.empty(["code"])) == []
+        after = [tracker.update(at(100)) for _ in range(3)][-1]
+        assert (after == [before]) is same
+
+
+def test_a_faint_newcomer_has_no_id() -> None:
+    tracker = Tracker(25)
+    tracker.update(at(100))
+    assert tracker.update(at(100, 400, score=0.2))[1] is None
+
+
+def test_two_videos_count_for_themselves_and_nothing_is_warned_of() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [Tracker(25).update(at(100)) for _ in range(2)] == [[1], [1]]
+        assert Tracker(0.2).update(at(100)) == [1]
