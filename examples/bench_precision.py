@@ -24,7 +24,7 @@ from detserve_builder.precision.passes import apply_precision, place_of
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.prepare import prepare
 from detserve_builder.repository import write_repository
-from detserve_builder.triton_config import Target
+from detserve_builder.triton_config import Placement, Target
 from detserve_client.endpoint import Endpoint
 from detserve_perf.corpus import input_data, read_pictures
 from detserve_perf.load import LoadPoint, LoadResult, run_load

@@ -46,7 +46,7 @@ def _other_threshold(folder: Path) -> Path:
 
 def _noisy(folder: Path) -> Path:
     """The same graph with a tenth of noise on every convolution's weights."""
-    path = _repository(folder) / f"{DEFAULT}_detector/1/model.onnx"
+    path = _repository(folder) / f"{DEFAULT}_pipeline/1/model.onnx"
     model = onnx.load(path)
     random = np.random.default_rng(5)
     for tensor in model.graph.initializer:

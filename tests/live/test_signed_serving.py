@@ -106,7 +106,7 @@ def test_the_command_refuses_a_changed_file_and_removes_its_copy_when_killed(
     while list(temporary.glob("detserve-verified-*/repository")):
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
-    path = repository / f"{DEFAULT}_detector/1/model.onnx"
+    path = repository / f"{DEFAULT}_pipeline/1/model.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert refused.returncode == 1

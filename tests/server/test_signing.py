@@ -55,10 +55,10 @@ def test_an_untouched_repository_verifies_and_the_copy_is_the_same(repository: P
 
 def test_signing_again_signs_the_same_files_and_names_those_of_no_build(repository: Path) -> None:
     assert sign_repository(repository, KEY).unbuilt == ()
-    (repository / "codes_ssd_detector/1/model_89.plan").write_bytes(b"plan")
-    (repository / "codes_ssd_detector/1/__pycache__").mkdir()
-    (repository / "codes_ssd_detector/1/__pycache__/model.pyc").write_bytes(b"compiled")
-    assert sign_repository(repository, KEY).unbuilt == ("codes_ssd_detector/1/model_89.plan",)
+    (repository / "codes_ssd_pipeline/1/model_89.plan").write_bytes(b"plan")
+    (repository / "codes_ssd_pipeline/1/__pycache__").mkdir()
+    (repository / "codes_ssd_pipeline/1/__pycache__/model.pyc").write_bytes(b"compiled")
+    assert sign_repository(repository, KEY).unbuilt == ("codes_ssd_pipeline/1/model_89.plan",)
 
 
 def _config(repository: Path) -> None:
@@ -78,7 +78,7 @@ def _planted_pyc(repository: Path) -> None:
 
 
 def _link_out(repository: Path) -> None:
-    path = repository / "codes_ssd_detector/1/model.onnx"
+    path = repository / "codes_ssd_pipeline/1/model.onnx"
     elsewhere = repository.parent / "elsewhere.onnx"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)  # the same bytes, until somebody changes them
@@ -114,7 +114,7 @@ def _edit_signature(repository: Path) -> None:
         (_planted_pyc, r"__pycache__ could be run in the place of the signed Python files"),
         (lambda r: (r / "__pycache__").write_bytes(b""), r"__pycache__ could be run"),
         (_link_out, r"model\.onnx is a symbolic link"),
-        (lambda r: (r / "codes_ssd_detector/3").symlink_to(r / "codes_ssd_detector/1"), "a symbolic link"),
+        (lambda r: (r / "codes_ssd_pipeline/3").symlink_to(r / "codes_ssd_pipeline/1"), "a symbolic link"),
         (lambda r: os.mkfifo(r / "codes_ssd/pipe"), "neither file nor folder"),
         (lambda r: (r / "codes_ssd/\x1b[2J").touch(), r"cannot be printed: 'codes_ssd/\\x1b\[2J'"),
         (lambda r: (Path(os.fsdecode(bytes(r / "codes_ssd") + b"/\xff"))).touch(), "cannot be printed"),
