@@ -133,19 +133,15 @@ def test_no_key_is_written_anywhere(site: Site, protocol, sample) -> None:
 
 @pytest.mark.parametrize("parameters", [None, {"detserve-models": "*"}, {"detserve-models": 1}])
 @pytest.mark.parametrize("declared", [None, SSD])
-@pytest.mark.parametrize("model", [YOLO, f"{YOLO}_detector"])
+@pytest.mark.parametrize("model", [YOLO, f"{YOLO}_pipeline"])
 def test_grpc_model_scope_without_a_true_declaration(site: Site, sample, parameters, declared, model) -> None:
     """gRPC names the model in the message: the model's own step refuses, whatever the client claims."""
     credentials = site.security().grpc_credentials()
     headers = {"authorization": f"Bearer {site.keys['bob']}", "detserve-models": "*"}
     if declared:
         headers["detserve-model"] = declared
-    if model == YOLO:
-        tensor = grpcclient.InferInput("IMAGE", [1, 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[sample.read_bytes()]], dtype=object))
-    else:
-        tensor = grpcclient.InferInput("images", [1, 416, 416, 3], "UINT8")
-        tensor.set_data_from_numpy(np.zeros((1, 416, 416, 3), np.uint8))
+    tensor = grpcclient.InferInput("IMAGE", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[sample.read_bytes()]], dtype=object))
     address = site.gateway.grpc_url.removeprefix("grpcs://")
     with grpcclient.InferenceServerClient(address, creds=credentials) as connection:
         with pytest.raises(grpcclient.InferenceServerException, match="key is not for"):
