@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from detserve_perf.commands.accuracy import accuracy
+from detserve_perf.commands.compare import compare
+from detserve_perf.commands.soak import soak
 from detserve_perf.commands.sweep import sweep
 
 app = typer.Typer(
@@ -12,3 +14,5 @@ app = typer.Typer(
 )
 app.command()(sweep)
 app.command()(accuracy)
+app.command()(compare)
+app.command()(soak)
