@@ -1,13 +1,14 @@
 """A server's processes: which they are, the memory and the CPU time they take. Read from /proc, Linux only.
 
-Memory is PSS (a page shared by k processes counts 1/k in each, so a sum over processes is what they really
-take); where the kernel does not let PSS be read it is RSS, which counts shared pages in every process.
+RSS counts a page shared by k processes in each of them. PSS counts 1/k of it in each, so that a sum over
+processes is what they really take; but it changes when another program starts that maps the same libraries.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pathlib import Path
 PROC = Path("/proc")
 MIB = 1024 * 1024
 _KIB = 1024
+_STAT = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+_BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,14 @@ def process_tree(pid: int) -> list[int]:
     for parent in tree:
         tree += children.get(parent, [])
     return tree
+
+
+def other_cpu_s(pids: Sequence[int]) -> float:
+    """CPU seconds since the start of the machine that neither these trees nor this process used."""
+    fields = (PROC / "stat").read_text().partition("\n")[0].split()[1:]
+    busy = sum(int(ticks) for name, ticks in zip(_STAT, fields, strict=False) if name in _BUSY)
+    own_s = sum(tree_cpu_s(pid) for pid in pids) + time.process_time()
+    return busy / os.sysconf("SC_CLK_TCK") - own_s
 
 
 def tree_memory(pid: int) -> list[ProcessMemory]:

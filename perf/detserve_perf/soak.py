@@ -41,7 +41,7 @@ class MemorySample:
 
 @dataclass(frozen=True)
 class ProcessCourse:
-    """One process: its memory when it was warm, the most and the least afterwards, at the end.
+    """One process: its resident memory when it was warm, the most and the least afterwards, at the end.
 
     ``level_bytes`` and ``end_bytes`` are medians of a few samples. ``whole`` is False when the process did
     not live from the warm-up to the end.
@@ -168,7 +168,7 @@ def read_duration_s(text: str) -> float:
 
 
 def _course(own: Sequence[ProcessMemory], *, whole: bool) -> ProcessCourse:
-    taken = [process.taken_bytes for process in own]
+    taken = [process.rss_bytes for process in own]
     return ProcessCourse(
         pid=own[0].pid,
         name=own[0].name,

@@ -46,7 +46,7 @@ def soak_report(result: Soak) -> Report:
                 f"{result.capacity_per_s:.1f}, for {result.duration_s:g} s of which {result.warm_up_s:g} s "
                 f"are warm-up; {result.answered} answered, {len(result.errors)} failed",
             ),
-            ("memory", _kind(result.samples)),
+            ("memory", "resident set size (RSS); soak_samples.csv has the proportional one (PSS) too"),
             ("growth", "the most after the warm-up over the median of its first five samples"),
             ("machine", f"{machine.cpu}, {machine.cores} cores, Triton {machine.triton}"),
             ("date", machine.date),
@@ -83,7 +83,7 @@ def memory_png(result: Soak) -> bytes:
     panel = drawing.subplots()
     for course in courses(result.samples, result.warm_up_s):
         points = [
-            (sample.time_s / 60, 100 * (process.taken_bytes / course.level_bytes - 1))
+            (sample.time_s / 60, 100 * (process.rss_bytes / course.level_bytes - 1))
             for sample in result.samples
             for process in sample.processes
             if process.pid == course.pid
@@ -104,8 +104,3 @@ def memory_png(result: Soak) -> bytes:
 def _row(course: ProcessCourse) -> list[str | int | float | None]:
     sizes = (course.level_bytes, course.least_bytes, course.most_bytes, course.end_bytes)
     return [course.name, course.pid, *(size / MIB for size in sizes), 100 * course.growth]
-
-
-def _kind(samples: Sequence[MemorySample]) -> str:
-    known = all(process.pss_bytes is not None for sample in samples for process in sample.processes)
-    return "proportional set size (PSS)" if known else "resident set size (RSS) where PSS cannot be read"

@@ -6,6 +6,8 @@ import typer
 
 from detserve_perf.commands.accuracy import accuracy
 from detserve_perf.commands.compare import compare
+from detserve_perf.commands.placement import placement
+from detserve_perf.commands.plan import plan
 from detserve_perf.commands.soak import soak
 from detserve_perf.commands.sweep import sweep
 
@@ -16,3 +18,5 @@ app.command()(sweep)
 app.command()(accuracy)
 app.command()(compare)
 app.command()(soak)
+app.command()(placement)
+app.command()(plan)

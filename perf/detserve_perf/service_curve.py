@@ -1,0 +1,143 @@
+"""How long a server takes for a request, by how many are under way: measured now, or read from a sweep."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detserve_client.endpoint import Endpoint
+from detserve_perf.errors import MeasurementError
+from detserve_perf.generator import closed_loop, grpc_sender
+from detserve_perf.queueing import Replica
+from detserve_perf.triton import TritonQueries, steps_of
+
+Float64 = NDArray[np.float64]
+_CONCURRENCIES = (1, 2, 4, 8, 16)
+_LONGEST = 1.2  # of the 99th percentile, where only percentiles are known
+_QUANTILES = np.linspace(0.0005, 0.9995, 1000)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A closed loop of ``concurrency`` requests; ``latencies_s`` float64 [n]."""
+
+    concurrency: int
+    pictures_per_s: float
+    latencies_s: Float64
+
+
+@dataclass(frozen=True)
+class ServiceCurve:
+    """Points by concurrency, ascending; how many requests the slowest step runs at once, and may queue."""
+
+    points: tuple[CurvePoint, ...]
+    instances: int
+    queue_size: int
+
+    @property
+    def capacity_per_s(self) -> float:
+        """The most throughput of any point."""
+        return max(point.pictures_per_s for point in self.points)
+
+    def replica(self) -> Replica:
+        """The server as a queue.
+
+        With k instances busy a request takes what it took at concurrency k; with all busy the times are
+        scaled to the capacity, because a closed loop of just as many requests leaves instances idle between
+        an answer and the next request.
+        """
+        service_s = [self._at(busy) for busy in range(1, self.instances)]
+        full_s = self._at(self.instances)
+        service_s.append(full_s * (self.instances / self.capacity_per_s / full_s.mean()))
+        return Replica(tuple(service_s), self.queue_size)
+
+    def _at(self, concurrency: int) -> Float64:
+        """The latencies of the point that is nearest."""
+        return min(self.points, key=lambda point: abs(point.concurrency - concurrency)).latencies_s
+
+
+def measure_curve(
+    grpc_url: str,
+    model: str,
+    requests: Sequence[bytes],
+    duration_s: float,
+    on_progress: Callable[[str], None],
+) -> ServiceCurve:
+    """Closed loops of 1, 2, 4, 8 and 16 requests for ``duration_s`` each; the shape from the server."""
+    endpoint = Endpoint.parse(grpc_url)
+    with TritonQueries(endpoint) as queries:
+        asyncio.run(_point(endpoint.address, requests, _CONCURRENCIES[-1], 1.0))
+        points = []
+        for concurrency in _CONCURRENCIES:
+            on_progress(f"service curve, concurrency {concurrency}")
+            points.append(asyncio.run(_point(endpoint.address, requests, concurrency, duration_s)))
+        instances, queue_size = _slowest_step(queries, model)
+    return ServiceCurve(tuple(points), instances, queue_size)
+
+
+def curve_from_sweep(file: Path) -> ServiceCurve:
+    """The batch-1 points of a sweep.json, whose percentiles stand for the distribution.
+
+    A sweep does not say how many instances it met: as many as cores are taken, which is what the builder
+    writes. Raises :class:`MeasurementError` when the file is no sweep.
+    """
+    try:
+        data = json.loads(file.read_bytes())
+        runs = [run for run in data["runs"] if run["point"]["batch"] == 1]
+        by_concurrency: dict[int, list[dict[str, float]]] = {}
+        for run in runs:
+            by_concurrency.setdefault(int(run["point"]["concurrency"]), []).append(run["load"])
+        points = [_from_percentiles(*one) for one in sorted(by_concurrency.items())]
+        cores = int(data["machine"]["cores"])
+    except OSError as error:
+        raise MeasurementError(
+            f"{file} cannot be read ({error.strerror}); --curve takes a sweep.json"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise MeasurementError(f"{file} is no sweep.json; make one with detserve perf sweep") from None
+    if not points:
+        raise MeasurementError(f"{file} has no points of batch 1; sweep with --batch 1")
+    return ServiceCurve(tuple(points), cores, queue_size=0)
+
+
+def _from_percentiles(concurrency: int, loads: Sequence[dict[str, float]]) -> CurvePoint:
+    """Straight lines between the percentiles; the shortest time is the one that gives the known mean."""
+    per_s, p50, p90, p99 = (
+        median(load[field] for load in loads) for field in ("pictures_per_s", "p50_ms", "p90_ms", "p99_ms")
+    )
+    longest = _LONGEST * p99
+    known = 0.25 * p50 + 0.2 * (p50 + p90) + 0.045 * (p90 + p99) + 0.005 * (p99 + longest)
+    shortest = float(np.clip((1e3 * concurrency / per_s - known) / 0.25, 0.3 * p50, p50))
+    latencies_ms = np.interp(_QUANTILES, (0, 0.5, 0.9, 0.99, 1), (shortest, p50, p90, p99, longest))
+    return CurvePoint(concurrency, per_s, latencies_ms / 1e3)
+
+
+async def _point(address: str, requests: Sequence[bytes], concurrency: int, duration_s: float) -> CurvePoint:
+    async with grpc_sender(address, requests) as send:
+        run = await closed_loop(send, concurrency=concurrency, duration_s=duration_s)
+    if run.errors or not run.samples:
+        reason = run.errors[0] if run.errors else "no answer"
+        raise MeasurementError(f"the service curve cannot be measured: {reason}")
+    return CurvePoint(concurrency, run.pictures_per_s, run.latencies_ms / 1e3)
+
+
+def _slowest_step(queries: TritonQueries, model: str) -> tuple[int, int]:
+    """Instances and queue bound of the composing model that computes longest."""
+    steps = steps_of(queries.config(model)) or [model]
+
+    def compute_ns(step: str) -> float:
+        counters = queries.counters(step)
+        return counters.compute_infer_ns / max(counters.requests, 1)
+
+    config: dict[str, Any] = queries.config(max(steps, key=compute_ns))
+    instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
+    policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
+    return instances, int(policy.get("max_queue_size", 0))
