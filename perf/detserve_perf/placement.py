@@ -136,7 +136,7 @@ def measure_placement(
 def recommend(runs: Sequence[ChoiceRun], built: Choice, jpeg_encode_ms: float) -> list[str]:
     """Two sentences: what to take for encoded pictures, and what for raw frames.
 
-    What was built is kept unless another choice beats it in every round by more than the rounds differ.
+    What was built is kept unless another choice beats it by more than the rounds of either differ.
     """
     speeds: dict[Choice, list[float]] = {}
     for run in runs:

@@ -120,7 +120,7 @@ def soak(
         errors=tuple(run.errors),
         samples=tuple(samples),
         machine=machine,
-        notes=tuple(filter(None, [corpus_note(len(pictures))])),
+        notes=tuple(filter(None, [corpus_note(len(pictures)), _failed_note(run)])),
     )
 
 
@@ -146,9 +146,6 @@ def what_is_wrong(result: Soak, bound: float = BOUND) -> str | None:
     if ended:
         names = ", ".join(f"{course.name} ({course.pid})" for course in ended)
         return f"the server's processes changed during the soak: {names}; its log says why"
-    if result.errors:
-        sent = result.answered + len(result.errors)
-        return f"{len(result.errors)} of {sent} requests failed during the soak: {result.errors[0]}"
     grown = [course for course in found if course.growth > bound]
     if not grown:
         return None
@@ -165,6 +162,12 @@ def read_duration_s(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise MeasurementError(f"the duration is {text!r}; expected e.g. 90s, 20m or 1h")
     return float(match[1]) * _UNITS_S[match[2]]
+
+
+def _failed_note(run: Run) -> str | None:
+    if not run.errors:
+        return None
+    return f"{len(run.errors)} of {len(run.samples)} requests failed, the first: {run.errors[0]}"
 
 
 def _course(own: Sequence[ProcessMemory], *, whole: bool) -> ProcessCourse:

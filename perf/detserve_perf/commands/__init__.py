@@ -8,6 +8,7 @@ from detserve_perf.commands.accuracy import accuracy
 from detserve_perf.commands.compare import compare
 from detserve_perf.commands.placement import placement
 from detserve_perf.commands.plan import plan
+from detserve_perf.commands.report import report
 from detserve_perf.commands.soak import soak
 from detserve_perf.commands.sweep import sweep
 
@@ -20,3 +21,4 @@ app.command()(compare)
 app.command()(soak)
 app.command()(placement)
 app.command()(plan)
+app.command()(report)
