@@ -179,7 +179,12 @@ def _rows_as_table(rows: Sequence[dict[str, Any]]) -> str:
 def _heading(key: str) -> str:
     for ending, unit in (("_percent", " %"), ("_per_s", "/s"), ("_mib", " MiB"), ("_ms", " ms")):
         key = key.replace(ending, unit)
-    return key.replace("_", " ").replace("cpu", "CPU")
+    return (
+        key.replace("_", " ")
+        .replace("cpu", "CPU")
+        .replace("mbit", "Mbit")
+        .replace("in process", "in-process")
+    )
 
 
 def _cell(value: Any) -> str:

@@ -12,15 +12,17 @@ import numpy as np
 
 from detserve_perf.errors import MeasurementError
 from detserve_perf.generator import Run, grpc_sender, open_loop, poisson_arrivals_s
+from detserve_perf.processes import other_cpu_s
 from detserve_perf.queueing import Replica, Waited, simulate
 
 _REQUESTS = 20_000
-_LEAST_LOAD, _MOST_LOAD = 0.02, 0.98
+_LEAST_LOAD, _MOST_LOAD = 0.005, 0.98
 _STEPS = 12
 _SEEDS = (1, 2, 3, 4, 5)
 LOADS = (0.3, 0.6, 0.8)
 TOLERANCE = 0.15
 _MBIT = 1e6 / 8
+_BUSY_CORES = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Checked:
-    """Measured and simulated latencies at one load, from the same arrival times."""
+    """Measured and simulated latencies at one load, from the same arrival times.
+
+    ``other_cores`` is what other programs took of the machine meanwhile, in cores.
+    """
 
     load: float
     rate_per_s: float
     measured: Run
     simulated: Waited
+    other_cores: float
 
     def error(self, percent: float | None = None) -> float:
         """Simulated over measured, less one, of a percentile or of the mean."""
@@ -109,19 +115,23 @@ def check(
     capacity_per_s: float,
     duration_s: float,
     on_progress: Callable[[str], None],
+    *,
+    pid: int,
 ) -> list[Checked]:
-    """Load the running server at random times at three loads, and simulate the same arrivals."""
+    """Load the server of process ``pid`` at random times at three loads, and simulate the same arrivals."""
     found = []
     for seed, load in enumerate(LOADS, 1):
         rate_per_s = load * capacity_per_s
         on_progress(f"check at {load:.0%} of the capacity, {rate_per_s:.0f} pictures/s")
         arrivals_s = poisson_arrivals_s(rate_per_s, duration_s, seed)
+        others_s = other_cpu_s([pid])
         measured = asyncio.run(_measure(address, requests, arrivals_s))
+        other_cores = (other_cpu_s([pid]) - others_s) / measured.took_s
         simulated = [simulate(replica, arrivals_s, other) for other in _SEEDS]
         pooled = Waited(
             np.concatenate([one.latencies_ms for one in simulated]), sum(one.refused for one in simulated)
         )
-        found.append(Checked(load, rate_per_s, measured, pooled))
+        found.append(Checked(load, rate_per_s, measured, pooled, other_cores))
     return found
 
 
@@ -134,6 +144,14 @@ def verdict(checks: Sequence[Checked]) -> str:
         f"simulated mean and p99 are {held} {TOLERANCE:.0%} of the measured ones at every load; "
         f"the worst is the {name} at {load:.0%}, off by {worst:.0%}"
     )
+
+
+def busy_note(checks: Sequence[Checked]) -> str | None:
+    """What to say when the check did not have the machine to itself, None when it did."""
+    most = max((one.other_cores for one in checks), default=0.0)
+    if most < _BUSY_CORES:
+        return None
+    return f"other programs took up to {most:.1f} cores during the check; check again on a quiet machine"
 
 
 _HELD: tuple[tuple[str, float | None], ...] = (("mean", None), ("p99", 99))

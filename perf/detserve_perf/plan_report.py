@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from detserve_perf.machine import Machine
-from detserve_perf.plan import Answer, Checked, verdict
+from detserve_perf.plan import Answer, Checked, busy_note, verdict
 from detserve_perf.service_curve import ServiceCurve
 from detserve_perf.tables import Cell, Column, Report, Table
 
@@ -65,6 +65,8 @@ def plan_report(
     curve_table = Table("Service curve", _CURVE, curve_rows(curve))
     check_table = Table("Measured and simulated", _CHECK, [_check(one) for one in checks])
     tables = [answer_table, *([check_table] if checks else []), curve_table]
+    said = [verdict(checks), busy_note(checks)] if checks else ["not checked by measurement: see --check"]
+    notes = [*filter(None, said), *_MODEL]
     data: dict[str, Any] = {
         "p99_ms": p99_ms,
         "instances": curve.instances,
@@ -75,7 +77,7 @@ def plan_report(
         "curve": _as_objects(curve_table),
         "verdict": verdict(checks) if checks else None,
         "machine": None if machine is None else asdict(machine),
-        "notes": list(_MODEL),
+        "notes": notes,
     }
     return Report(
         name="plan",
@@ -92,7 +94,7 @@ def plan_report(
             ("date", machine.date if machine else ""),
             ("command", f"`{machine.command}`" if machine else ""),
         ],
-        notes=[*([verdict(checks)] if checks else ["not checked by measurement: see --check"]), *_MODEL],
+        notes=notes,
         data=data,
     )
 

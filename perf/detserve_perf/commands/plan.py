@@ -90,7 +90,13 @@ def _measured(
         service = measure_curve(server.grpc_url, model, requests, _CURVE_POINT_S, on_progress)
         checks = (
             check_loads(
-                endpoint.address, requests, service.replica(), service.capacity_per_s, _CHECK_S, on_progress
+                endpoint.address,
+                requests,
+                service.replica(),
+                service.capacity_per_s,
+                _CHECK_S,
+                on_progress,
+                pid=server.pid,
             )
             if check
             else []
