@@ -69,7 +69,7 @@ def plan_report(
     notes = [*filter(None, said), *_MODEL]
     data: dict[str, Any] = {
         "p99_ms": p99_ms,
-        "instances": curve.instances,
+        "servers": curve.servers,
         "queue_size": curve.queue_size,
         "capacity_per_s": curve.capacity_per_s,
         "replicas": _as_objects(answer_table),
@@ -87,7 +87,7 @@ def plan_report(
             ("service curve", source),
             (
                 "a replica",
-                f"{curve.capacity_per_s:.1f} pictures/s at most, {curve.instances} instances, "
+                f"{curve.capacity_per_s:.1f} pictures/s at most, works on {curve.servers} requests at once, "
                 f"queue of {curve.queue_size or 'any length'}",
             ),
             ("machine", f"{machine.cpu}, {machine.cores} cores" if machine else ""),

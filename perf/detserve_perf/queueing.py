@@ -1,6 +1,6 @@
 """A replica as a queue: G/G/c with measured service times and a bounded queue, simulated with simpy.
 
-Arrivals are given as times. ``instances`` requests are in service at once and take a time drawn from what was
+Arrivals are given as times. ``servers`` requests are in service at once and take a time drawn from what was
 measured with as many under way; the others wait in one queue, first come first served, and are refused when
 ``queue_size`` wait already. Left out: batches (a batch of two is two services here), the steps of an ensemble
 as stations of their own, and what the machine does beside.
@@ -23,22 +23,22 @@ Float64 = NDArray[np.float64]
 class Replica:
     """One server as a queue.
 
-    ``service_s`` has one array of service times in seconds for every number of busy instances from 1 on, so
-    its length is the number of instances. ``queue_size`` 0 is no bound, as in Triton.
+    ``service_s`` has one array of service times in seconds for every number of requests in service from 1 on,
+    so its length is how many there can be. ``queue_size`` 0 is no bound, as in Triton.
     """
 
     service_s: tuple[Float64, ...]
     queue_size: int = 0
 
     @property
-    def instances(self) -> int:
+    def servers(self) -> int:
         """How many requests are in service at once at most."""
         return len(self.service_s)
 
     @property
     def capacity_per_s(self) -> float:
-        """Requests a second with every instance busy."""
-        return self.instances / float(self.service_s[-1].mean())
+        """Requests a second with as many in service as can be."""
+        return self.servers / float(self.service_s[-1].mean())
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,21 @@ def simulate(replica: Replica, arrivals_s: Sequence[float] | Float64, seed: int)
     random = np.random.default_rng(seed)
     draws = [random.choice(service, len(arrivals_s)) for service in replica.service_s]
     environment = simpy.Environment()
-    instances = simpy.Resource(environment, replica.instances)
+    stations = simpy.Resource(environment, replica.servers)
     latencies_s: list[float] = []
     refused = 0
 
     def one(number: int, due_s: float) -> Generator[Any, Any, None]:
-        with instances.request() as turn:
+        with stations.request() as turn:
             yield turn
-            yield environment.timeout(draws[instances.count - 1][number])
+            yield environment.timeout(draws[stations.count - 1][number])
         latencies_s.append(environment.now - due_s)
 
     def arrive() -> Generator[Any, Any, None]:
         nonlocal refused
         for number, due_s in enumerate(arrivals_s):
             yield environment.timeout(due_s - environment.now)
-            if replica.queue_size and len(instances.queue) >= replica.queue_size:
+            if replica.queue_size and len(stations.queue) >= replica.queue_size:
                 refused += 1
             else:
                 environment.process(one(number, due_s))

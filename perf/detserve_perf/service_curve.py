@@ -17,10 +17,11 @@ from detserve_client.endpoint import Endpoint
 from detserve_perf.errors import MeasurementError
 from detserve_perf.generator import closed_loop, grpc_sender
 from detserve_perf.queueing import Replica
+from detserve_perf.reference import cores
 from detserve_perf.triton import TritonQueries, steps_of
 
 Float64 = NDArray[np.float64]
-_CONCURRENCIES = (1, 2, 4, 8, 16)
+_CONCURRENCIES = (1, 2, 3, 4, 6, 8, 12)
 _LONGEST = 1.2  # of the 99th percentile, where only percentiles are known
 _QUANTILES = np.linspace(0.0005, 0.9995, 1000)
 
@@ -36,10 +37,10 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class ServiceCurve:
-    """Points by concurrency, ascending; how many requests the slowest step runs at once, and may queue."""
+    """Points by concurrency, ascending; requests worked on at once; the queue's bound, 0 for none."""
 
     points: tuple[CurvePoint, ...]
-    instances: int
+    servers: int
     queue_size: int
 
     @property
@@ -50,18 +51,28 @@ class ServiceCurve:
     def replica(self) -> Replica:
         """The server as a queue.
 
-        With k instances busy a request takes what it took at concurrency k; with all busy the times are
-        scaled to the capacity, because a closed loop of just as many requests leaves instances idle between
-        an answer and the next request.
+        With k requests in service one takes what it took at concurrency k; with as many as can be the times
+        are scaled to the capacity, because a closed loop of just as many leaves the server idle between an
+        answer and the next request.
         """
-        service_s = [self._at(busy) for busy in range(1, self.instances)]
-        full_s = self._at(self.instances)
-        service_s.append(full_s * (self.instances / self.capacity_per_s / full_s.mean()))
+        service_s = [self._at(busy) for busy in range(1, self.servers)]
+        full_s = self._at(self.servers)
+        service_s.append(full_s * (self.servers / self.capacity_per_s / full_s.mean()))
         return Replica(tuple(service_s), self.queue_size)
 
     def _at(self, concurrency: int) -> Float64:
-        """The latencies of the point that is nearest."""
-        return min(self.points, key=lambda point: abs(point.concurrency - concurrency)).latencies_s
+        """Latencies by quantile, between two points in proportion."""
+        below = max((p for p in self.points if p.concurrency <= concurrency), key=_by_concurrency)
+        above = min(
+            (p for p in self.points if p.concurrency >= concurrency), key=_by_concurrency, default=below
+        )
+        share = (concurrency - below.concurrency) / max(above.concurrency - below.concurrency, 1)
+        low_s, high_s = (np.quantile(point.latencies_s, _QUANTILES) for point in (below, above))
+        return np.asarray(low_s + share * (high_s - low_s), np.float64)
+
+
+def _by_concurrency(point: CurvePoint) -> int:
+    return point.concurrency
 
 
 def measure_curve(
@@ -71,7 +82,7 @@ def measure_curve(
     duration_s: float,
     on_progress: Callable[[str], None],
 ) -> ServiceCurve:
-    """Closed loops of 1, 2, 4, 8 and 16 requests for ``duration_s`` each; the shape from the server."""
+    """Closed loops of 1 to 12 requests for ``duration_s`` each; the queue's shape from the configuration."""
     endpoint = Endpoint.parse(grpc_url)
     with TritonQueries(endpoint) as queries:
         asyncio.run(_point(endpoint.address, requests, _CONCURRENCIES[-1], 1.0))
@@ -79,15 +90,15 @@ def measure_curve(
         for concurrency in _CONCURRENCIES:
             on_progress(f"service curve, concurrency {concurrency}")
             points.append(asyncio.run(_point(endpoint.address, requests, concurrency, duration_s)))
-        instances, queue_size = _slowest_step(queries, model)
-    return ServiceCurve(tuple(points), instances, queue_size)
+        servers, queue_size = _slowest_step(queries, model)
+    return ServiceCurve(tuple(points), servers, queue_size)
 
 
 def curve_from_sweep(file: Path) -> ServiceCurve:
     """The batch-1 points of a sweep.json, whose percentiles stand for the distribution.
 
-    A sweep does not say how many instances it met: as many as cores are taken, which is what the builder
-    writes. Raises :class:`MeasurementError` when the file is no sweep.
+    As many requests are taken to be worked on at once as its machine had cores, which is what the builder
+    aims at. Raises :class:`MeasurementError` when the file is no sweep or lacks concurrency 1.
     """
     try:
         data = json.loads(file.read_bytes())
@@ -96,16 +107,19 @@ def curve_from_sweep(file: Path) -> ServiceCurve:
         for run in runs:
             by_concurrency.setdefault(int(run["point"]["concurrency"]), []).append(run["load"])
         points = [_from_percentiles(*one) for one in sorted(by_concurrency.items())]
-        cores = int(data["machine"]["cores"])
+        servers = int(data["machine"]["cores"])
     except OSError as error:
         raise MeasurementError(
             f"{file} cannot be read ({error.strerror}); --curve takes a sweep.json"
         ) from None
     except (ValueError, KeyError, TypeError):
         raise MeasurementError(f"{file} is no sweep.json; make one with detserve perf sweep") from None
-    if not points:
-        raise MeasurementError(f"{file} has no points of batch 1; sweep with --batch 1")
-    return ServiceCurve(tuple(points), cores, queue_size=0)
+    if not points or points[0].concurrency != 1:
+        raise MeasurementError(
+            f"{file} does not say what one request at a time takes; "
+            "sweep with --batch 1 and --concurrency 1,2,4,8"
+        )
+    return ServiceCurve(tuple(points), servers, queue_size=0)
 
 
 def _from_percentiles(concurrency: int, loads: Sequence[dict[str, float]]) -> CurvePoint:
@@ -130,14 +144,19 @@ async def _point(address: str, requests: Sequence[bytes], concurrency: int, dura
 
 
 def _slowest_step(queries: TritonQueries, model: str) -> tuple[int, int]:
-    """Instances and queue bound of the composing model that computes longest."""
+    """How many requests the composing model that computes longest works on at once, and its queue's bound.
+
+    A pipeline is one instance that shares its pictures out among the cores.
+    """
     steps = steps_of(queries.config(model)) or [model]
 
     def compute_ns(step: str) -> float:
         counters = queries.counters(step)
         return counters.compute_infer_ns / max(counters.requests, 1)
 
-    config: dict[str, Any] = queries.config(max(steps, key=compute_ns))
+    slowest = max(steps, key=compute_ns)
+    config: dict[str, Any] = queries.config(slowest)
     instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
     policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
-    return instances, int(policy.get("max_queue_size", 0))
+    servers = cores() if slowest.endswith("_pipeline") else instances
+    return servers, int(policy.get("max_queue_size", 0))

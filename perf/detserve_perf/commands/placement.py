@@ -18,7 +18,7 @@ def placement(
     model: Annotated[str, typer.Option(help="The ensemble.")],
     pictures: Annotated[Path, typer.Option(help="Folder of pictures to send, 16 or more.")],
     output: Annotated[Path, typer.Option(help="Folder for placement.md, .csv and .json.")],
-    instances: Annotated[str, typer.Option(help="Instances of each step, e.g. 1,2,4.")] = "1,2,4",
+    instances: Annotated[str, typer.Option(help="Instances of each step, e.g. 1,2,4.")] = "1,2",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 4,
     requests: Annotated[int, typer.Option(min=1, help="Requests per choice and round.")] = 200,
     repeats: Annotated[int, typer.Option(min=2, help="Rounds, each with all choices in turn.")] = 2,

@@ -55,7 +55,7 @@ def plan(
     if curve is not None:
         if check:
             raise MeasurementError("--check measures a server, so it needs --repository, not --curve")
-        service, source = curve_from_sweep(curve), f"{curve}; instances taken as the cores of its machine"
+        service, source = curve_from_sweep(curve), str(curve)
     elif repository is None or model is None or not sent:
         raise MeasurementError(
             "no service curve; give --curve sweep.json, or --repository, --model and --pictures to measure it"
