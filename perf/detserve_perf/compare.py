@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ from detserve_perf.errors import MeasurementError
 from detserve_perf.generator import RequestFailed, Run, Send, closed_loop, grpc_sender, http_sender
 from detserve_perf.machine import Machine, this_machine
 from detserve_perf.peers.environment import check_peers, peer_python
-from detserve_perf.peers.running import running_peer
+from detserve_perf.peers.running import running_peer, runtime_of
 from detserve_perf.processes import every, total_bytes, tree_cpu_s, tree_memory
 from detserve_perf.reference import DetectOne, ReferenceRun, cores, load_reference, run_reference
 from detserve_perf.served import served
@@ -104,8 +104,11 @@ def compare(
     peers: Sequence[str],
     settings: ContestSettings,
     on_progress: OnProgress,
+    also: Sequence[str] = (),
 ) -> Contest:
     """Serve ``model`` of ``repository`` by ourselves and by ``peers``, and measure all of them.
+
+    ``also`` are other ensembles of the repository, e.g. another precision, served by ourselves over gRPC.
 
     Raises :class:`MeasurementError`: no pictures, an unknown peer, a server that does not start, fails a
     request or answers anything else than the in-process reference.
@@ -113,7 +116,8 @@ def compare(
     peers = check_peers(peers)
     pictures = read_pictures(pictures_folder)
     reference = load_reference(repository, model, cores())
-    python = peer_python(peers, on_progress) if peers else Path()
+    others = {name: load_reference(repository, name, 1)[0] for name in also}
+    python = peer_python(peers, runtime_of(repository, model), on_progress) if peers else Path()
     with ExitStack() as stack:
         on_progress("starting detserve")
         own = stack.enter_context(served(repository, model))
@@ -125,6 +129,12 @@ def compare(
             contestants.append(stack.enter_context(_peer(name, python, repository, model, pictures)))
         on_progress("comparing answers")
         detections = _check_answers(contestants, reference[0], pictures)
+        for name, detect in others.items():
+            on_progress(f"starting detserve with {name}")
+            other = stack.enter_context(served(repository, name))
+            over_grpc = _ours(other.grpc_url, other.http_url, other.pid, name, pictures)[:1]
+            _check_answers(over_grpc, detect, pictures)
+            contestants += [replace(one, name=f"detserve, {name}") for one in over_grpc]
         idle_note = _idle_note(contestants)
         runs, references = _rounds(contestants, reference, pictures, settings, on_progress)
     nothing_note = None if detections else "the pictures checked hold no detection, so only that was compared"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def _quiet(phase: str) -> None:
 @pytest.fixture(scope="session")
 def peers_environment() -> None:
     try:
-        peer_python(PEERS, _quiet)
+        peer_python(PEERS, "onnxruntime", _quiet)
     except MeasurementError as error:
         pytest.skip(str(error))
 
@@ -87,7 +88,14 @@ def test_shared_memory_carries_the_same_pictures(repository: Path) -> None:
     result = measure_placement([repository], DEFAULT, SAMPLES, [1], settings, _quiet)
     if not any(run.choice.transport == "shared memory" for run in result.runs):
         pytest.skip("this detserve serve does not offer --allow-shared-memory")
-    assert not [path for path in Path("/dev/shm").iterdir() if path.name.startswith("psm_")]
+    assert not [
+        path for path in Path("/dev/shm").iterdir() if path.name.startswith(f"detserve_perf_{os.getpid()}_")
+    ]
+
+
+def test_another_ensemble_runs_beside(repository: Path) -> None:
+    result = compare(repository, DEFAULT, SAMPLES, [], ROUNDS, _quiet, also=["codes_ssd"])
+    assert [run.name for run in result.runs] == ["detserve", "detserve", "detserve, codes_ssd"] * 2
 
 
 def test_an_unknown_peer_is_named(repository: Path) -> None:

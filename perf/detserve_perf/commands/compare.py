@@ -19,6 +19,9 @@ def compare(
     peers: Annotated[
         str, typer.Option(help="Which others, separated by commas; none of them: an empty text.")
     ] = "fastapi,litserve,bentoml,pytriton",
+    also: Annotated[
+        list[str] | None, typer.Option(help="Another ensemble of the repository to serve beside, e.g. INT8.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 4,
     requests: Annotated[int, typer.Option(min=1, help="Requests per server and round.")] = 300,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds, each with all servers in turn.")] = 3,
@@ -34,7 +37,7 @@ def compare(
     settings = ContestSettings(concurrency, requests, repeats)
     names = [name.strip() for name in peers.split(",") if name.strip()]
     with phases() as on_progress:
-        result = measure(repository, model, pictures, names, settings, on_progress)
+        result = measure(repository, model, pictures, names, settings, on_progress, also or ())
     report = compare_report(result, settings)
     written = report.write(output)
     report.print(Console())

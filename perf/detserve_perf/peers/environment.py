@@ -6,7 +6,8 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,32 +26,49 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
 PEERS = tuple(REQUIREMENTS)
 
 
-def peer_python(peers: Sequence[str], on_progress: Callable[[str], None], cache: Path | None = None) -> Path:
+def peer_python(
+    peers: Sequence[str], runtime: str, on_progress: Callable[[str], None], cache: Path | None = None
+) -> Path:
     """The python of an environment that holds ``peers``; what is missing is installed first.
 
-    ONNX Runtime, OpenCV and numpy are taken in this environment's versions, so that the same kernels run
-    everywhere. Raises :class:`MeasurementError` when pip fails.
+    ``runtime`` (onnxruntime or openvino), OpenCV and numpy are taken in this environment's versions, so that
+    the same kernels run everywhere. Raises :class:`MeasurementError` when pip fails.
     """
-    steps = _steps_requirements()
-    key = hashlib.sha256(repr((sys.version_info[:2], sys.prefix, steps)).encode()).hexdigest()[:10]
+    steps = _steps_requirements(runtime)
+    key = hashlib.sha256(repr((sys.version_info[:2], sys.prefix)).encode()).hexdigest()[:10]
     folder = (cache or _default_cache()) / f"peers-{key}"
-    python = folder / "bin" / "python"
-    if not (folder / "made").is_file():
-        on_progress(f"making the peers' environment {folder}")
-        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
-        (folder / "made").touch()
-    wanted = {"steps": (*steps, "pydantic>=2.7")} | {peer: REQUIREMENTS[peer] for peer in peers}
-    missing = {name: pins for name, pins in wanted.items() if _installed(folder, name) != _text(pins)}
-    if missing:
-        on_progress(f"installing {', '.join(missing)} into {folder}, once")
-        constraints = folder / "constraints.txt"
-        constraints.write_text(_text(steps))
-        pins = [pin for group in missing.values() for pin in group]
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _run([*pip, "--constraint", str(constraints), *pins])
-        for name, group in missing.items():
-            _mark(folder, name).write_text(_text(group))
-    return python
+    wanted = {f"steps-{runtime}": (*steps, "pydantic>=2.7")} | {peer: REQUIREMENTS[peer] for peer in peers}
+    with _alone(folder):
+        if not (folder / "made").is_file():
+            on_progress(f"making the peers' environment {folder}")
+            _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+            (folder / "made").touch()
+        missing = {name: pins for name, pins in wanted.items() if _installed(folder, name) != _text(pins)}
+        if missing:
+            on_progress(f"installing {', '.join(missing)} into {folder}, once")
+            _install(folder, steps, missing)
+    return folder / "bin" / "python"
+
+
+def _install(folder: Path, steps: Sequence[str], missing: dict[str, tuple[str, ...]]) -> None:
+    constraints = folder / "constraints.txt"
+    constraints.write_text(_text(steps))
+    pins = [pin for group in missing.values() for pin in group]
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([*pip, "--constraint", str(constraints), *pins])
+    for name, group in missing.items():
+        _mark(folder, name).write_text(_text(group))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the environment's lock: one process makes it, the next finds it made."""
+    import fcntl  # POSIX only, like the peers
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def check_peers(names: Sequence[str]) -> tuple[str, ...]:
@@ -61,14 +79,13 @@ def check_peers(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _steps_requirements() -> tuple[str, ...]:
+def _steps_requirements(runtime: str) -> tuple[str, ...]:
     """What the step files import, in the versions of this environment."""
     try:
-        opencv = version("opencv-python")
         return (
             f"numpy=={version('numpy')}",
-            f"onnxruntime=={version('onnxruntime')}",
-            f"opencv-python-headless=={opencv}",
+            f"{runtime}=={version(runtime)}",
+            f"opencv-python-headless=={version('opencv-python')}",
         )
     except PackageNotFoundError as error:
         raise MissingExtra(str(error.name), "perf") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sysconfig
 import tempfile
@@ -79,6 +80,12 @@ def running_peer(
             attempts=3,  # PyTriton gives its own parts one second, too little on a busy machine
         ) as pid:
             yield _peer(name, model, port, pictures, pid)
+
+
+def runtime_of(repository: Path, model: str) -> str:
+    """The library that runs the detector: onnxruntime or openvino."""
+    manifest = json.loads((repository / model / "detserve.json").read_bytes())
+    return str(manifest.get("runtime", "onnxruntime"))
 
 
 def _command(name: str, python: Path, port: int) -> list[str]:
