@@ -1,7 +1,9 @@
 """Measure the committed detector on this machine: ``make bench``, or ``make bench PICTURES=DIR``.
 
-Writes the sweep (speed, beside the same steps in-process) and the accuracy on the sample scenes into
-out/bench/. Keep the machine quiet meanwhile: the report says so when other work took its cores.
+Writes into out/bench/ the sweep (speed, beside the same steps in-process), the accuracy on the sample scenes,
+the comparisons with other servers and of placements, and report.html of all of them. It takes about seven
+minutes; the first time the other servers are installed. Keep the machine quiet meanwhile: the reports say so
+when other work took its cores.
 """
 
 from __future__ import annotations
@@ -35,6 +37,10 @@ def main() -> None:
         detserve("perf", "sweep", *served, *sweep)
         scenes = ("--dataset", SAMPLES / "instances.json", "--images", SAMPLES, "--output", OUT)
         detserve("perf", "accuracy", *served, *scenes)
+    own = ("--repository", REPOSITORY, "--model", MODEL, "--pictures", pictures, "--output", OUT)
+    detserve("perf", "compare", *own)
+    detserve("perf", "placement", *own)
+    detserve("perf", "report", OUT, "--output", OUT / "report.html")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,11 @@ from __future__ import annotations
 import typer
 
 from detserve_perf.commands.accuracy import accuracy
+from detserve_perf.commands.compare import compare
+from detserve_perf.commands.placement import placement
+from detserve_perf.commands.plan import plan
+from detserve_perf.commands.report import report
+from detserve_perf.commands.soak import soak
 from detserve_perf.commands.sweep import sweep
 
 app = typer.Typer(
@@ -12,3 +17,8 @@ app = typer.Typer(
 )
 app.command()(sweep)
 app.command()(accuracy)
+app.command()(compare)
+app.command()(soak)
+app.command()(placement)
+app.command()(plan)
+app.command()(report)

@@ -1,0 +1,114 @@
+"""Soak and plan on the real server: a leak is found, a queue is predicted. Sleeping models take no CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detserve_client.endpoint import Endpoint
+from detserve_perf.corpus import read_pictures
+from detserve_perf.plan import check, verdict
+from detserve_perf.plan_report import plan_report
+from detserve_perf.processes import process_tree
+from detserve_perf.served import served
+from detserve_perf.service_curve import measure_curve
+from detserve_perf.soak import Soak, courses, soak, what_is_wrong
+from detserve_perf.soak_report import samples_table, soak_report
+from detserve_perf.wire_requests import triton_grpc_requests
+from tests.live.conftest import DEFAULT, SAMPLES
+from tests.live.sleeping_model import NAME, write_sleeper
+
+_SHORT_BOUND = 0.10  # half a minute is mostly warm-up; the real soak takes 20 minutes and 3 %
+
+
+def _soak(repository: Path, model: str, duration_s: float) -> Soak:
+    return soak(repository, model, SAMPLES, duration_s=duration_s, load=0.5, on_progress=lambda phase: None)
+
+
+def test_the_default_detector_does_not_leak(repository: Path) -> None:
+    result = _soak(repository, DEFAULT, 40)
+    assert result.answered > 0
+    assert len(courses(result.samples, result.warm_up_s)) >= 3
+    # Queues of a busy machine's own making grow tritonserver; models hold what a leak would be in.
+    stubs = [one for one in courses(result.samples, result.warm_up_s) if one.name.startswith("triton_python")]
+    assert stubs
+    assert all(one.whole for one in stubs)
+    late = [sample for sample in result.samples if sample.time_s >= result.duration_s / 2]
+    assert max(one.growth for one in courses(late, 0) if one.name.startswith("triton_python")) < _SHORT_BOUND
+
+
+def test_a_leak_is_found(tmp_path: Path) -> None:
+    repository = write_sleeper(tmp_path / "repository", service_s=0.005, leaks=True)
+    result = _soak(repository, NAME, 20)
+    wrong = what_is_wrong(result, _SHORT_BOUND)
+    assert wrong is not None
+    assert wrong.startswith("triton_python")
+    assert "after the warm-up, more than the 10% allowed" in wrong
+    report = soak_report(result)
+    files = report.write(tmp_path / "out")
+    assert (tmp_path / "out/soak.png").read_bytes().startswith(b"\x89PNG")
+    assert {file.name for file in files} == {"soak.md", "soak.json", "soak.csv", "soak.png"}
+    assert len(samples_table(result.samples).rows) >= len(result.samples)
+    assert report.data["passed"] is False
+
+
+def test_the_command_exits_1_on_a_leak(tmp_path: Path) -> None:
+    repository = write_sleeper(tmp_path / "repository", service_s=0.005, leaks=True)
+    options = [
+        "--repository",
+        repository,
+        "--model",
+        NAME,
+        "--pictures",
+        SAMPLES,
+        "--output",
+        tmp_path / "out",
+    ]
+    command = ["perf", "soak", *options, "--duration", "15s", "--load", "0.5"]
+    done = subprocess.run(
+        [sys.executable, "-m", "detserve_client.command", *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("detserve: triton_python")
+    assert (tmp_path / "out/soak_samples.csv").is_file()
+
+
+def test_a_plan_predicts_what_is_measured(tmp_path: Path) -> None:
+    """Two instances that sleep: the queue is all there is, so the simulation must be near."""
+    repository = write_sleeper(tmp_path, service_s=0.03, instances=2)
+    requests = triton_grpc_requests(NAME, read_pictures(SAMPLES))
+    with served(repository, NAME) as server:
+        curve = measure_curve(server.grpc_url, NAME, requests, 3, lambda phase: None)
+        assert curve.servers == 2
+        assert curve.queue_size == 200
+        address = Endpoint.parse(server.grpc_url).address
+        checks = check(
+            address, requests, curve.replica(), curve.capacity_per_s, 10, lambda phase: None, pid=server.pid
+        )
+    assert [one.load for one in checks] == [0.3, 0.6, 0.8]
+    assert not any(one.measured.errors for one in checks)
+    assert max(abs(one.error()) for one in checks) < 0.3, verdict(checks)
+    report = plan_report(curve, [], checks, p99_ms=100, machine=None, source="measured")
+    assert len(report.data["check"]) == 3
+    assert "every load" in report.data["verdict"]
+
+
+def test_a_served_repository_is_gone_afterwards(tmp_path: Path) -> None:
+    with served(write_sleeper(tmp_path, service_s=0.001), NAME) as server:
+        tree = process_tree(server.pid)
+        assert len(tree) >= 3
+    assert not any(Path(f"/proc/{pid}").exists() for pid in tree)
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    from detserve_perf.errors import MeasurementError
+
+    with pytest.raises(MeasurementError, match="holds no model"):
+        with served(tmp_path, NAME):
+            pass
