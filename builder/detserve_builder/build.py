@@ -19,6 +19,7 @@ from detserve_builder.prepare import prepare
 from detserve_builder.repository import write_repository
 from detserve_builder.tensorrt import lint
 from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
+from detserve_builder.tensorrt.libraries import import_rtx
 from detserve_builder.triton_config import Preprocess, Target
 from detserve_builder.warmup import WarmupPicture
 from detserve_client.card import Card
@@ -64,6 +65,8 @@ def build(
     repository is then as it was.
     """
     place = place_of(target, request)
+    if check_tensorrt:
+        import_rtx()  # absent, it is said before the work
     if preprocess is Preprocess.DALI and target is not Target.TENSORRT:
         raise BuildError(f"DALI is for the target tensorrt, got {target.value}; leave --preprocess at python")
     on_step("reading the checkpoint")

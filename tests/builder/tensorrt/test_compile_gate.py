@@ -1,4 +1,4 @@
-"""Prepared graphs through NVIDIA's own compiler, for every GPU generation it compiles for."""
+"""The compile gate: every GPU generation, what TensorRT-RTX lacks, and whose word comes first."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from detserve_builder.build import probe_pictures
+from detserve_builder.build import build, probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import Prepared, prepare
+from detserve_builder.tensorrt import libraries
 from detserve_builder.tensorrt.compile_gate import COMPUTE_CAPABILITIES, compile_ahead_of_time
 from detserve_builder.tensorrt.lint import lint
-from detserve_builder.zoo import find_in_zoo
+from detserve_client.errors import MissingExtra
 from tests.builder.tensorrt import networks
 from tests.builder.tensorrt.rtx import needs_rtx
 from tests.builder.tiny_networks import save_linear_network
-from tests.shared_data import FASTESTDET, YOLO_FASTEST, YOLOX, needs_shared
-from tests.ssd_checkpoints import save_ssd_checkpoints
 
 YOLOX_HEAD = {"output": [84, 8]}
 YOLOV3_HEADS = {"fine": [24, 4, 4], "coarse": [24, 2, 2]}
@@ -60,31 +59,6 @@ def test_yolov3_heads(tmp_path: Path) -> None:
 
 
 @needs_rtx
-@needs_shared
-@pytest.mark.parametrize("source", [YOLOX, YOLO_FASTEST, FASTESTDET], ids=lambda path: path.name)
-def test_real_detectors(source: Path) -> None:
-    gate = compile_ahead_of_time(prepared_from(str(source)).model, where=source.name)
-    assert len(gate.compiled) == len(COMPUTE_CAPABILITIES)
-    assert gate.left_out == []
-
-
-@needs_rtx
-@needs_shared
-def test_real_ssds(tmp_path: Path) -> None:
-    for name, (checkpoint, card) in save_ssd_checkpoints(tmp_path).items():
-        prepared = prepared_from(str(checkpoint), card)
-        gate = compile_ahead_of_time(prepared.model, where=name, compute_capabilities=["7.5", "8.9"])
-        assert gate.left_out == []
-
-
-@needs_rtx
-@pytest.mark.skipif(find_in_zoo("codes_yolo") is None, reason="the zoo holds no codes_yolo yet")
-def test_the_zoo() -> None:
-    gate = compile_ahead_of_time(prepared_from("codes_yolo").model, where="codes_yolo")
-    assert len(gate.compiled) == len(COMPUTE_CAPABILITIES)
-
-
-@needs_rtx
 @pytest.mark.parametrize(
     ("model", "left_out"),
     [
@@ -108,6 +82,15 @@ def test_a_defect_behind_such_an_operator_is_found() -> None:
     model.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.ones((3, 8, 4, 4), np.float32), "weight"))
     with pytest.raises(BuildError, match=r"two\.onnx: TensorRT refuses it"):
         compile_ahead_of_time(model, where="two.onnx", compute_capabilities=["8.9"])
+
+
+def test_an_absent_compiler_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = (("a-wheel-that-is-not-there", "libnothing.so"),)
+    monkeypatch.setattr(libraries, "_RTX_LIBRARIES", absent)
+    steps: list[str] = []
+    with pytest.raises(MissingExtra, match=r"pip install 'detserve\[tensorrt-check\]'"):
+        build("absent.onnx", name="n", repository=tmp_path, check_tensorrt=True, on_step=steps.append)
+    assert steps == []
 
 
 def test_the_lint_speaks_before_the_compiler() -> None:
