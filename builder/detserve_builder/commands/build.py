@@ -36,7 +36,12 @@ def build(
     ] = None,
     calibrate: Annotated[Path | None, Option(help="folder of pictures like those to be detected in")] = None,
     force_calibration: Annotated[bool, Option("--force-calibration", help="take a single picture")] = False,
-    prune: Annotated[str | None, Option(help="2:4, or the share of weights to remove")] = None,
+    prune: Annotated[
+        str | None,
+        Option(
+            help="2:4, the share of weights to set to zero, or channels:SHARE of the multiplications to save"
+        ),
+    ] = None,
     evaluate: Annotated[
         Path | None, Option(help="COCO instances.json that candidates are measured by")
     ] = None,

@@ -90,13 +90,18 @@ def half_nodes(
     half = [name for name in nodes if name not in kept]
     if probe.harm(to_half(model, half)) <= _MAX_HARM:
         return half, kept
-    groups = layers(model, half)
-    for layer in sensitivity(list(groups), lambda name: to_half(model, groups[name]), probe):
-        kept.update(dict.fromkeys(groups[layer], "error"))
+    for layer in most_harmful(model, half, probe):
+        kept.update(dict.fromkeys(layer, "error"))
         half = [name for name in half if name not in kept]
         if probe.harm(to_half(model, half)) <= _MAX_HARM:
             break
     return half, kept
+
+
+def most_harmful(model: onnx.ModelProto, nodes: Collection[str], probe: Probe) -> list[list[str]]:
+    """``nodes`` by layer, first the layer that does the most harm when it alone computes in fp16."""
+    groups = layers(model, nodes)
+    return [groups[layer] for layer in sensitivity(list(groups), lambda n: to_half(model, groups[n]), probe)]
 
 
 def to_half(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ not zero. A share of all gives a smaller file where it is compressed, and no ker
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,17 +25,28 @@ _PICTURES = 32
 Weights = Mapping[str, NDArray[np.float32]]
 
 
-def parse_pruning(said: str) -> str | float:
-    """``2:4`` or a ratio between 0 and 1; raises :class:`BuildError`."""
+@dataclass(frozen=True)
+class Channels:
+    """Whole channels, until the ``share`` of the multiplications is saved."""
+
+    share: float
+
+
+def parse_pruning(said: str) -> str | float | Channels:
+    """``2:4``, a ratio between 0 and 1, or ``channels:RATIO``; raises :class:`BuildError`."""
     if said == TWO_IN_FOUR:
         return said
+    kind, _, share = said.rpartition(":")
     try:
-        ratio = float(said)
+        ratio = float(share)
     except ValueError:
         ratio = 0.0
-    if not 0 < ratio < 1:
-        raise BuildError(f"--prune got {said!r}; expected 2:4 or the share of weights to remove, such as 0.5")
-    return ratio
+    if kind not in ("", "channels") or not 0 < ratio < 1:
+        raise BuildError(
+            f"--prune got {said!r}; expected 2:4, the share of weights to set to zero, such as 0.5, or "
+            "channels: and the share of multiplications to save by removing channels, such as channels:0.1"
+        )
+    return Channels(ratio) if kind else ratio
 
 
 def prune(

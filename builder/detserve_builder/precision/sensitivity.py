@@ -44,10 +44,14 @@ class Probe:
         return float((weight * difference).sum() / (weight**2).sum())
 
 
+def probed_pictures(count: int) -> set[int]:
+    """Which of ``count`` calibration pictures a probe looks at."""
+    return set(np.linspace(0, count - 1, min(PICTURES, count)).astype(int).tolist())
+
+
 def probe(model: onnx.ModelProto, source: CalibrationSource) -> Probe:
     """Run the prepared float ``model`` over a few pictures spread over ``source``."""
-    count = len(source.pictures)
-    wanted = set(np.linspace(0, count - 1, min(PICTURES, count)).astype(int).tolist())
+    wanted = probed_pictures(len(source.pictures))
     images = [image for index, image in enumerate(source.images()) if index in wanted]
     tensors = _tensors_before_top_k(model)
     return Probe(images, tensors, *_candidates(model, tensors, images))

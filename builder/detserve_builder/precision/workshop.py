@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detserve_builder.precision import fp16, pruning
 from detserve_builder.precision.baseline import plain_quantize_static
 from detserve_builder.precision.calibration import CalibrationSource
+from detserve_builder.precision.channels import prune_channels
 from detserve_builder.precision.evaluation import Dataset, average_precision
 from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
 from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes, quantise
@@ -24,6 +25,8 @@ from detserve_client.card import Card
 
 if TYPE_CHECKING:
     import onnx
+
+_LEFT_IN_FP32 = (1, 2, 4, 8, 16)  # layers
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,35 @@ class Workshop:
         """The prepared model, which OpenVINO computes in bf16."""
         return Candidate("bf16, openvino", Precision.BF16, self.model, {}, runtime=Runtime.OPENVINO)
 
-    def half(self) -> Candidate:
-        """FP16 casts, but for what overflows or errs in it."""
+    @cached_property
+    def halved(self) -> tuple[list[str], Mapping[str, str]]:
+        """The nodes that bear fp16, and why each other one does not."""
         self.on_step("finding what must stay in fp32")
-        nodes, kept = fp16.half_nodes(self.model, self.statistics, self.probe)
+        return fp16.half_nodes(self.model, self.statistics, self.probe)
+
+    @cached_property
+    def harmful_halves(self) -> list[list[str]]:
+        """The nodes that bear fp16 by layer, the most harmful first."""
+        self.on_step("measuring the sensitivity of layers to fp16")
+        return fp16.most_harmful(self.model, self.halved[0], self.probe)
+
+    def half(self, more_in_fp32: int = 0) -> Candidate:
+        """FP16 casts, but for what overflows or errs in it and for so many of the most harmful layers."""
+        nodes, kept = self.halved
+        layers = self.harmful_halves[:more_in_fp32] if more_in_fp32 else []
+        kept = {**kept, **{name: "gate" for layer in layers for name in layer}}
         label = "fp16" + (f", {len(kept)} nodes fp32" if kept else "")
-        return Candidate(label, Precision.FP16, fp16.to_half(self.model, nodes), {"fp32_nodes": dict(kept)})
+        model = fp16.to_half(self.model, [name for name in nodes if name not in kept])
+        return Candidate(label, Precision.FP16, model, {"fp32_nodes": kept})
+
+    def halves(self, gate: Gate, measure_one: Measure) -> list[Measured]:
+        """FP16 with more and more layers in fp32, until one keeps the AP or is too slow already."""
+        tried = [measure_one(self.half())]
+        for count in _LEFT_IN_FP32:
+            if gate.accurate(tried[-1]) or not gate.fast(tried[-1]) or count >= len(self.harmful_halves):
+                break
+            tried.append(measure_one(self.half(count)))
+        return tried
 
     def int16(self) -> Candidate:
         """16-bit activations, 8-bit weights."""
@@ -100,14 +126,25 @@ class Workshop:
 
     def pruned(self, how: str) -> tuple[Workshop, Candidate]:
         """The same with the pruned model in the place of the float one."""
-        model, sparsity = pruning.prune(
-            self.model,
-            pruning.parse_pruning(how),
-            quantisable_nodes(self.model, next(iter(self.place.forms.values()))),
-            self.source,
-            lambda done, total: self.on_step(f"correcting biases on pictures: {done}/{total}"),
-        )
-        settings = {"prune": how, "sparsity": {name: round(share, 4) for name, share in sparsity.items()}}
+        asked = pruning.parse_pruning(how)
+        if isinstance(asked, pruning.Channels):
+            model, kept = prune_channels(
+                self.model,
+                asked.share,
+                self.source,
+                self.probe,
+                lambda done, total: self.on_step(f"measuring what channels are for: {done}/{total}"),
+            )
+            settings: dict[str, Any] = {"prune": how, "channels_kept_of": kept}
+        else:
+            model, sparsity = pruning.prune(
+                self.model,
+                asked,
+                quantisable_nodes(self.model, next(iter(self.place.forms.values()))),
+                self.source,
+                lambda done, total: self.on_step(f"correcting biases on pictures: {done}/{total}"),
+            )
+            settings = {"prune": how, "sparsity": {name: round(s, 4) for name, s in sparsity.items()}}
         works = replace(self, model=model)
         candidate = Candidate(
             f"pruned {how}", Precision.FP32, model, settings, runtime=next(iter(self.place.forms))
@@ -149,25 +186,25 @@ class Workshop:
             elif not gate.accurate(tried[-1]):
                 return tried  # what is made from it will be no better
         wanted = [request.precision] if request.precision else list(Precision)
-        tried += [try_one(candidate) for candidate in works.floating(wanted)]
+        if Precision.FP16 in wanted and Runtime.ONNXRUNTIME in self.place.forms:
+            tried += works.halves(gate, try_one)
+        tried += [try_one(candidate) for candidate in works.others(wanted)]
         if Precision.INT8 in wanted:
             self.on_step("measuring plain quantize_static for comparison")
             tried.append(try_one(plain_quantize_static(works.model, self.source)))
             for quantiser in works.quantisers():
                 tried += search(quantiser, gate, try_one)
             if self.place.tensorrt and request.precision and gate.fastest(tried) is None:
-                tried.append(try_one(works.half()))  # the next precision down in speed
+                tried += works.halves(gate, try_one)  # the next precision down in speed
         return tried
 
-    def floating(self, wanted: list[Precision]) -> Iterable[Candidate]:
-        """The candidates beside INT8, where the place has them."""
+    def others(self, wanted: list[Precision]) -> Iterable[Candidate]:
+        """The candidates beside FP16 and INT8, where the place has them."""
         runtimes = self.place.forms
         if Precision.FP32 in wanted and Runtime.OPENVINO in runtimes:
             yield self.floats(Runtime.OPENVINO)
         if Precision.BF16 in wanted and Runtime.OPENVINO in runtimes:
             yield self.bfloat()
-        if Precision.FP16 in wanted and Runtime.ONNXRUNTIME in runtimes:
-            yield self.half()
         if Precision.INT16 in wanted and Form.ONNXRUNTIME in runtimes.values():
             yield self.int16()
 

@@ -80,6 +80,19 @@ def test_a_free_choice_by_agreement_shows_every_candidate(tmp_path, network, pic
     assert "tiny/precision.html" in manifest(tmp_path / "r")["sha256"]
 
 
+def test_fp16_that_the_gate_refuses_is_tried_with_more_in_fp32(tmp_path, network, pictures) -> None:
+    request = PrecisionRequest(
+        Precision.FP16, calibrate=pictures, images=pictures, max_ap_drop=0, min_speedup=0
+    )
+    outcome = build(str(network), name="tiny", repository=tmp_path / "r", request=request).outcome
+    halves = [m for m in outcome.tried if m.candidate.precision is Precision.FP16]
+    in_fp32 = [len(m.candidate.settings["fp32_nodes"]) for m in halves]
+    assert in_fp32 == sorted(set(in_fp32))
+    assert outcome.gate is not None
+    assert all(not outcome.gate.accurate(m) for m in halves[:-1])
+    assert halves[0].ap_drop <= 0 or len(halves) > 1
+
+
 def test_a_demand_that_nothing_meets_builds_fp32_and_exits_1(tmp_path, network, pictures) -> None:
     build(str(network), name="tiny", repository=tmp_path / "plain")
     options = ["--precision", "int8", "--calibrate", str(pictures), "--images", str(pictures)]

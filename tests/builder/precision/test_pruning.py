@@ -77,7 +77,10 @@ def test_biases_make_up_for_the_shift_of_the_mean(model, source) -> None:
     assert shift(made) < shift(without) / 10
 
 
-@pytest.mark.parametrize("said", ["1:4", "0", "1", "1.5", "-0.1", "half", "nan"])
+@pytest.mark.parametrize(
+    "said",
+    ["1:4", "0", "1", "1.5", "-0.1", "half", "nan", "channels:", "channels:1", "channels", "filters:0.2"],
+)
 def test_what_is_no_pruning_is_refused(said) -> None:
-    with pytest.raises(BuildError, match="expected 2:4 or the share"):
+    with pytest.raises(BuildError, match="expected 2:4, the share"):
         parse_pruning(said)
