@@ -9,7 +9,7 @@ left of the weights is then fitted anew by least squares (He et al. 2017, arXiv:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from detserve_builder.precision.calibration import CalibrationSource, Progress
 from detserve_builder.precision.channels_graph import Coupling, Group, coupling
 from detserve_builder.precision.channels_moments import Floats, Moments, moments, refitted
 from detserve_builder.precision.channels_removal import without_channels
-from detserve_builder.precision.sensitivity import Probe
+from detserve_builder.precision.sensitivity import Probe, probed_pictures
 
 if TYPE_CHECKING:
     import onnx
@@ -53,7 +53,7 @@ def prune_channels(
     """
     pruner = _Pruner(model, source, probe, progress)
     removed = pruner.choose(share)
-    return pruner.without(removed), pruner.kept(removed)
+    return pruner.without(removed, pruner.seen_in_all), pruner.kept(removed)
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,22 @@ class _Pruner:
 
     @cached_property
     def seen(self) -> dict[str, Moments]:
+        """Over the pictures that harm is not measured on, so that it tells what was not fitted."""
+        count = len(self.source.pictures)
+        probed = probed_pictures(count)
+        if count < 2 * len(probed):
+            return self.seen_in_all
+        images = (image for index, image in enumerate(self.source.images()) if index not in probed)
+        return self._moments(images)
+
+    @cached_property
+    def seen_in_all(self) -> dict[str, Moments]:
+        return self._moments(self.source.images())
+
+    def _moments(self, images: Iterable[NDArray[np.uint8]]) -> dict[str, Moments]:
         readers = dict.fromkeys(name for group in self.groups for name in group.readers)
         kernels = {name: (self.weights[name].shape[2], self.weights[name].shape[3]) for name in readers}
-        return moments(self.model, [self.nodes[name] for name in readers], kernels, self.source)
+        return moments(self.model, [self.nodes[name] for name in readers], kernels, images)
 
     def choose(self, share: float) -> set[int]:
         """Ids of the channels to remove: the next step that harms least for what it saves, until enough."""
@@ -131,7 +144,7 @@ class _Pruner:
         steps = [Step((), 0.0)]
         for count in _counts(len(group.channels)):
             removed = tuple(order[: len(group.channels) - count])
-            steps.append(Step(removed, self.probe.harm(self.without(removed))))
+            steps.append(Step(removed, self.probe.harm(self.without(removed, self.seen))))
         self.progress(self.groups.index(group) + 1, len(self.groups))
         return steps
 
@@ -181,14 +194,14 @@ class _Pruner:
         }
         return {name: int(np.prod(shapes[self.nodes[name].output[0]][2:])) for name in self.weights}
 
-    def without(self, removed: Collection[int]) -> onnx.ModelProto:
+    def without(self, removed: Collection[int], moments_of: Mapping[str, Moments]) -> onnx.ModelProto:
         """The smaller model, its readers fitted anew."""
         from onnx import numpy_helper
 
         smaller = without_channels(self.model, self.coupled, removed)
         nodes = {node.name: node for node in smaller.graph.node}
         gone = np.array(sorted(removed), np.int64)
-        for name, seen in self.seen.items():
+        for name, seen in moments_of.items():
             node, original = nodes[name], self.nodes[name]
             keep_in = ~np.isin(self.coupled.channels[original.input[0]], gone)
             if keep_in.all():

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_builder.precision.calibration import CalibrationSource, Progress
 from detserve_builder.precision.channels_graph import attribute
-from detserve_builder.precision.sensitivity import probed_pictures
 from detserve_builder.precision.session import open_session
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 _POSITIONS = 256  # of every feature map
 _RIDGE = 1e-3  # of the mean variance: what pulls the weights to those they had
-_RIDGE_OF_FEW = 0.3  # more where there is less to learn from, times weights a filter over positions
+_SHRINKAGE = 0.3  # of the correlations to zero, the more the fewer positions there are for a filter's weights
 _LEAST = 1e-30  # where nothing varies
 
 
@@ -40,19 +38,18 @@ def moments(
     model: onnx.ModelProto,
     nodes: Sequence[onnx.NodeProto],
     kernels: Mapping[str, tuple[int, int]],
-    source: CalibrationSource,
-    progress: Progress = lambda done, total: None,
+    images: Iterable[NDArray[np.uint8]],
 ) -> dict[str, Moments]:
     """Of what each of the convolutions ``nodes`` reads; ``kernels`` are their heights and widths.
 
-    The same positions of every picture are looked at in every run.
+    ``images`` are network inputs, uint8 [1,H,W,3]; the same positions of each are looked at in every run.
     """
     tensors = tuple(dict.fromkeys(node.input[0] for node in nodes))
     session = open_session(model, outputs=tensors)
     sums: dict[str, Floats] = {}
     squares: dict[str, Floats] = {}
     counts = dict.fromkeys((node.name for node in nodes), 0)
-    for image in unprobed_images(source, progress):
+    for image in images:
         maps = dict(zip(tensors, session.run(tensors, {"images": image}), strict=True))
         for node in nodes:
             read = patches(maps[node.input[0]], node, kernels[node.name])
@@ -65,19 +62,11 @@ def moments(
     for name, count in counts.items():
         mean = sums[name] / count
         covariance = squares[name] / count - np.outer(mean, mean)
-        share = _RIDGE + _RIDGE_OF_FEW * len(mean) / count
-        ridge = max(share * float(np.trace(covariance)) / len(mean), _LEAST)
-        found[name] = Moments(mean, covariance + ridge * np.eye(len(mean)))
+        variances = np.diag(covariance)
+        shrunk = min(_SHRINKAGE * len(mean) / count, 1.0)
+        ridge = shrunk * variances + _RIDGE * variances.mean() + _LEAST
+        found[name] = Moments(mean, (1 - shrunk) * covariance + np.diag(ridge))
     return found
-
-
-def unprobed_images(source: CalibrationSource, progress: Progress) -> Iterator[NDArray[np.uint8]]:
-    """The pictures on which harm is not measured, so that it tells what was not fitted; all of a few."""
-    count = len(source.pictures)
-    probed = probed_pictures(count)
-    for index, image in enumerate(source.images(progress)):
-        if index not in probed or count < 2 * len(probed):
-            yield image
 
 
 def patches(

@@ -26,8 +26,7 @@ from detserve_client.card import Card
 if TYPE_CHECKING:
     import onnx
 
-
-_LEFT_IN_FP32 = (0, 1, 2, 4, 8, 16)  # layers
+_LEFT_IN_FP32 = (1, 2, 4, 8, 16)  # layers
 
 
 @dataclass(frozen=True)
@@ -85,32 +84,32 @@ class Workshop:
 
     @cached_property
     def halved(self) -> tuple[list[str], Mapping[str, str]]:
-        """The nodes that fp16 bears, and why each other one stays."""
+        """The nodes that bear fp16, and why each other one does not."""
         self.on_step("finding what must stay in fp32")
         return fp16.half_nodes(self.model, self.statistics, self.probe)
 
     @cached_property
     def harmful_halves(self) -> list[list[str]]:
-        """The nodes that fp16 bears, by layer, the most harmful first."""
+        """The nodes that bear fp16 by layer, the most harmful first."""
         self.on_step("measuring the sensitivity of layers to fp16")
         return fp16.most_harmful(self.model, self.halved[0], self.probe)
 
     def half(self, more_in_fp32: int = 0) -> Candidate:
-        """FP16 but for what does not bear it, and for as many of the most harmful layers as said."""
+        """FP16 casts, but for what overflows or errs in it and for so many of the most harmful layers."""
         nodes, kept = self.halved
-        harmful = self.harmful_halves[:more_in_fp32] if more_in_fp32 else []
-        kept = {**kept, **dict.fromkeys((name for layer in harmful for name in layer), "gate")}
+        layers = self.harmful_halves[:more_in_fp32] if more_in_fp32 else []
+        kept = {**kept, **{name: "gate" for layer in layers for name in layer}}
         label = "fp16" + (f", {len(kept)} nodes fp32" if kept else "")
-        half = fp16.to_half(self.model, [name for name in nodes if name not in kept])
-        return Candidate(label, Precision.FP16, half, {"fp32_nodes": kept})
+        model = fp16.to_half(self.model, [name for name in nodes if name not in kept])
+        return Candidate(label, Precision.FP16, model, {"fp32_nodes": kept})
 
     def halves(self, gate: Gate, measure_one: Measure) -> list[Measured]:
-        """FP16 with more and more layers in fp32, until one keeps the AP."""
-        tried: list[Measured] = []
+        """FP16 with more and more layers in fp32, until one keeps the AP or is too slow already."""
+        tried = [measure_one(self.half())]
         for count in _LEFT_IN_FP32:
-            tried.append(measure_one(self.half(count)))
-            if gate.accurate(tried[-1]) or (count and count >= len(self.harmful_halves)):
+            if gate.accurate(tried[-1]) or not gate.fast(tried[-1]) or count >= len(self.harmful_halves):
                 break
+            tried.append(measure_one(self.half(count)))
         return tried
 
     def int16(self) -> Candidate:
@@ -187,9 +186,9 @@ class Workshop:
             elif not gate.accurate(tried[-1]):
                 return tried  # what is made from it will be no better
         wanted = [request.precision] if request.precision else list(Precision)
-        tried += [try_one(candidate) for candidate in works.others(wanted)]
         if Precision.FP16 in wanted and Runtime.ONNXRUNTIME in self.place.forms:
             tried += works.halves(gate, try_one)
+        tried += [try_one(candidate) for candidate in works.others(wanted)]
         if Precision.INT8 in wanted:
             self.on_step("measuring plain quantize_static for comparison")
             tried.append(try_one(plain_quantize_static(works.model, self.source)))
@@ -200,7 +199,7 @@ class Workshop:
         return tried
 
     def others(self, wanted: list[Precision]) -> Iterable[Candidate]:
-        """The candidates of one try each, where the place has them."""
+        """The candidates beside FP16 and INT8, where the place has them."""
         runtimes = self.place.forms
         if Precision.FP32 in wanted and Runtime.OPENVINO in runtimes:
             yield self.floats(Runtime.OPENVINO)
