@@ -6,6 +6,7 @@ import typer
 
 from detserve_perf.commands.accuracy import accuracy
 from detserve_perf.commands.compare import compare
+from detserve_perf.commands.overload import overload
 from detserve_perf.commands.placement import placement
 from detserve_perf.commands.plan import plan
 from detserve_perf.commands.report import report
@@ -22,3 +23,4 @@ app.command()(soak)
 app.command()(placement)
 app.command()(plan)
 app.command()(report)
+app.command()(overload)
