@@ -37,7 +37,7 @@ def _repository(folder: Path) -> Path:
 
 def _other_threshold(folder: Path) -> Path:
     """The same weights, and a score threshold at which boxes are lost."""
-    path = _repository(folder) / f"{DEFAULT}_postprocess/config.pbtxt"
+    path = _repository(folder) / f"{DEFAULT}_pipeline/config.pbtxt"
     path.write_text(
         path.read_text().replace(r"\"thresholds\":{\"score\":0.5", r"\"thresholds\":{\"score\":0.9")
     )

@@ -63,7 +63,7 @@ def test_a_free_choice_by_agreement_shows_every_candidate(tmp_path, network, pic
     outcome = built.outcome
     labels = [measured.candidate.label for measured in outcome.tried]
     assert labels[:4] == ["fp32", "pruned 0.3", "fp32, openvino", "bf16, openvino"]
-    assert labels[4:6] == ["int16 activations", "fp16"]
+    assert labels[4:6] == ["fp16", "int16 activations"]
     assert any(label.startswith("int8") and label.endswith("openvino") for label in labels)
     assert "int8 plain quantize_static" in labels
     assert {label.split(",")[0] for label in labels if label.startswith("int8")} >= {
