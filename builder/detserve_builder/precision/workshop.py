@@ -186,9 +186,15 @@ class Workshop:
             elif not gate.accurate(tried[-1]):
                 return tried  # what is made from it will be no better
         wanted = [request.precision] if request.precision else list(Precision)
-        if Precision.FP16 in wanted and Runtime.ONNXRUNTIME in self.place.forms:
+        runtimes = self.place.forms
+        if Precision.FP32 in wanted and Runtime.OPENVINO in runtimes:
+            tried.append(try_one(works.floats(Runtime.OPENVINO)))
+        if Precision.BF16 in wanted and Runtime.OPENVINO in runtimes:
+            tried.append(try_one(works.bfloat()))
+        if Precision.FP16 in wanted and Runtime.ONNXRUNTIME in runtimes:
             tried += works.halves(gate, try_one)
-        tried += [try_one(candidate) for candidate in works.others(wanted)]
+        if Precision.INT16 in wanted and Form.ONNXRUNTIME in runtimes.values():
+            tried.append(try_one(works.int16()))
         if Precision.INT8 in wanted:
             self.on_step("measuring plain quantize_static for comparison")
             tried.append(try_one(plain_quantize_static(works.model, self.source)))
@@ -197,16 +203,6 @@ class Workshop:
             if self.place.tensorrt and request.precision and gate.fastest(tried) is None:
                 tried += works.halves(gate, try_one)  # the next precision down in speed
         return tried
-
-    def others(self, wanted: list[Precision]) -> Iterable[Candidate]:
-        """The candidates beside FP16 and INT8, where the place has them."""
-        runtimes = self.place.forms
-        if Precision.FP32 in wanted and Runtime.OPENVINO in runtimes:
-            yield self.floats(Runtime.OPENVINO)
-        if Precision.BF16 in wanted and Runtime.OPENVINO in runtimes:
-            yield self.bfloat()
-        if Precision.INT16 in wanted and Form.ONNXRUNTIME in runtimes.values():
-            yield self.int16()
 
     def measure_against(self, floats: Candidate, dataset: Dataset) -> Measure:
         """Figures against the float model; its own AP is measured once."""

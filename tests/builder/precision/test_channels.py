@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from detserve_builder.build import build
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.channels import prune_channels
+from detserve_builder.precision.channels_elimination import Elimination
 from detserve_builder.precision.channels_moments import Moments, patches, refitted
 from detserve_builder.precision.request import PrecisionRequest
+from detserve_builder.precision.sensitivity import probe
 from detserve_builder.precision.session import open_session
 from tests.builder.precision.channel_networks import SIZE, Writer
 from tests.builder.precision.networks import save_convolutional_network, write_pictures
@@ -38,28 +42,41 @@ def test_the_network_is_smaller_and_says_where(model, source, float_probe) -> No
     assert again.SerializeToString() == made.SerializeToString()
 
 
-def test_what_repeats_another_channel_goes_first_and_costs_nothing(model, source, float_probe) -> None:
+def test_channels_that_repeat_others_go_before_those_that_do_not(model, source, float_probe) -> None:
     twins = onnx.ModelProto()
     twins.CopyFrom(model)
     constants = {tensor.name: tensor for tensor in twins.graph.initializer}
-    for name in (
-        "wide_weight",
-        "wide_bias",
-        "depthwise_weight",
-        "depthwise_bias",
-        "inner_weight",
-        "inner_bias",
-    ):
-        values = numpy_helper.to_array(constants[name]).copy()
-        values[16:] = values[:16]
-        constants[name].CopyFrom(numpy_helper.from_array(values, name))
-    made, kept = prune_channels(twins, 0.05, source, float_probe)
-    assert set(kept) == {"wide", "depthwise", "inner"}
-    image = next(source.images())
-    whole, less = (
-        open_session(m, outputs=("output",)).run(("output",), {"images": image})[0] for m in (twins, made)
-    )
-    assert np.abs(whole - less).max() < 0.02 * np.abs(whole).max()
+    for name in ("wide", "depthwise", "inner"):
+        for part in (f"{name}_weight", f"{name}_bias"):
+            values = numpy_helper.to_array(constants[part]).copy()
+            values[16:] = values[:16]
+            constants[part].CopyFrom(numpy_helper.from_array(values, part))
+    twins_probe = probe(twins, source)
+    made, kept = prune_channels(twins, 0.2, source, twins_probe)
+    others, others_kept = prune_channels(model, 0.2, source, float_probe)
+    assert kept["wide"] == kept["depthwise"] == kept["inner"] == (24, 32)
+    assert "wide" not in others_kept
+    assert twins_probe.harm(made) < float_probe.harm(others)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(2, 6), kernel=st.integers(1, 2))
+def test_one_of_each_pair_of_twins_is_eliminated_at_no_cost(seed, size, kernel) -> None:
+    rng = np.random.default_rng(seed)
+    read = rng.normal(size=(2000, size, kernel * kernel)) * rng.uniform(0.5, 2, (1, size, 1))
+    both = np.concatenate([read, read], axis=1).reshape(2000, -1)
+    seen = Moments(both.mean(axis=0), np.cov(both.T, bias=True) + 1e-7 * np.eye(both.shape[1]))
+    weight = rng.normal(size=(5, 2 * size, kernel, kernel)).astype(np.float32)
+    ids = np.arange(2 * size)
+    elimination = Elimination.of(weight, seen, ids, ids)
+    gone: list[int] = []
+    for _ in range(size):
+        costs = elimination.costs()
+        gone.append(int(np.argmin(costs)))
+        assert costs[gone[-1]] < 1e-5
+        elimination.eliminate(gone[-1])
+    assert sorted(channel % size for channel in gone) == list(range(size))
+    assert elimination.costs()[np.setdiff1d(ids, gone)].min() > 1e-3
 
 
 @pytest.mark.parametrize(
