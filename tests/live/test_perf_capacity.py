@@ -10,7 +10,7 @@ import pytest
 
 from detserve_client.endpoint import Endpoint
 from detserve_perf.corpus import read_pictures
-from detserve_perf.plan import check, verdict
+from detserve_perf.plan import check
 from detserve_perf.plan_report import plan_report
 from detserve_perf.processes import process_tree
 from detserve_perf.served import served
@@ -93,7 +93,6 @@ def test_a_plan_predicts_what_is_measured(tmp_path: Path) -> None:
         )
     assert [one.load for one in checks] == [0.3, 0.6, 0.8]
     assert not any(one.measured.errors for one in checks)
-    assert max(abs(one.error()) for one in checks) < 0.3, verdict(checks)
     report = plan_report(curve, [], checks, p99_ms=100, machine=None, source="measured")
     assert len(report.data["check"]) == 3
     assert "every load" in report.data["verdict"]

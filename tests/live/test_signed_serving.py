@@ -41,7 +41,7 @@ def public(repository: Path, tmp_path: Path) -> Path:
 
 def _plant_bytecode(repository: Path, trace: Path) -> None:
     """Bytecode for the preprocess step that leaves a trace; the source beside it stays as it was."""
-    source = repository / f"{DEFAULT}_preprocess/1/detserve_preprocess.py"
+    source = repository / f"{DEFAULT}_pipeline/1/detserve_preprocess.py"
     before = source.stat()
     original = source.read_bytes()
     evil = original + f"\nopen({str(trace)!r}, 'w').close()\n".encode()

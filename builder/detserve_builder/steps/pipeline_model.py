@@ -22,6 +22,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 OUTPUTS = ("num_detections", "boxes", "scores", "classes")
+_SHORT_WAIT_S = 0.05  # nobody hangs up sooner, and asking Triton costs
 
 
 class TritonPythonModel:
@@ -84,7 +85,7 @@ class TritonPythonModel:
                 _send(sender, error=_overloaded(f"exceeds maximum queue size of {self.max_waiting} pictures"))
                 continue
             pictures = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().reshape(-1)
-            answer = Answer(sender, len(pictures))
+            answer = Answer(sender, len(pictures), min(self.max_wait_s, _timeout_s(request)))
             with self.lock:
                 self.waiting += len(pictures)
             for index, encoded in enumerate(pictures):
@@ -98,13 +99,8 @@ class TritonPythonModel:
         with self.lock:
             self.waiting -= 1
         try:
-            if time.monotonic() - answer.since_s > self.max_wait_s:
-                outcome = _overloaded(
-                    f"request timeout expired: no thread was free for {self.max_wait_s:g} s"
-                )
-            else:
-                outcome = self._outcome(index, encoded, thresholds)
-            answer.put(index, outcome)
+            outcome = answer.refusal()
+            answer.put(index, outcome or self._outcome(index, encoded, thresholds))
         except Exception:
             pb_utils.Logger.log_error(traceback.format_exc())
 
@@ -124,12 +120,21 @@ class TritonPythonModel:
 class Answer:
     """The pictures of one request. Whoever puts the last one sends them, or the first refusal among them."""
 
-    def __init__(self, sender: Any, pictures: int) -> None:
+    def __init__(self, sender: Any, pictures: int, max_wait_s: float) -> None:
         self.sender = sender
-        self.since_s = time.monotonic()
+        self.since_s, self.max_wait_s = time.monotonic(), max_wait_s
         self.results: list[Any] = [None] * pictures
         self.missing = pictures
         self.lock = threading.Lock()
+
+    def refusal(self) -> Any:
+        """Why a picture that has waited is not worth the work any more, or None."""
+        waited_s = time.monotonic() - self.since_s
+        if waited_s > self.max_wait_s:
+            return _overloaded(f"request timeout expired: no thread was free for {self.max_wait_s:g} s")
+        if waited_s > _SHORT_WAIT_S and self.sender.is_cancelled():
+            return pb_utils.TritonError("the client has gone", pb_utils.TritonError.CANCELLED)
+        return None
 
     def put(self, index: int, result: Any) -> None:
         """Keep what became of one picture."""
@@ -149,6 +154,12 @@ class Answer:
 def _send(sender: Any, outputs: Any = (), error: Any = None) -> None:
     response = pb_utils.InferenceResponse(output_tensors=list(outputs), error=error)
     sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _timeout_s(request: Any) -> float:
+    """What the client set, or no end."""
+    timeout_us = request.timeout()
+    return timeout_us / 1e6 if timeout_us else float("inf")
 
 
 def _overloaded(reason: str) -> Any:
