@@ -136,7 +136,7 @@ def measure_placement(
 def recommend(runs: Sequence[ChoiceRun], built: Choice, jpeg_encode_ms: float) -> list[str]:
     """Two sentences: what to take for encoded pictures, and what for raw frames.
 
-    What was built is kept unless another choice beats it by more than the rounds of either differ.
+    What was built is kept unless another choice beats it by more than the rounds of both differ.
     """
     speeds: dict[Choice, list[float]] = {}
     for run in runs:
@@ -144,7 +144,7 @@ def recommend(runs: Sequence[ChoiceRun], built: Choice, jpeg_encode_ms: float) -
     encoded = {choice: own for choice, own in speeds.items() if choice.picture == JPEG}
     best = max(encoded, key=lambda choice: median(encoded[choice]))
     gain = median(encoded[best]) / median(encoded[built]) - 1
-    noise = max(spread(encoded[best]), spread(encoded[built]))
+    noise = spread(encoded[best]) + spread(encoded[built])
     if best == built or gain <= noise:
         kept = "nothing is faster" if best == built else f"{_named(best)} gains {gain:.0%}, within the noise"
         sentences = [

@@ -135,24 +135,6 @@ def test_leaving_a_stream_ends_its_requests_and_threads(echo_url: str) -> None:
         assert set(threading.enumerate()) <= others
 
 
-def cancelled(server: RunningServer) -> float:
-    text = urllib.request.urlopen(server.metrics_url).read().decode()  # noqa: S310
-    found = [line for line in text.splitlines() if DEFAULT in line and 'reason="CANCELED"' in line]
-    return sum(float(line.split()[-1]) for line in found if line.startswith("nv_inference_request_failure"))
-
-
-def test_leaving_a_stream_over_grpc_cancels_what_waits(server: RunningServer, sample: Path) -> None:
-    """Triton does not see an HTTP client hang up."""
-    before = cancelled(server)
-    with DetectionClient(server.grpc_url, DEFAULT) as client:
-        for _ in client.detect_stream([sample] * 60, window=32):
-            break
-    deadline_s = time.monotonic() + 10
-    while cancelled(server) == before:
-        assert time.monotonic() < deadline_s, "nothing was cancelled"
-        time.sleep(0.1)
-
-
 def test_frames_travel_by_shared_memory_where_it_is_allowed(echo_url: str) -> None:
     pictures = frames(200)
     with DetectionClient(echo_url, NAME) as client:

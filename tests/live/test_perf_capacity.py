@@ -13,6 +13,7 @@ from detserve_perf.corpus import read_pictures
 from detserve_perf.plan import check
 from detserve_perf.plan_report import plan_report
 from detserve_perf.processes import process_tree
+from detserve_perf.reference import cores
 from detserve_perf.served import served
 from detserve_perf.service_curve import measure_curve
 from detserve_perf.soak import Soak, courses, soak, what_is_wrong
@@ -80,12 +81,12 @@ def test_the_command_exits_1_on_a_leak(tmp_path: Path) -> None:
 
 
 def test_a_plan_predicts_what_is_measured(tmp_path: Path) -> None:
-    """Two instances that sleep: the queue is all there is, so the simulation must be near."""
-    repository = write_sleeper(tmp_path, service_s=0.03, instances=2)
+    """Threads that sleep: the queue is all there is, so the simulation must be near."""
+    repository = write_sleeper(tmp_path, service_s=0.05)
     requests = triton_grpc_requests(NAME, read_pictures(SAMPLES))
     with served(repository, NAME) as server:
         curve = measure_curve(server.grpc_url, NAME, requests, 3, lambda phase: None)
-        assert curve.servers == 2
+        assert curve.servers == cores()
         assert curve.queue_size == 200
         address = Endpoint.parse(server.grpc_url).address
         checks = check(

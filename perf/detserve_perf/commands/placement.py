@@ -21,7 +21,7 @@ def placement(
     instances: Annotated[str, typer.Option(help="Instances of each step, e.g. 1,2,4.")] = "1,2",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 4,
     requests: Annotated[int, typer.Option(min=1, help="Requests per choice and round.")] = 200,
-    repeats: Annotated[int, typer.Option(min=2, help="Rounds, each with all choices in turn.")] = 2,
+    repeats: Annotated[int, typer.Option(min=2, help="Rounds, each with all choices in turn.")] = 3,
 ) -> None:
     """JPEG or raw, gRPC, HTTP or shared memory, how many instances: measured here, and one recommended."""
     from detserve_perf.commands.sweep import _numbers

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from detserve_client import DetectionClient, RequestRejected, Security, ServerUnavailable
+from detserve_client import DetectionClient, Detections, RequestRejected, Security, ServerUnavailable
 from detserve_server.certificates.authority import new_server, write_certified
 from detserve_server.embedded import embedded_server
 from detserve_server.gateway.process import running_gateway
@@ -92,8 +92,16 @@ def test_triton_killed_and_back(site: Site, protocol, sample, tmp_path) -> None:
                 assert health(gateway.http_url, site) == 503
                 wait_for(lambda: is_free(ports["gRPC"]) and is_free(ports["HTTP"]), 5)
                 with embedded_server(repository, gateway_secret=site.secret, **options):
-                    assert client.detect(sample) == expected
+                    wait_for(lambda: found_by(client, sample) == expected, 5)
                     assert health(gateway.http_url, site) == 200
+
+
+def found_by(client: DetectionClient, sample: Path) -> Detections | None:
+    """None while the client takes the outage to last: it asks again every two seconds."""
+    try:
+        return client.detect(sample)
+    except ServerUnavailable:
+        return None
 
 
 def health(url: str, site: Site) -> int:
