@@ -16,10 +16,10 @@ from detserve_builder.precision.passes import Outcome, apply_precision, place_of
 from detserve_builder.precision.pruning import TWO_IN_FOUR
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.prepare import prepare
-from detserve_builder.repository import write_repository
+from detserve_builder.repository import takes_one_picture, write_repository
 from detserve_builder.tensorrt import lint
 from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
-from detserve_builder.triton_config import Preprocess, Target
+from detserve_builder.triton_config import Placement, Preprocess, Target
 from detserve_builder.warmup import WarmupPicture
 from detserve_client.card import Card
 
@@ -35,7 +35,11 @@ _WARMUP_PICTURE = Path(__file__).parent / "warmup.jpg"
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made. ``gate`` is what TensorRT's compiler said, where it was asked."""
+    """What a build made.
+
+    ``batch_obstacle`` says why requests take one picture, or is None; ``gate`` is what TensorRT's compiler
+    said, where it was asked.
+    """
 
     card: Card
     folders: list[Path]
@@ -54,18 +58,26 @@ def build(
     target: Target = Target.EMBEDDED,
     request: PrecisionRequest = _FP32,
     preprocess: Preprocess = Preprocess.PYTHON,
+    placement: Placement | None = None,
     check_tensorrt: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Built:
     """Build ``source`` (an .onnx file or a zoo name) into ``repository`` as detector ``name``.
 
-    ``request`` says which precision, and what it is measured on; ``check_tensorrt`` compiles the graph ahead
+    ``request`` says which precision, and what it is measured on; ``placement`` None is the fastest for the
+    target, as measured in perf/README.md; ``check_tensorrt`` compiles the graph ahead
     of time; ``on_step`` is told each step as it begins. Raises DetserveError for what the user can mend; the
     repository is then as it was.
     """
     place = place_of(target, request)
     if preprocess is Preprocess.DALI and target is not Target.TENSORRT:
         raise BuildError(f"DALI is for the target tensorrt, got {target.value}; leave --preprocess at python")
+    if placement is None:
+        placement = Placement.PIPELINE if target is Target.EMBEDDED else Placement.STEPS
+    if placement is Placement.PIPELINE and target is not Target.EMBEDDED:
+        raise BuildError(
+            f"the placement pipeline is for the target embedded, got {target.value}; leave --placement out"
+        )
     on_step("reading the checkpoint")
     checkpoint = load_checkpoint(source)
     card = infer_card(checkpoint, name=name, said=card_path)
@@ -95,6 +107,7 @@ def build(
         replace(prepared, model=outcome.built.model),
         target=target,
         preprocess=preprocess,
+        placement=placement,
         warmup=warmup_picture(card),
         measured={"precision": outcome.record} if outcome.record else {},
         precision=outcome.built.precision,
@@ -102,7 +115,8 @@ def build(
         floats=outcome.built.floats,
         reports=reports,
     )
-    return Built(card, folders, prepared.batch_obstacle, calibration, outcome, gate)
+    obstacle = prepared.batch_obstacle if takes_one_picture(prepared, placement) else None
+    return Built(card, folders, obstacle, calibration, outcome, gate)
 
 
 def warmup_picture(card: Card) -> WarmupPicture:

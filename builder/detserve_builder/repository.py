@@ -1,4 +1,4 @@
-"""Prepared ONNX and card -> the four model folders of a Triton repository, written whole or not at all."""
+"""Prepared ONNX and card -> the model folders of a Triton repository, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.precision.request import Precision
 from detserve_builder.prepare import Prepared
 from detserve_builder.runtime import Runtime
-from detserve_builder.triton_config import Preprocess, Target, configs, to_pbtxt
+from detserve_builder.triton_config import Placement, Preprocess, Target, configs, to_pbtxt
 from detserve_builder.warmup import WarmupPicture, write_warmup
 from detserve_client.card import Card
 
@@ -33,6 +33,7 @@ def write_repository(
     prepared: Prepared,
     *,
     target: Target,
+    placement: Placement,
     preprocess: Preprocess = Preprocess.PYTHON,
     warmup: WarmupPicture,
     measured: dict[str, Any],
@@ -41,22 +42,21 @@ def write_repository(
     floats: str = "f32",
     reports: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
-    """Write NAME, NAME_preprocess, NAME_detector and NAME_postprocess under ``folder``.
+    """Write the ensemble NAME and the models it is made of under ``folder``.
 
     An earlier build of the same name is replaced at the end, when everything new is complete. ``reports`` are
-    files for people to read, kept beside the manifest. Returns the four folders. Raises :class:`BuildError`
+    files for people to read, kept beside the manifest. Returns the new folders. Raises :class:`BuildError`
     where the folder cannot be written.
     """
     with _staging(folder) as staged:
-        max_batch_size = 1 if prepared.batch_obstacle else MAX_BATCH_SIZE
-        _write_models(staged, card, prepared, target, preprocess)
-        names = write_warmup(staged, card, prepared.model, warmup)
+        _write_models(staged, card, prepared, target, preprocess, placement)
         described = configs(
             card,
             target=target,
             preprocess=preprocess,
-            max_batch_size=max_batch_size,
-            warmup=names,
+            placement=placement,
+            max_batch_size=1 if takes_one_picture(prepared, placement) else MAX_BATCH_SIZE,
+            warmup=write_warmup(staged, card, prepared.model, placement, warmup),
             runtime=runtime,
             floats=floats,
         )
@@ -65,14 +65,35 @@ def write_repository(
         for file, content in (reports or {}).items():
             (staged / card.name / file).write_bytes(content)
         manifest = _manifest(staged, card, prepared, target, measured)
-        manifest |= {"precision": precision.value, "runtime": runtime.value, "floats": floats}
+        manifest |= {
+            "placement": placement.value,
+            "precision": precision.value,
+            "runtime": runtime.value,
+            "floats": floats,
+        }
         (staged / card.name / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        return _exchange(staged, folder)
+        return _exchange(staged, folder, earlier=_folders_of_build(folder / card.name / MANIFEST))
+
+
+def takes_one_picture(prepared: Prepared, placement: Placement) -> bool:
+    """Whether a request may hold one picture only; the pipeline takes a batch apart."""
+    return prepared.batch_obstacle is not None and placement is Placement.STEPS
 
 
 def _write_models(
-    staged: Path, card: Card, prepared: Prepared, target: Target, preprocess: Preprocess
+    staged: Path,
+    card: Card,
+    prepared: Prepared,
+    target: Target,
+    preprocess: Preprocess,
+    placement: Placement,
 ) -> None:
+    ensemble = staged / card.name / "1"
+    ensemble.mkdir(parents=True)
+    (ensemble / ".keep").touch()  # Triton wants the folder, git does not keep empty ones
+    if placement is Placement.PIPELINE:
+        _write_pipeline(staged / f"{card.name}_pipeline" / "1", prepared)
+        return
     for step in ("preprocess", "detector", "postprocess"):
         version_folder = staged / f"{card.name}_{step}" / "1"
         version_folder.mkdir(parents=True)
@@ -87,9 +108,16 @@ def _write_models(
             shutil.copyfile(_STEPS / "detserve_dali.py", version_folder / "detserve_dali.py")
         shutil.copyfile(_STEPS / f"{step}{variant}_model.py", version_folder / "model.py")
         shutil.copyfile(_STEPS / f"detserve_{step}.py", version_folder / f"detserve_{step}.py")
-    ensemble = staged / card.name / "1"
-    ensemble.mkdir(parents=True)
-    (ensemble / ".keep").touch()  # Triton wants the folder, git does not keep empty ones
+
+
+def _write_pipeline(version_folder: Path, prepared: Prepared) -> None:
+    import onnx
+
+    version_folder.mkdir(parents=True)
+    onnx.save_model(prepared.model, version_folder / "model.onnx")
+    shutil.copyfile(_STEPS / "pipeline_model.py", version_folder / "model.py")
+    for step in ("preprocess", "detector", "postprocess"):
+        shutil.copyfile(_STEPS / f"detserve_{step}.py", version_folder / f"detserve_{step}.py")
 
 
 def _manifest(
@@ -130,18 +158,27 @@ def _staging(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _exchange(staged: Path, folder: Path) -> list[Path]:
-    """Rename the new folders into place; any failure puts the old ones back."""
+def _folders_of_build(manifest: Path) -> set[str]:
+    """The model folders that an earlier build wrote, by its manifest; none where there is no manifest."""
+    try:
+        return {Path(file).parts[0] for file in json.loads(manifest.read_bytes())["sha256"]}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return set()
+
+
+def _exchange(staged: Path, folder: Path, earlier: set[str]) -> list[Path]:
+    """Rename the new folders into place of the ``earlier`` ones; any failure puts the old ones back."""
     old = staged / ".old"
     old.mkdir()
     moved: list[tuple[Path, Path]] = []
     new = sorted(path for path in staged.iterdir() if path != old)
     try:
+        for name in sorted(earlier | {path.name for path in new}):
+            if (folder / name).exists():
+                (folder / name).rename(old / name)
+                moved.append((old / name, folder / name))
         for source in new:
             destination = folder / source.name
-            if destination.exists():
-                destination.rename(old / source.name)
-                moved.append((old / source.name, destination))
             source.rename(destination)
             moved.append((destination, source))
     except BaseException as error:  # Ctrl-C too

@@ -1,9 +1,8 @@
-"""The four model configurations of a detector: dict -> Triton's own protobuf -> config.pbtxt."""
+"""The model configurations of a detector: dict -> Triton's own protobuf -> config.pbtxt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -39,6 +38,13 @@ class Preprocess(str, Enum):
     DALI = "dali"  # NVIDIA DALI, on the GPU
 
 
+class Placement(str, Enum):
+    """How the steps are spread over models."""
+
+    STEPS = "steps"  # a model for each of preprocess, detector and postprocess
+    PIPELINE = "pipeline"  # one model, NAME_pipeline, in one process; for the embedded target
+
+
 _BACKENDS = {Target.EMBEDDED: "python", Target.ONNXRUNTIME: "onnxruntime", Target.TENSORRT: "tensorrt"}
 
 #: Of the GPUs that TensorRT 10 and 11 build for: Turing, Ampere, Ada, Hopper, Blackwell.
@@ -52,13 +58,8 @@ def plan_filename(compute_capability: str) -> str:
     return f"model_sm{compute_capability.replace('.', '')}.plan"
 
 
-@dataclass(frozen=True)
-class Warmup:
-    """Names of the files under each model's ``warmup/`` folder, by tensor."""
-
-    preprocess: Mapping[str, str]
-    detector: Mapping[str, str]
-    postprocess: Mapping[str, str]
+#: Step -> tensor -> name of its file under the step's ``warmup/`` folder.
+Warmup = Mapping[str, Mapping[str, str]]
 
 
 def configs(
@@ -66,21 +67,27 @@ def configs(
     *,
     target: Target,
     preprocess: Preprocess,
+    placement: Placement,
     max_batch_size: int,
     warmup: Warmup,
     runtime: Runtime = Runtime.ONNXRUNTIME,
     floats: str = "f32",
 ) -> dict[str, Json]:
-    """Model name -> configuration, for the three steps and the ensemble.
+    """Model name -> configuration, for the ensemble and the models it is made of.
 
-    ``runtime`` and ``floats`` are what the embedded target's detector step runs on and computes in.
+    ``runtime`` and ``floats`` are what the embedded target's detector runs on and computes in.
     """
     name = card.name
+    if placement is Placement.PIPELINE:
+        return {
+            f"{name}_pipeline": _pipeline(card, max_batch_size, warmup["pipeline"], runtime, floats),
+            name: _ensemble(card, placement, max_batch_size),
+        }
     return {
-        f"{name}_preprocess": _preprocess(card, preprocess, max_batch_size, warmup.preprocess),
-        f"{name}_detector": _detector(card, target, max_batch_size, warmup.detector, runtime, floats),
-        f"{name}_postprocess": _postprocess(card, max_batch_size, warmup.postprocess),
-        name: _ensemble(card, max_batch_size),
+        f"{name}_preprocess": _preprocess(card, preprocess, max_batch_size, warmup["preprocess"]),
+        f"{name}_detector": _detector(card, target, max_batch_size, warmup["detector"], runtime, floats),
+        f"{name}_postprocess": _postprocess(card, max_batch_size, warmup["postprocess"]),
+        name: _ensemble(card, placement, max_batch_size),
     }
 
 
@@ -91,6 +98,24 @@ def to_pbtxt(config: Json) -> str:
 
     message = json_format.ParseDict(config, model_config_pb2.ModelConfig())
     return str(text_format.MessageToString(message))
+
+
+def _pipeline(
+    card: Card, max_batch_size: int, warmup: Mapping[str, str], runtime: Runtime, floats: str
+) -> Json:
+    """One process, whose threads take the pictures of several requests side by side."""
+    inputs, outputs = [_picture()], _detections(card)
+    return {
+        **_step(f"{card.name}_pipeline", "python", max_batch_size, inputs, outputs, warmup),
+        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
+        "parameters": {**_card_parameter(card), **_opened(runtime, floats)},
+    }
+
+
+def _opened(runtime: Runtime, floats: str) -> Json:
+    """How the embedded target opens its session; more threads than one for a picture made less of them."""
+    opened = {"threads": "1", "runtime": runtime.value, "floats": floats}
+    return {key: {"string_value": value} for key, value in opened.items()}
 
 
 def _preprocess(card: Card, preprocess: Preprocess, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
@@ -116,8 +141,7 @@ def _detector(
     if target is Target.EMBEDDED:
         # On two cores, two processes of one thread did 1.3 times the pictures of one with two threads.
         step["instance_group"] = [{"kind": "KIND_CPU", "count": 2}]
-        opened = {"threads": "1", "runtime": runtime.value, "floats": floats}
-        step["parameters"] = {key: {"string_value": value} for key, value in opened.items()}
+        step["parameters"] = _opened(runtime, floats)
     elif target is Target.ONNXRUNTIME:
         step["default_model_filename"] = "model.onnx"
         step["instance_group"] = [{"kind": "KIND_AUTO", "count": 1}]
@@ -141,7 +165,7 @@ def _postprocess(card: Card, max_batch_size: int, warmup: Mapping[str, str]) -> 
     }
 
 
-def _ensemble(card: Card, max_batch_size: int) -> Json:
+def _ensemble(card: Card, placement: Placement, max_batch_size: int) -> Json:
     def same(tensors: list[Json]) -> dict[str, str]:
         return {tensor["name"]: tensor["name"] for tensor in tensors}
 
@@ -152,6 +176,8 @@ def _ensemble(card: Card, max_batch_size: int) -> Json:
         ("detector", {"images": "images"}, candidates),
         ("postprocess", {**candidates, **geometry}, same(_detections(card))),
     ]
+    if placement is Placement.PIPELINE:
+        steps = [("pipeline", same([_picture()]), same(_detections(card)))]
     return {
         "name": card.name,
         "platform": "ensemble",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detserve_builder.triton_config import Warmup
+from detserve_builder.triton_config import Placement, Warmup
 from detserve_client.card import Card
 
 if TYPE_CHECKING:
@@ -25,18 +25,32 @@ class WarmupPicture:
     geometry: NDArray[np.float32]
 
 
-def write_warmup(staged: Path, card: Card, model: onnx.ModelProto, picture: WarmupPicture) -> Warmup:
+def write_warmup(
+    staged: Path, card: Card, model: onnx.ModelProto, placement: Placement, picture: WarmupPicture
+) -> Warmup:
     """Write the files under each step's ``warmup/`` folder and return their names."""
+    # A string tensor in a warm-up file is its length in four little-endian bytes, then the bytes.
+    encoded = {"IMAGE": struct.pack("<I", len(picture.encoded)) + picture.encoded}
+    if placement is Placement.PIPELINE:
+        contents = {"pipeline": encoded}
+    else:
+        contents = {"preprocess": encoded, **_behind_preprocess(model, picture)}
+    for step, tensors in contents.items():
+        folder = staged / f"{card.name}_{step}" / "warmup"
+        folder.mkdir()
+        for name, data in tensors.items():
+            (folder / name).write_bytes(data)
+    return {step: {name: name for name in tensors} for step, tensors in contents.items()}
+
+
+def _behind_preprocess(model: onnx.ModelProto, picture: WarmupPicture) -> dict[str, dict[str, bytes]]:
     import onnxruntime as ort
 
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     boxes, scores, classes = session.run(
         ["boxes", "scores", "classes"], {session.get_inputs()[0].name: picture.image[None]}
     )
-    # A string tensor in a warm-up file is its length in four little-endian bytes, then the bytes.
-    encoded = struct.pack("<I", len(picture.encoded)) + picture.encoded
-    contents = {
-        "preprocess": {"IMAGE": encoded},
+    return {
         "detector": {"images": picture.image.tobytes()},
         "postprocess": {
             "boxes": boxes.tobytes(),
@@ -45,9 +59,3 @@ def write_warmup(staged: Path, card: Card, model: onnx.ModelProto, picture: Warm
             "geometry": picture.geometry.tobytes(),
         },
     }
-    for step, tensors in contents.items():
-        folder = staged / f"{card.name}_{step}" / "warmup"
-        folder.mkdir()
-        for name, data in tensors.items():
-            (folder / name).write_bytes(data)
-    return Warmup(**{step: {name: name for name in tensors} for step, tensors in contents.items()})

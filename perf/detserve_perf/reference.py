@@ -44,7 +44,7 @@ def load_reference(repository: Path, model: str, workers: int) -> list[DetectOne
     pre = _step(repository, model, "preprocess")
     detector = _step(repository, model, "detector")
     post = _step(repository, model, "postprocess")
-    onnx = repository / f"{model}_detector" / "1" / "model.onnx"
+    onnx = _step_folder(repository, model, "detector") / "model.onnx"
     if not onnx.is_file():
         raise MeasurementError(f"{onnx} is absent; the in-process reference needs the embedded target's ONNX")
 
@@ -135,8 +135,14 @@ def repository_card(repository: Path, model: str) -> Card:
     return Card.from_json(json.dumps(card), where=f"{manifest}: card")
 
 
+def _step_folder(repository: Path, model: str, step: str) -> Path:
+    """Where the files of a step lie: in the pipeline of that name, or in a model of the step's own."""
+    pipeline = repository / f"{model}_pipeline" / "1"
+    return pipeline if pipeline.is_dir() else repository / f"{model}_{step}" / "1"
+
+
 def _step(repository: Path, model: str, step: str) -> ModuleType:
-    path = repository / f"{model}_{step}" / "1" / f"detserve_{step}.py"
+    path = _step_folder(repository, model, step) / f"detserve_{step}.py"
     spec = importlib.util.spec_from_file_location(f"detserve_reference_{model}_{step}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise MeasurementError(f"{path} is absent; build the repository again")

@@ -148,11 +148,12 @@ def check_shared_memory(models: list[ModelOutline], free: int) -> Check:
 
 
 def check_layout(repository: Path, manifest: Manifest) -> Check:
-    """Whether the detector's four models are there."""
+    """Whether all models of the detector are there."""
     name = f"{manifest.name}: models"
     if missing := missing_folders(repository, manifest):
         return Check(name, f"no {', '.join(missing)}", "build the model again")
-    return Check(name, f"ensemble and three steps, target {manifest.target}")
+    steps = {file.partition("/")[0] for file in manifest.sha256} - {manifest.name}
+    return Check(name, f"ensemble of {', '.join(sorted(steps))}, target {manifest.target}")
 
 
 def check_hashes(repository: Path, manifest: Manifest) -> Check:

@@ -11,7 +11,6 @@ from typing import Any
 from detserve_server.errors import ManifestError
 
 MANIFEST = "detserve.json"
-STEPS = ("preprocess", "detector", "postprocess")
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ def _read(path: Path) -> Manifest:
 
 def missing_folders(repository: Path, manifest: Manifest) -> list[str]:
     """The model folders of this detector that have no ``config.pbtxt``."""
-    names = [manifest.name, *(f"{manifest.name}_{step}" for step in STEPS)]
-    return [name for name in names if not (repository / name / "config.pbtxt").is_file()]
+    names = {manifest.name, *(file.partition("/")[0] for file in manifest.sha256)}
+    return [name for name in sorted(names) if not (repository / name / "config.pbtxt").is_file()]
 
 
 def changed_files(repository: Path, manifest: Manifest) -> list[str]:

@@ -38,5 +38,8 @@ def test_it_equals_a_fresh_build(tmp_path, name) -> None:
     assert not different, f"{different} differ from a fresh build; run: make repository"
 
 
-def test_there_is_a_committed_detector() -> None:
+def test_the_committed_detectors_and_nothing_else() -> None:
     assert DETECTORS
+    manifests = [json.loads((COMMITTED / name / "detserve.json").read_text()) for name in DETECTORS]
+    built = {file.partition("/")[0] for manifest in manifests for file in manifest["sha256"]}
+    assert {path.name for path in COMMITTED.iterdir()} == built

@@ -36,7 +36,7 @@ def test_a_family_is_one_file_and_one_registration(tmp_path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    session = ort.InferenceSession(tmp_path / "repository/mine_detector/1/model.onnx")
+    session = ort.InferenceSession(tmp_path / "repository/mine_pipeline/1/model.onnx")
     images = pictures(1)
     boxes, scores, _ = session.run(["boxes", "scores", "classes"], {"images": images})
     raw = ort.InferenceSession(network).run(

@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2
 
 from detserve_builder.build import build
 from detserve_builder.errors import BuildError
-from detserve_builder.triton_config import Target
+from detserve_builder.triton_config import Placement, Target
 from detserve_client import Card
 from tests.builder.tiny_networks import save_linear_network
 
@@ -34,10 +34,39 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
+def test_one_model_for_all_steps_is_the_default_of_the_embedded_target(tmp_path, network) -> None:
+    built = build(network, name="tiny", repository=tmp_path)
+    assert [folder.name for folder in built.folders] == ["tiny", "tiny_pipeline"]
+    ensemble, pipeline = config(tmp_path, "tiny"), config(tmp_path, "tiny_pipeline")
+    assert [step.model_name for step in ensemble.ensemble_scheduling.step] == ["tiny_pipeline"]
+    assert (pipeline.input, pipeline.output) == (ensemble.input, ensemble.output)
+    assert pipeline.dynamic_batching.default_queue_policy.max_queue_size > 0
+    assert {path.name for path in (tmp_path / "tiny_pipeline/1").iterdir()} == {
+        "model.onnx",
+        "model.py",
+        *(f"detserve_{step}.py" for step in ("preprocess", "detector", "postprocess")),
+    }
+    assert json.loads((tmp_path / "tiny/detserve.json").read_text())["placement"] == "pipeline"
+
+
+def test_the_pipeline_is_refused_where_triton_runs_the_detector(tmp_path, network) -> None:
+    with pytest.raises(BuildError, match="is for the target embedded, got tensorrt; leave --placement out"):
+        build(network, name="t", repository=tmp_path, target=Target.TENSORRT, placement=Placement.PIPELINE)
+
+
+def test_another_placement_leaves_nothing_of_the_earlier_build(tmp_path, network) -> None:
+    for placement in (Placement.STEPS, Placement.PIPELINE, Placement.STEPS, Placement.PIPELINE):
+        build(network, name="tiny", repository=tmp_path / "r", placement=placement)
+        build(network, name="tiny_too", repository=tmp_path / "r", placement=Placement.STEPS)
+    steps = ("detector", "postprocess", "preprocess")
+    expected = ["tiny", "tiny_pipeline", "tiny_too", *(f"tiny_too_{step}" for step in steps)]
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == expected
+
+
 @pytest.mark.parametrize("target", list(Target))
 def test_the_four_models(tmp_path, network, target) -> None:
     repository = tmp_path / "repository"
-    built = build(network, name="tiny", repository=repository, target=target)
+    built = build(network, name="tiny", repository=repository, target=target, placement=Placement.STEPS)
     assert sorted(path.name for path in repository.iterdir()) == sorted(f.name for f in built.folders)
     ensemble = config(repository, "tiny")
     assert [step.model_name for step in ensemble.ensemble_scheduling.step] == [
@@ -82,7 +111,7 @@ def test_a_build_is_reproducible_and_replaces_itself(tmp_path, network) -> None:
 def test_a_card_that_accepts_small_pictures_only(tmp_path, network) -> None:
     (tmp_path / "card.json").write_text('{"max_picture_pixels": 10000}')
     build(network, name="tiny", repository=tmp_path / "repository")
-    assert (tmp_path / "repository/tiny_preprocess/warmup/IMAGE").stat().st_size < 20_000
+    assert (tmp_path / "repository/tiny_pipeline/warmup/IMAGE").stat().st_size < 20_000
 
 
 def test_a_failed_build_leaves_the_old_repository(tmp_path, network) -> None:
@@ -101,11 +130,11 @@ def test_a_build_that_cannot_be_put_in_place_is_taken_back(tmp_path, network) ->
     other = str(save_linear_network(tmp_path / "other.onnx", {"output": [84, 8]}, seed=5))
     build(network, name="tiny", repository=repository)
     before = contents(repository)
-    # A rename that the system refuses when three folders have moved, as for a mount point.
+    # A rename that the system refuses when the first folder has moved, as for a mount point.
     real_rename = Path.rename
 
     def rename(self: Path, target: Path) -> Path:
-        if self.name == "tiny_preprocess" and self.parent.name.startswith(".repository"):
+        if self.name == "tiny_pipeline" and self.parent.name.startswith(".repository"):
             raise OSError(16, "Device or resource busy")
         return real_rename(self, target)
 

@@ -12,7 +12,7 @@ from detserve_builder.precision import report
 from detserve_builder.precision.calibration import CalibrationSource
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.runtime import Runtime
-from detserve_builder.triton_config import Preprocess, Target
+from detserve_builder.triton_config import Placement, Preprocess, Target
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,6 +56,10 @@ def build(
     preprocess: Annotated[
         Preprocess, Option(help="who decodes the pictures; dali is for the target tensorrt")
     ] = Preprocess.PYTHON,
+    placement: Annotated[
+        Placement | None,
+        Option(help="a model for each step, or one for all", show_default="pipeline where embedded"),
+    ] = None,
     check_tensorrt: Annotated[
         bool, Option("--check-tensorrt", help="compile the graph with NVIDIA's compiler, on the CPU")
     ] = False,
@@ -78,6 +82,7 @@ def build(
             target=target,
             request=request,
             preprocess=preprocess,
+            placement=placement,
             check_tensorrt=check_tensorrt,
             on_step=lambda step: status.update(f"{step} …"),
         )

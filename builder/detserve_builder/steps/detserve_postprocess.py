@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Detections = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
+
+
+def request_thresholds(card: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`postprocess`: the card's ``thresholds``, overridden by what one request says.
+
+    Raises ValueError, one sentence for the caller, for a value out of range.
+    """
+    rows = card["max_detections"]
+    chosen = {"score_threshold": card["score"], "iou_threshold": card["iou"], "max_detections": rows}
+    for name, highest in (("score_threshold", 1), ("iou_threshold", 1), ("max_detections", rows)):
+        if name not in parameters:
+            continue
+        try:
+            value = float(parameters[name])
+        except (TypeError, ValueError):
+            value = -1.0
+        if not 0 <= value <= highest:
+            raise ValueError(f"parameter {name} is {parameters[name]!r}, expected 0 to {highest}")
+        chosen[name] = int(value) if name == "max_detections" else value
+    return {**chosen, "rows": rows}
 
 
 def postprocess(

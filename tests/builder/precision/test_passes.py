@@ -33,7 +33,7 @@ def pictures(tmp_path_factory):
 
 
 def detector(repository) -> bytes:
-    return (repository / "tiny_detector/1/model.onnx").read_bytes()
+    return (repository / "tiny_pipeline/1/model.onnx").read_bytes()
 
 
 def manifest(repository) -> dict:
@@ -54,7 +54,7 @@ def test_the_same_calibration_gives_the_same_bytes(
     found = manifest(tmp_path / "measured")
     assert found["precision"] == precision.value
     assert found["measured"]["precision"]["calibration"]["pictures"] == 6
-    assert found["sha256"]["tiny_detector/1/model.onnx"] == hashlib.sha256(one).hexdigest()
+    assert found["sha256"]["tiny_pipeline/1/model.onnx"] == hashlib.sha256(one).hexdigest()
 
 
 def test_a_free_choice_by_agreement_shows_every_candidate(tmp_path, network, pictures) -> None:
@@ -158,7 +158,7 @@ def test_an_absent_evaluation_picture_is_named(tmp_path, pictures) -> None:
 def test_the_model_that_is_served_is_quantised(tmp_path, network, pictures) -> None:
     request = PrecisionRequest(Precision.INT8, calibrate=pictures)
     build(str(network), name="tiny", repository=tmp_path / "r", request=request)
-    operators = {node.op_type for node in onnx.load(tmp_path / "r/tiny_detector/1/model.onnx").graph.node}
+    operators = {node.op_type for node in onnx.load(tmp_path / "r/tiny_pipeline/1/model.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
 
 

@@ -1,0 +1,127 @@
+"""Triton python backend, the three steps in one process: IMAGE -> the contract's outputs.
+
+Every picture is a task of its own for a pool of threads: OpenCV and ONNX Runtime release the GIL, the session
+is shared, and nothing is copied between processes. ``execute`` hands the tasks out and returns None; a
+request is answered, through its response sender, by the thread that finishes its last picture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+OUTPUTS = ("num_detections", "boxes", "scores", "classes")
+
+
+class TritonPythonModel:
+    """Preprocess, detector, postprocess; see the detserve_*.py beside this file."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the card from the model's parameters and open model.onnx beside this file."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        card = json.loads(parameters["detserve_card"]["string_value"])
+        # OpenCV reads this once, when it is loaded: a decompression bomb is refused from its header.
+        os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(card["max_picture_pixels"])
+        os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
+        import cv2
+        import detserve_detector
+        import detserve_postprocess
+        import detserve_preprocess
+
+        cv2.setNumThreads(1)
+        self.pre, self.detector, self.post = detserve_preprocess, detserve_detector, detserve_postprocess
+        self.preprocess_settings = {
+            "input_wh": tuple(card["input_wh"]),
+            "resize": card["preprocess"]["resize"],
+            "pad_value": card["preprocess"]["pad_value"],
+            "max_picture_pixels": card["max_picture_pixels"],
+        }
+        self.card_thresholds = card["thresholds"]
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self.session = detserve_detector.open_session(str(folder / "model.onnx"), 1)
+        # One thread more than cores: while one waits for Triton to take its answer, another has the core.
+        threads = len(os.sched_getaffinity(0)) + 1
+        self.pool = ThreadPoolExecutor(threads)
+        self.free_threads = threading.Semaphore(threads)
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hand the pictures out as threads come free: what has to wait longer waits in Triton's queue."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                thresholds = self.post.request_thresholds(
+                    self.card_thresholds, json.loads(request.parameters() or "{}")
+                )
+            except ValueError as error:
+                _send(sender, error=_refused(str(error)))
+                continue
+            pictures = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().reshape(-1)
+            answer = Answer(sender, len(pictures))
+            for index, encoded in enumerate(pictures):
+                self.free_threads.acquire()
+                self.pool.submit(self._work, answer, index, encoded, thresholds)
+
+    def finalize(self) -> None:
+        """Answer what is under way."""
+        self.pool.shutdown()
+
+    def _work(self, answer: Answer, index: int, encoded: bytes, thresholds: dict[str, Any]) -> None:
+        try:
+            answer.put(index, self._outcome(index, encoded, thresholds))
+        except Exception:
+            pb_utils.Logger.log_error(traceback.format_exc())
+        finally:
+            self.free_threads.release()
+
+    def _outcome(self, index: int, encoded: bytes, thresholds: dict[str, Any]) -> Any:
+        """The outputs for one picture, or the TritonError that stands for them."""
+        try:
+            image, geometry = self.pre.preprocess(encoded, **self.preprocess_settings)
+            candidates = self.session.run(self.detector.OUTPUTS, {"images": image[None]})
+            return self.post.postprocess(*(batch[0] for batch in candidates), geometry, **thresholds)
+        except self.pre.PictureError as error:
+            return _refused(f"picture {index}: {error}")
+        except Exception as error:  # a bug; without an answer its request would wait for ever
+            pb_utils.Logger.log_error(traceback.format_exc())
+            return pb_utils.TritonError(repr(error))
+
+
+class Answer:
+    """The pictures of one request. Whoever puts the last one sends them, or the first refusal among them."""
+
+    def __init__(self, sender: Any, pictures: int) -> None:
+        self.sender = sender
+        self.results: list[Any] = [None] * pictures
+        self.missing = pictures
+        self.lock = threading.Lock()
+
+    def put(self, index: int, result: Any) -> None:
+        """Keep what became of one picture."""
+        with self.lock:
+            self.results[index] = result
+            self.missing -= 1
+            if self.missing:
+                return
+        refusals = [result for result in self.results if isinstance(result, pb_utils.TritonError)]
+        if refusals:
+            _send(self.sender, error=refusals[0])
+            return
+        stacked = (np.stack(values) for values in zip(*self.results, strict=True))
+        _send(self.sender, [pb_utils.Tensor(*named) for named in zip(OUTPUTS, stacked, strict=True)])
+
+
+def _send(sender: Any, outputs: Any = (), error: Any = None) -> None:
+    response = pb_utils.InferenceResponse(output_tensors=list(outputs), error=error)
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _refused(reason: str) -> Any:
+    return pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
