@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detserve_builder.steps.detserve_preprocess import PictureError, decode, fit, preprocess
+from detserve_builder.steps.detserve_preprocess import (
+    PictureError,
+    decode,
+    fit,
+    jpeg_reduction,
+    jpeg_size,
+    placement,
+    preprocess,
+    upright_size,
+)
 
 RULES = ["letterbox_center", "letterbox_topleft", "stretch"]
 LIMIT = 100_000_000
@@ -130,6 +139,104 @@ def test_truncated_jpeg_is_refused(progressive: bool, share: float) -> None:
     data = encoded(Image.fromarray(noise), "JPEG", progressive=progressive)
     with pytest.raises(PictureError, match="damaged or truncated"):
         decode(data[: int(len(data) * share)], max_picture_pixels=LIMIT)
+
+
+@given(
+    stored_wh=st.tuples(st.integers(1, 9000), st.integers(1, 9000)),
+    input_wh=st.tuples(st.integers(8, 700), st.integers(8, 700)),
+    rule=st.sampled_from(RULES),
+    turned=st.booleans(),
+)
+def test_a_reduced_picture_is_large_enough_and_tells_its_whole_size(
+    stored_wh, input_wh, rule, turned
+) -> None:
+    reduction = jpeg_reduction(stored_wh, input_wh=input_wh, resize=rule)
+    picture_wh = stored_wh[::-1] if turned else stored_wh
+    reduced_w, reduced_h = (-(-side // reduction) for side in picture_wh)
+    if reduction > 1:
+        (resized_w, resized_h), _ = placement(picture_wh, input_wh=input_wh, resize=rule)
+        assert reduced_w >= resized_w
+        assert reduced_h >= resized_h
+        assert upright_size(stored_wh, np.empty((reduced_h, reduced_w, 3)), reduction) == picture_wh
+
+
+@pytest.mark.parametrize("size", [(1000, 700), (1000, 999), (801, 801)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("progressive", [False, True])
+def test_reduced_and_whole_decoding_agree(size, orientation: int, progressive: bool) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(gradient(*size))
+    data = encoded(stored, "JPEG", quality=95, exif=exif, progressive=progressive)
+    assert jpeg_size(data) == size
+    for input_wh, rule in (((96, 96), "letterbox_center"), ((160, 64), "letterbox_topleft")):
+        options = {"input_wh": input_wh, "resize": rule, "pad_value": 0}
+        reduction = jpeg_reduction(jpeg_size(data), input_wh=input_wh, resize=rule)
+        assert (reduction >= 4) == (size != (1000, 999))  # there, halves would not show whether it was turned
+        image, geometry = preprocess(data, **options, max_picture_pixels=LIMIT)
+        whole, expected = fit(decode(data, max_picture_pixels=LIMIT), **options)
+        np.testing.assert_array_equal(geometry, expected)
+        assert np.abs(image.astype(int) - whole).max() < 12
+
+
+def frame_header(size: tuple[int, int], in_front: bytes = b"") -> bytes:
+    """The start of a JPEG that claims to be this large."""
+    height_width = size[1].to_bytes(2, "big") + size[0].to_bytes(2, "big")
+    return MAGIC[0][:2] + in_front + b"\xff\xc0\x00\x11\x08" + height_width + b"\x03" + bytes(9)
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (frame_header((640, 480)), (640, 480)),
+        (frame_header((640, 480), b"\xff\xe1\x00\x08\xff\xc0\x00\x11\x08\x00"), (640, 480)),
+        (frame_header((640, 480), b"\xff\xc4\x00\x02"), (640, 480)),
+        (frame_header((640, 0)), None),
+        (frame_header((640, 480), b"\xff\xe1\xff\xff"), None),
+        (frame_header((640, 480))[:10], None),
+        (b"", None),
+        (MAGIC[1], None),
+    ],
+)
+def test_the_size_in_a_frame_header(data: bytes, size) -> None:
+    assert jpeg_size(data) == size
+
+
+def test_a_jpeg_that_claims_to_be_huge_is_refused_by_its_header() -> None:
+    claim = frame_header((65000, 65000))
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PictureError, match=f"larger than the {LIMIT} pixels"):
+        preprocess(claim, input_wh=(64, 64), resize="stretch", pad_value=0, max_picture_pixels=LIMIT)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before_kib + 100_000
+
+
+@pytest.mark.parametrize("patched", [(500, 2000), (2000, 500), (4000, 4000)])
+def test_a_frame_header_that_lies_is_refused_or_decoded_as_it_says(patched: tuple[int, int]) -> None:
+    data = bytearray(encoded(Image.fromarray(gradient(1000, 1000)), "JPEG"))
+    where = data.index(b"\xff\xc0") + 5
+    data[where : where + 4] = patched[1].to_bytes(2, "big") + patched[0].to_bytes(2, "big")
+    options = {"input_wh": (64, 64), "resize": "letterbox_center", "pad_value": 0}
+    try:
+        image, geometry = preprocess(bytes(data), **options, max_picture_pixels=LIMIT)
+    except PictureError:
+        return
+    assert image.shape == (64, 64, 3)
+    assert tuple(geometry[4:]) == patched
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_truncated_jpeg_is_refused_at_reduced_scale_too(progressive: bool, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (600, 800, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG", progressive=progressive)
+    with pytest.raises(PictureError, match="damaged or truncated"):
+        preprocess(
+            data[: int(len(data) * share)],
+            input_wh=(64, 64),
+            resize="stretch",
+            pad_value=0,
+            max_picture_pixels=LIMIT,
+        )
 
 
 def test_a_png_claiming_a_huge_chunk_costs_nothing() -> None:
