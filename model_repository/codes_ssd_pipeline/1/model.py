@@ -1,6 +1,6 @@
 """Triton python backend, the three steps in one process: IMAGE -> the contract's outputs.
 
-Every picture is a task of its own for a pool of threads: OpenCV and ONNX Runtime release the GIL, the session
+Every picture is a task of its own for a pool of threads: OpenCV and the runtime release the GIL, the session
 is shared, and nothing is copied between processes. ``execute`` hands the tasks out and returns None; a
 request is answered, through its response sender, by the thread that finishes its last picture.
 """
@@ -27,7 +27,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the card from the model's parameters and open model.onnx beside this file."""
         parameters = json.loads(args["model_config"])["parameters"]
-        card = json.loads(parameters["detserve_card"]["string_value"])
+        said = {name: parameter["string_value"] for name, parameter in parameters.items()}
+        card = json.loads(said["detserve_card"])
         # OpenCV reads this once, when it is loaded: a decompression bomb is refused from its header.
         os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(card["max_picture_pixels"])
         os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
@@ -46,9 +47,15 @@ class TritonPythonModel:
         }
         self.card_thresholds = card["thresholds"]
         folder = Path(args["model_repository"]) / args["model_version"]
-        self.session = detserve_detector.open_session(str(folder / "model.onnx"), 1)
         # One thread more than cores: while one waits for Triton to take its answer, another has the core.
         threads = len(os.sched_getaffinity(0)) + 1
+        self.session = detserve_detector.open_session(
+            str(folder / "model.onnx"),
+            int(said["threads"]),
+            runtime=said["runtime"],
+            floats=said["floats"],
+            callers=threads,
+        )
         self.pool = ThreadPoolExecutor(threads)
         self.free_threads = threading.Semaphore(threads)
 

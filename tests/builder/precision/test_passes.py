@@ -166,7 +166,7 @@ def test_the_model_that_is_served_is_quantised(tmp_path, network, pictures) -> N
 def test_a_build_says_what_its_detector_runs_on(tmp_path, network, runtime) -> None:
     build(str(network), name="tiny", repository=tmp_path / "r", request=PrecisionRequest(runtime=runtime))
     assert manifest(tmp_path / "r")["runtime"] == runtime.value
-    assert f'"{runtime.value}"' in (tmp_path / "r/tiny_detector/config.pbtxt").read_text()
+    assert f'"{runtime.value}"' in (tmp_path / "r/tiny_pipeline/config.pbtxt").read_text()
 
 
 def test_both_runtimes_give_the_same_whatever_the_batch(tmp_path) -> None:
