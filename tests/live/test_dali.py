@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from detserve_builder.build import build
-from detserve_builder.triton_config import Preprocess, Target
+from detserve_builder.triton_config import Placement, Preprocess, Target
 from detserve_client import DetectionClient, InferenceError, RequestRejected
 from detserve_server.embedded import RunningServer, embedded_server
 from tests.live.test_yolox import average_precision, rows
@@ -27,7 +27,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     pytest.importorskip("nvidia.dali", reason="needs nvidia-dali, pip install 'detserve[dali]'")
     folder = tmp_path_factory.mktemp("dali")
     for name in ("python", "dali"):
-        build(str(YOLOX), name=name, repository=folder / "repository")
+        build(str(YOLOX), name=name, repository=folder / "repository", placement=Placement.STEPS)
     build(
         str(YOLOX), name="dali", repository=folder / "gpu", target=Target.TENSORRT, preprocess=Preprocess.DALI
     )

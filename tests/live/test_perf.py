@@ -58,8 +58,7 @@ def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Targe
     assert len(phases) == SETTINGS.phases(reference=True)
     assert len(result.references) == 2
     (run,) = result.runs
-    steps = [f"{DEFAULT}_{step}" for step in ("preprocess", "detector", "postprocess")]
-    assert [stage.model for stage in run.stages] == steps
+    assert [stage.model for stage in run.stages] == [f"{DEFAULT}_pipeline"]
     assert all(stage.requests >= 6 and stage.compute_infer_ms > 0 for stage in run.stages)
     assert run.stages[0].pictures_per_execution >= 2
     assert 0 < run.load.p50_ms <= run.load.p90_ms <= run.load.p99_ms

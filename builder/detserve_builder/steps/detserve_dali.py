@@ -1,7 +1,8 @@
 """Encoded pictures -> network input with NVIDIA DALI, on the GPU or the CPU.
 
 JPEG is decoded and resized by DALI, a batch at a time. Everything else, and every picture that DALI does not
-take, goes through detserve_preprocess: the results, the refusals and their words are the same.
+take, goes through detserve_preprocess: the results, the refusals and their words are the same. Only that DALI
+decodes large JPEGs whole.
 
 On a GPU it has not been run. The images come back to the CPU's memory, from where Triton passes them on.
 """
