@@ -12,13 +12,15 @@ from detserve_client.card import Card
 
 Json = dict[str, Any]
 
-# Requests wait at most this long and in at most this number for a step; more is refused at once, so that
-# overload shows as a distinct error and not as latency without bound.
+# Requests wait at most this long and in at most this number; more is refused at once, so that overload shows
+# as a distinct error and not as latency without bound.
+_MAX_WAIT_S = 10
+_MAX_WAITING = 32
 _QUEUE = {
     "timeout_action": "REJECT",
-    "default_timeout_microseconds": 10_000_000,
+    "default_timeout_microseconds": _MAX_WAIT_S * 1_000_000,
     "allow_timeout_override": True,
-    "max_queue_size": 64,
+    "max_queue_size": _MAX_WAITING,
 }
 GEOMETRY = {"name": "geometry", "data_type": "TYPE_FP32", "dims": [6]}
 
@@ -103,19 +105,24 @@ def to_pbtxt(config: Json) -> str:
 def _pipeline(
     card: Card, max_batch_size: int, warmup: Mapping[str, str], runtime: Runtime, floats: str
 ) -> Json:
-    """One process, whose threads take the pictures of several requests side by side."""
-    inputs, outputs = [_picture()], _detections(card)
+    """One process, whose threads take the pictures of several requests side by side from its own queue."""
+    step = _step(f"{card.name}_pipeline", "python", max_batch_size, [_picture()], _detections(card), warmup)
+    del step["dynamic_batching"]
+    limits = {"max_waiting": str(_MAX_WAITING), "max_wait_s": str(_MAX_WAIT_S)}
     return {
-        **_step(f"{card.name}_pipeline", "python", max_batch_size, inputs, outputs, warmup),
+        **step,
         "instance_group": [{"kind": "KIND_CPU", "count": 1}],
-        "parameters": {**_card_parameter(card), **_opened(runtime, floats)},
+        "parameters": {**_card_parameter(card), **_opened(runtime, floats), **_said(limits)},
     }
 
 
 def _opened(runtime: Runtime, floats: str) -> Json:
     """How the embedded target opens its session; more threads than one for a picture made less of them."""
-    opened = {"threads": "1", "runtime": runtime.value, "floats": floats}
-    return {key: {"string_value": value} for key, value in opened.items()}
+    return _said({"threads": "1", "runtime": runtime.value, "floats": floats})
+
+
+def _said(parameters: Mapping[str, str]) -> Json:
+    return {key: {"string_value": value} for key, value in parameters.items()}
 
 
 def _preprocess(card: Card, preprocess: Preprocess, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
@@ -260,4 +267,4 @@ def _detections(card: Card) -> list[Json]:
 
 
 def _card_parameter(card: Card) -> Json:
-    return {contract.CARD_PARAMETER: {"string_value": card.model_dump_json()}}
+    return _said({contract.CARD_PARAMETER: card.model_dump_json()})

@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
@@ -25,8 +26,10 @@ def reference() -> TorchvisionReference:
     return TorchvisionReference(ZOO / NAME / "checkpoint.onnx")
 
 
-def test_many_pictures_through_a_detector_of_one_at_a_time(server, reference) -> None:
-    paths = sorted(SAMPLES.glob("*.jpg")) * 3
+def test_many_pictures_through_a_detector_of_one_at_a_time(server, reference, tmp_path) -> None:
+    for path in SAMPLES.glob("*.jpg"):  # as JPEG, pictures of this size are decoded at a reduced scale
+        cv2.imwrite(str(tmp_path / f"{path.stem}.png"), cv2.imread(str(path)))
+    paths = sorted(tmp_path.iterdir()) * 3
     with DetectionClient(server.grpc_url, NAME) as client:
         outcomes = [outcome.get() for outcome in client.detect_many(paths, score_threshold=0.3)]
     assert sum(len(found) for found in outcomes) > len(paths) / 2
@@ -38,8 +41,6 @@ def test_many_pictures_through_a_detector_of_one_at_a_time(server, reference) ->
 
 
 def test_a_picture_with_nothing_on_it(server, tmp_path) -> None:
-    import cv2
-
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((50, 70, 3), 114, np.uint8))
     with DetectionClient(server.grpc_url, NAME) as client:
         assert len(client.detect(tmp_path / "grey.png")) == 0

@@ -3,6 +3,8 @@
 Every picture is a task of its own for a pool of threads: OpenCV and the runtime release the GIL, the session
 is shared, and nothing is copied between processes. ``execute`` hands the tasks out and returns None; a
 request is answered, through its response sender, by the thread that finishes its last picture.
+
+The queue is here and not in Triton, whose batcher stalls for up to half a second while its queue is full.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,10 +60,12 @@ class TritonPythonModel:
             callers=threads,
         )
         self.pool = ThreadPoolExecutor(threads)
-        self.free_threads = threading.Semaphore(threads)
+        self.max_waiting, self.max_wait_s = int(said["max_waiting"]), float(said["max_wait_s"])
+        self.waiting = 0
+        self.lock = threading.Lock()
 
     def execute(self, requests: list[Any]) -> None:
-        """Hand the pictures out as threads come free: what has to wait longer waits in Triton's queue."""
+        """Queue the pictures of each request, or refuse all of them where the queue is full."""
         for request in requests:
             sender = request.get_response_sender()
             try:
@@ -70,10 +75,14 @@ class TritonPythonModel:
             except ValueError as error:
                 _send(sender, error=_refused(str(error)))
                 continue
+            if self.waiting >= self.max_waiting:
+                _send(sender, error=_overloaded(f"exceeds maximum queue size of {self.max_waiting} pictures"))
+                continue
             pictures = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().reshape(-1)
             answer = Answer(sender, len(pictures))
+            with self.lock:
+                self.waiting += len(pictures)
             for index, encoded in enumerate(pictures):
-                self.free_threads.acquire()
                 self.pool.submit(self._work, answer, index, encoded, thresholds)
 
     def finalize(self) -> None:
@@ -81,12 +90,18 @@ class TritonPythonModel:
         self.pool.shutdown()
 
     def _work(self, answer: Answer, index: int, encoded: bytes, thresholds: dict[str, Any]) -> None:
+        with self.lock:
+            self.waiting -= 1
         try:
-            answer.put(index, self._outcome(index, encoded, thresholds))
+            if time.monotonic() - answer.since_s > self.max_wait_s:
+                outcome = _overloaded(
+                    f"request timeout expired: no thread was free for {self.max_wait_s:g} s"
+                )
+            else:
+                outcome = self._outcome(index, encoded, thresholds)
+            answer.put(index, outcome)
         except Exception:
             pb_utils.Logger.log_error(traceback.format_exc())
-        finally:
-            self.free_threads.release()
 
     def _outcome(self, index: int, encoded: bytes, thresholds: dict[str, Any]) -> Any:
         """The outputs for one picture, or the TritonError that stands for them."""
@@ -106,6 +121,7 @@ class Answer:
 
     def __init__(self, sender: Any, pictures: int) -> None:
         self.sender = sender
+        self.since_s = time.monotonic()
         self.results: list[Any] = [None] * pictures
         self.missing = pictures
         self.lock = threading.Lock()
@@ -128,6 +144,10 @@ class Answer:
 def _send(sender: Any, outputs: Any = (), error: Any = None) -> None:
     response = pb_utils.InferenceResponse(output_tensors=list(outputs), error=error)
     sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _overloaded(reason: str) -> Any:
+    return pb_utils.TritonError(reason, pb_utils.TritonError.UNAVAILABLE)
 
 
 def _refused(reason: str) -> Any:

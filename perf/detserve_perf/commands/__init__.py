@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from detserve_perf.commands.accuracy import accuracy
+from detserve_perf.commands.overload import overload
 from detserve_perf.commands.sweep import sweep
 
 app = typer.Typer(
@@ -12,3 +13,4 @@ app = typer.Typer(
 )
 app.command()(sweep)
 app.command()(accuracy)
+app.command()(overload)

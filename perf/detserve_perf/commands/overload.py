@@ -1,0 +1,48 @@
+"""``detserve perf overload``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from detserve_perf.errors import MeasurementError
+
+
+def overload(
+    url: Annotated[str, typer.Option(help="The server: grpc://HOST:PORT.")],
+    model: Annotated[str, typer.Option(help="The ensemble to send pictures to.")],
+    pictures: Annotated[Path, typer.Option(help="Folder of pictures to send, 16 or more.")],
+    output: Annotated[Path, typer.Option(help="Folder for overload.md, overload.csv and overload.json.")],
+    loads: Annotated[str, typer.Option(help="Offered loads, in multiples of capacity.")] = "1,2,4",
+    duration_s: Annotated[float, typer.Option(min=1, help="Seconds of each load and between.")] = 10,
+) -> None:
+    """What the server answers, and how soon it refuses the rest, when more is asked than it can do."""
+    from detserve_client.endpoint import Endpoint
+    from detserve_perf.machine import this_machine
+    from detserve_perf.overload import overload as measure
+    from detserve_perf.overload_report import overload_report
+    from detserve_perf.triton import TritonQueries
+
+    multiples = _multiples(loads)
+    terminal = Console(stderr=True)
+    with terminal.status("starting") as status:
+        runs = measure(url, model, pictures, multiples, duration_s, status.update)
+    with TritonQueries(Endpoint.parse(url)) as queries:
+        machine = this_machine(triton=queries.version())
+    report = overload_report(runs, url, model, duration_s, machine)
+    written = report.write(output)
+    report.print(Console())
+    typer.echo(f"written: {', '.join(map(str, written))}")
+
+
+def _multiples(text: str) -> list[float]:
+    try:
+        multiples = [float(part) for part in text.split(",")]
+    except ValueError:
+        multiples = []
+    if not multiples or not all(0 < multiple <= 100 for multiple in multiples):
+        raise MeasurementError(f"--loads is {text!r}; expected numbers above 0, e.g. 1,2,4")
+    return multiples

@@ -1,0 +1,134 @@
+"""The overload generator against a small gRPC server with a known capacity and queue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2
+from typer.testing import CliRunner
+
+from detserve_perf.commands import app
+from detserve_perf.errors import MeasurementError
+from detserve_perf.machine import this_machine
+from detserve_perf.overload import Answer, Outcome, OverloadRun, arrivals_s, overload, request_bytes
+from detserve_perf.overload_report import overload_report, percentile
+
+SERVICE_S = 0.01
+QUEUE = 12
+
+
+def served(behave) -> Iterator[str]:
+    """A server whose ModelInfer is ``behave(request, context)``."""
+    handler = grpc.unary_unary_rpc_method_handler(
+        behave, request_deserializer=service_pb2.ModelInferRequest.FromString
+    )
+    server = grpc.server(ThreadPoolExecutor(64))
+    server.add_generic_rpc_handlers(
+        [grpc.method_handlers_generic_handler("inference.GRPCInferenceService", {"ModelInfer": handler})]
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"grpc://127.0.0.1:{port}"
+    server.stop(None)
+
+
+@pytest.fixture
+def one_at_a_time() -> Iterator[str]:
+    """10 ms a request, one after the other, and a queue of 12; says no as Triton does."""
+    turn, room = threading.Lock(), threading.Semaphore(QUEUE)
+
+    def behave(request: service_pb2.ModelInferRequest, context: grpc.ServicerContext) -> bytes:
+        assert request.raw_input_contents[0][4:] in (b"one", b"two")
+        if not room.acquire(blocking=False):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "[request id: 1] Exceeds maximum queue size")
+        with turn:
+            time.sleep(SERVICE_S)
+        room.release()
+        return b""
+
+    yield from served(behave)
+
+
+@pytest.fixture
+def broken() -> Iterator[str]:
+    yield from served(lambda request, context: context.abort(grpc.StatusCode.INTERNAL, "no such weights"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jpg").write_bytes(name.encode())
+    return tmp_path
+
+
+def test_half_of_capacity_is_answered_and_of_thrice_the_excess_is_refused(one_at_a_time, pictures) -> None:
+    phases: list[str] = []
+    half, thrice = overload(one_at_a_time, "m", pictures, [0.5, 3], 1.5, phases.append)
+    assert phases == ["warm-up", "capacity", "0.5 times capacity", "capacity", "3 times capacity", "capacity"]
+    assert half.peak_per_s <= 1 / SERVICE_S
+    assert half.goodput_per_s / half.offered_per_s == pytest.approx(1, abs=0.4)  # Poisson, 75 requests
+    assert not half.latencies_ms(Outcome.REJECTED)
+    assert 0.7 < thrice.goodput_per_s / thrice.peak_per_s < 1.2
+    rejected = thrice.latencies_ms(Outcome.REJECTED)
+    assert len(rejected) / len(thrice.answers) == pytest.approx(2 / 3, abs=0.2)
+    assert percentile(thrice.latencies_ms(Outcome.ACCEPTED), 0.5) > percentile(rejected, 0.5)
+
+
+def test_any_other_failure_ends_the_measurement(broken, pictures) -> None:
+    with pytest.raises(MeasurementError, match="a request failed during the measurement: .*no such weights"):
+        overload(broken, "m", pictures, [1], 0.2, lambda phase: None)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000", "grpcs://localhost:8001"])
+def test_only_plain_grpc(url: str, pictures) -> None:
+    with pytest.raises(MeasurementError, match="give a grpc:// address"):
+        overload(url, "m", pictures, [1], 1, lambda phase: None)
+
+
+def test_arrivals_are_a_poisson_stream() -> None:
+    times = list(arrivals_s(200, 50, seed=3))
+    assert times == sorted(times)
+    assert times[0] > 0
+    assert times[-1] < 50
+    assert len(times) == pytest.approx(10_000, rel=0.05)
+    gaps = [later - sooner for sooner, later in pairwise(times)]
+    mean_s = sum(gaps) / len(gaps)
+    variance = sum((gap - mean_s) ** 2 for gap in gaps) / len(gaps)
+    assert variance == pytest.approx(mean_s**2, rel=0.1)
+    assert times == list(arrivals_s(200, 50, seed=3))
+
+
+def test_a_request_is_what_triton_expects() -> None:
+    request = service_pb2.ModelInferRequest.FromString(request_bytes("m", b"picture"))
+    assert request.model_name == "m"
+    assert (request.inputs[0].name, list(request.inputs[0].shape)) == ("IMAGE", [1, 1])
+    assert request.raw_input_contents[0] == b"\x07\0\0\0picture"
+
+
+def test_the_report_has_a_row_for_every_load() -> None:
+    answers = (
+        Answer(Outcome.ACCEPTED, 0.1, 1.0),
+        Answer(Outcome.ACCEPTED, 0.3, 1.0),
+        Answer(Outcome.REJECTED, 0.002, 1.0),
+        Answer(Outcome.REJECTED, 0.004, 1.0),
+    )
+    run = OverloadRun(2, 200, 95, 100, answers, 0.25)
+    report = overload_report([run], "grpc://h:1", "m", 10, this_machine(triton="2.51.0"))
+    (row,) = report.tables[0].rows
+    assert row == [2, 200, 95, 0.95, 50, 4.0, 4.0, 300.0, 300.0, 0.25]
+    assert "rejected" not in [percentile([], 0.5)]
+    assert "| 0.95 |" in report.to_markdown()
+
+
+@pytest.mark.parametrize("loads", ["", "0", "a", "-1", "1,,2", "nan"])
+def test_loads_that_make_no_sense(loads: str, pictures) -> None:
+    arguments = ["--url", "grpc://h:1", "--model", "m", "--pictures", str(pictures), "--output", "o"]
+    result = CliRunner().invoke(app, ["overload", *arguments, "--loads", loads])
+    assert isinstance(result.exception, MeasurementError)
