@@ -37,7 +37,7 @@ def _repository(folder: Path) -> Path:
 
 def _other_threshold(folder: Path) -> Path:
     """The same weights, and a score threshold at which boxes are lost."""
-    path = _repository(folder) / f"{DEFAULT}_postprocess/config.pbtxt"
+    path = _repository(folder) / f"{DEFAULT}_pipeline/config.pbtxt"
     path.write_text(
         path.read_text().replace(r"\"thresholds\":{\"score\":0.5", r"\"thresholds\":{\"score\":0.9")
     )
@@ -46,7 +46,7 @@ def _other_threshold(folder: Path) -> Path:
 
 def _noisy(folder: Path) -> Path:
     """The same graph with a tenth of noise on every convolution's weights."""
-    path = _repository(folder) / f"{DEFAULT}_detector/1/model.onnx"
+    path = _repository(folder) / f"{DEFAULT}_pipeline/1/model.onnx"
     model = onnx.load(path)
     random = np.random.default_rng(5)
     for tensor in model.graph.initializer:

@@ -41,7 +41,7 @@ def public(repository: Path, tmp_path: Path) -> Path:
 
 def _plant_bytecode(repository: Path, trace: Path) -> None:
     """Bytecode for the preprocess step that leaves a trace; the source beside it stays as it was."""
-    source = repository / f"{DEFAULT}_preprocess/1/detserve_preprocess.py"
+    source = repository / f"{DEFAULT}_pipeline/1/detserve_preprocess.py"
     before = source.stat()
     original = source.read_bytes()
     evil = original + f"\nopen({str(trace)!r}, 'w').close()\n".encode()
@@ -106,7 +106,7 @@ def test_the_command_refuses_a_changed_file_and_removes_its_copy_when_killed(
     while list(temporary.glob("detserve-verified-*/repository")):
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
-    path = repository / f"{DEFAULT}_detector/1/model.onnx"
+    path = repository / f"{DEFAULT}_pipeline/1/model.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert refused.returncode == 1

@@ -55,10 +55,10 @@ def test_an_untouched_repository_verifies_and_the_copy_is_the_same(repository: P
 
 def test_signing_again_signs_the_same_files_and_names_those_of_no_build(repository: Path) -> None:
     assert sign_repository(repository, KEY).unbuilt == ()
-    (repository / "codes_ssd_detector/1/model_89.plan").write_bytes(b"plan")
-    (repository / "codes_ssd_detector/1/__pycache__").mkdir()
-    (repository / "codes_ssd_detector/1/__pycache__/model.pyc").write_bytes(b"compiled")
-    assert sign_repository(repository, KEY).unbuilt == ("codes_ssd_detector/1/model_89.plan",)
+    (repository / "codes_ssd_pipeline/1/model_89.plan").write_bytes(b"plan")
+    (repository / "codes_ssd_pipeline/1/__pycache__").mkdir()
+    (repository / "codes_ssd_pipeline/1/__pycache__/model.pyc").write_bytes(b"compiled")
+    assert sign_repository(repository, KEY).unbuilt == ("codes_ssd_pipeline/1/model_89.plan",)
 
 
 def _config(repository: Path) -> None:
@@ -72,13 +72,13 @@ def _extra_model(repository: Path) -> None:
 
 
 def _planted_pyc(repository: Path) -> None:
-    folder = repository / "codes_ssd_preprocess/1/__pycache__"
+    folder = repository / "codes_ssd_pipeline/1/__pycache__"
     folder.mkdir()
     (folder / "detserve_preprocess.cpython-311.pyc").write_bytes(b"anything")
 
 
 def _link_out(repository: Path) -> None:
-    path = repository / "codes_ssd_detector/1/model.onnx"
+    path = repository / "codes_ssd_pipeline/1/model.onnx"
     elsewhere = repository.parent / "elsewhere.onnx"
     path.rename(elsewhere)
     path.symlink_to(elsewhere)  # the same bytes, until somebody changes them
@@ -92,10 +92,10 @@ def _edit_signature(repository: Path) -> None:
     """Change a file and put its true hash into the signature file."""
     import hashlib
 
-    path = repository / "codes_ssd_postprocess/1/model.py"
+    path = repository / "codes_ssd_pipeline/1/model.py"
     path.write_bytes(path.read_bytes() + b"\nimport os\n")
     content = json.loads((repository / SIGNATURE).read_text())
-    content["files"]["codes_ssd_postprocess/1/model.py"] = {
+    content["files"]["codes_ssd_pipeline/1/model.py"] = {
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
@@ -107,14 +107,14 @@ def _edit_signature(repository: Path) -> None:
     [
         (_config, r"codes_ssd/config\.pbtxt is not the file that was signed"),
         (_extra_model, r"mole/config\.pbtxt was not signed; remove it"),
-        (lambda r: (r / "codes_ssd_preprocess/1/numpy.py").touch(), r"1/numpy\.py was not signed"),
+        (lambda r: (r / "codes_ssd_pipeline/1/numpy.py").touch(), r"1/numpy\.py was not signed"),
         (lambda r: (r / "codes_ssd/.hidden").touch(), r"\.hidden was not signed"),
         (lambda r: (r / "codes_ssd/2").mkdir(), r"codes_ssd/2 is a folder that was not signed"),
         (lambda r: (r / "codes_ssd/1/.keep").unlink(), r"\.keep was signed and is missing"),
         (_planted_pyc, r"__pycache__ could be run in the place of the signed Python files"),
         (lambda r: (r / "__pycache__").write_bytes(b""), r"__pycache__ could be run"),
         (_link_out, r"model\.onnx is a symbolic link"),
-        (lambda r: (r / "codes_ssd_detector/3").symlink_to(r / "codes_ssd_detector/1"), "a symbolic link"),
+        (lambda r: (r / "codes_ssd_pipeline/3").symlink_to(r / "codes_ssd_pipeline/1"), "a symbolic link"),
         (lambda r: os.mkfifo(r / "codes_ssd/pipe"), "neither file nor folder"),
         (lambda r: (r / "codes_ssd/\x1b[2J").touch(), r"cannot be printed: 'codes_ssd/\\x1b\[2J'"),
         (lambda r: (Path(os.fsdecode(bytes(r / "codes_ssd") + b"/\xff"))).touch(), "cannot be printed"),
@@ -163,17 +163,17 @@ def _same_statement(changed: bytes, before: bytes) -> bool:
 
 
 def test_a_file_exchanged_after_the_check_does_not_reach_the_copy(repository: Path) -> None:
-    path = repository / "codes_ssd_preprocess/1/model.py"
+    path = repository / "codes_ssd_pipeline/1/model.py"
     good = path.read_bytes()
     with verified_copy(repository, PUBLIC) as copy:
         path.write_bytes(b"raise SystemExit")
-        assert (copy / "codes_ssd_preprocess/1/model.py").read_bytes() == good
+        assert (copy / "codes_ssd_pipeline/1/model.py").read_bytes() == good
         assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
     assert not copy.exists()
 
 
 def test_a_file_exchanged_during_the_check_is_refused_or_copied_as_signed(repository: Path) -> None:
-    path = repository / "codes_ssd_preprocess/1/model.py"
+    path = repository / "codes_ssd_pipeline/1/model.py"
     good, going = path.read_bytes(), True
 
     def flicker() -> None:
@@ -190,7 +190,7 @@ def test_a_file_exchanged_during_the_check_is_refused_or_copied_as_signed(reposi
         for _ in range(60):
             try:
                 with verified_copy(repository, PUBLIC) as copy:
-                    assert (copy / "codes_ssd_preprocess/1/model.py").read_bytes() == good
+                    assert (copy / "codes_ssd_pipeline/1/model.py").read_bytes() == good
             except SignatureError:
                 refused += 1
     finally:
