@@ -109,7 +109,13 @@ def sweep(
         )
         runs, references = _interleave(measure, reference, pictures, settings, on_progress)
         cached = [name for name in (model, *measure.steps) if _has_cache(queries.config(name))]
-        notes = (corpus_note(len(pictures)), _cache_note(cached), why_none, contention_note(references))
+        notes = (
+            corpus_note(len(pictures)),
+            _cache_note(cached),
+            why_none,
+            contention_note(references),
+            _pipeline_note(measure.steps),
+        )
         return Sweep(
             model=model,
             url=url,
@@ -234,6 +240,15 @@ def _cache_note(models: Sequence[str]) -> str | None:
     if not models:
         return None
     return f"the response cache of {', '.join(models)} is on: a picture sent again is answered from it"
+
+
+def _pipeline_note(steps: Sequence[str]) -> str | None:
+    """Triton's statistics end where a model's ``execute`` returns; the pipeline answers later."""
+    if not any(step.endswith("_pipeline") for step in steps):
+        return None
+    return (
+        "the times of the pipeline are of handing pictures over: it queues and computes after Triton's clock"
+    )
 
 
 def contention_note(references: Sequence[ReferenceRun]) -> str | None:

@@ -72,7 +72,7 @@ def _extra_model(repository: Path) -> None:
 
 
 def _planted_pyc(repository: Path) -> None:
-    folder = repository / "codes_ssd_preprocess/1/__pycache__"
+    folder = repository / "codes_ssd_pipeline/1/__pycache__"
     folder.mkdir()
     (folder / "detserve_preprocess.cpython-311.pyc").write_bytes(b"anything")
 
@@ -92,10 +92,10 @@ def _edit_signature(repository: Path) -> None:
     """Change a file and put its true hash into the signature file."""
     import hashlib
 
-    path = repository / "codes_ssd_postprocess/1/model.py"
+    path = repository / "codes_ssd_pipeline/1/model.py"
     path.write_bytes(path.read_bytes() + b"\nimport os\n")
     content = json.loads((repository / SIGNATURE).read_text())
-    content["files"]["codes_ssd_postprocess/1/model.py"] = {
+    content["files"]["codes_ssd_pipeline/1/model.py"] = {
         "bytes": path.stat().st_size,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
@@ -107,7 +107,7 @@ def _edit_signature(repository: Path) -> None:
     [
         (_config, r"codes_ssd/config\.pbtxt is not the file that was signed"),
         (_extra_model, r"mole/config\.pbtxt was not signed; remove it"),
-        (lambda r: (r / "codes_ssd_preprocess/1/numpy.py").touch(), r"1/numpy\.py was not signed"),
+        (lambda r: (r / "codes_ssd_pipeline/1/numpy.py").touch(), r"1/numpy\.py was not signed"),
         (lambda r: (r / "codes_ssd/.hidden").touch(), r"\.hidden was not signed"),
         (lambda r: (r / "codes_ssd/2").mkdir(), r"codes_ssd/2 is a folder that was not signed"),
         (lambda r: (r / "codes_ssd/1/.keep").unlink(), r"\.keep was signed and is missing"),
@@ -163,17 +163,17 @@ def _same_statement(changed: bytes, before: bytes) -> bool:
 
 
 def test_a_file_exchanged_after_the_check_does_not_reach_the_copy(repository: Path) -> None:
-    path = repository / "codes_ssd_preprocess/1/model.py"
+    path = repository / "codes_ssd_pipeline/1/model.py"
     good = path.read_bytes()
     with verified_copy(repository, PUBLIC) as copy:
         path.write_bytes(b"raise SystemExit")
-        assert (copy / "codes_ssd_preprocess/1/model.py").read_bytes() == good
+        assert (copy / "codes_ssd_pipeline/1/model.py").read_bytes() == good
         assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
     assert not copy.exists()
 
 
 def test_a_file_exchanged_during_the_check_is_refused_or_copied_as_signed(repository: Path) -> None:
-    path = repository / "codes_ssd_preprocess/1/model.py"
+    path = repository / "codes_ssd_pipeline/1/model.py"
     good, going = path.read_bytes(), True
 
     def flicker() -> None:
@@ -190,7 +190,7 @@ def test_a_file_exchanged_during_the_check_is_refused_or_copied_as_signed(reposi
         for _ in range(60):
             try:
                 with verified_copy(repository, PUBLIC) as copy:
-                    assert (copy / "codes_ssd_preprocess/1/model.py").read_bytes() == good
+                    assert (copy / "codes_ssd_pipeline/1/model.py").read_bytes() == good
             except SignatureError:
                 refused += 1
     finally:
