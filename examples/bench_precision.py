@@ -88,9 +88,9 @@ def subjects(data: Path | None, scratch: Path) -> Iterator[Subject]:
         data / "datasets/coco_val64/images",
     )
     ssd, ssd_card = save_ssd_checkpoints(scratch)["ssd_mobilenet"]
-    yield Subject("yolox_nano", str(data / "models/anchor_free/yolox_nano_416x416.onnx"), None, *coco)
     yield Subject("ssd_mobilenet", str(ssd), ssd_card, *coco)
     yield Subject("yolo_fastest_xl", str(data / "models/darknet/yolo-fastest-1.1-xl.cfg"), None, *coco)
+    yield Subject("yolox_nano", str(data / "models/anchor_free/yolox_nano_416x416.onnx"), None, *coco)
 
 
 def shown(tried: list[Measured], gate: Gate) -> list[Measured]:
@@ -223,10 +223,12 @@ def main() -> None:
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="detserve-bench-") as folder:
         scratch = Path(folder)
-        rows = [row for subject in subjects(data, scratch) for row in measure(subject, scratch, console)]
-    made = report(rows)
-    made.print(Console())
-    made.write(OUT)
+        rows: list[Row] = []
+        for subject in subjects(data, scratch):
+            rows += measure(subject, scratch, console)
+            made = report(rows)
+            made.write(OUT)  # what is measured is kept, whatever becomes of the rest
+        made.print(Console())
 
 
 if __name__ == "__main__":
