@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
@@ -32,6 +33,7 @@ def told_to_stop() -> Iterator[Event]:
         stopping.set()
         if first_s is None:
             first_s = time.monotonic()
+            atexit.register(_ignore, before)  # Python ends with the handlers that kill
         elif time.monotonic() - first_s > _SAME_WISH_S:
             restore()
             signal.raise_signal(number)
@@ -43,3 +45,8 @@ def told_to_stop() -> Iterator[Event]:
     finally:
         if not stopping.is_set():
             restore()
+
+
+def _ignore(numbers: Iterable[int]) -> None:
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)

@@ -97,7 +97,7 @@ def test_an_empty_state_names_every_first_step(tmp_path: Path) -> None:
 
 def test_too_little_shared_memory(state: Path) -> None:
     check = checks.check_shm_size(_project(state, shm_mib=64))
-    assert check.mend == "put TRITON_SHM_SIZE=384m into .env"
+    assert check.mend == "put TRITON_SHM_SIZE=256m into .env"
 
 
 @pytest.mark.parametrize(("later_days", "stops"), [(0, False), (80, False), (91, True)])
