@@ -118,7 +118,7 @@ def _write_pipeline(version_folder: Path, prepared: Prepared) -> None:
     version_folder.mkdir(parents=True)
     onnx.save_model(prepared.model, version_folder / "model.onnx")
     shutil.copyfile(_STEPS / "pipeline_model.py", version_folder / "model.py")
-    for step in ("scope", "preprocess", "detector", "postprocess"):
+    for step in ("scope", "queue", "preprocess", "detector", "postprocess"):
         shutil.copyfile(_STEPS / f"detserve_{step}.py", version_folder / f"detserve_{step}.py")
 
 

@@ -22,6 +22,7 @@ from detserve_client.endpoint import Endpoint
 from detserve_client.errors import (
     DeadlineExceeded,
     InferenceError,
+    ModelNotFound,
     RequestRejected,
     ServerUnavailable,
     SourceError,
@@ -184,7 +185,7 @@ class Flows:
 
     def _retried(self, step: Callable[[float], Step], deadline_s: float) -> Flow[Any]:
         """Take the step with the seconds left until an answer comes, the outage is too long or time is up."""
-        failure: ServerUnavailable | None = None
+        failure: ServerUnavailable | ModelNotFound | None = None
         while True:
             while (wait_s := self._retries.wait_s()) > 0:
                 if time.monotonic() + wait_s >= deadline_s:
@@ -193,7 +194,11 @@ class Flows:
             started_s = time.monotonic()
             try:
                 answer = yield step(max(deadline_s - started_s, 0.001))
-            except ServerUnavailable as error:
+            except (ServerUnavailable, ModelNotFound) as error:
+                # A server that goes down or exchanges a model's version does not know it for a while.
+                if isinstance(error, ModelNotFound) and self._card is None:
+                    self._retries.answered()
+                    raise
                 if not self._retries.failed(started_s, error):
                     raise
                 failure = error

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from detserve_client.errors import ServerUnavailable
+from detserve_client.errors import ModelNotFound, ServerUnavailable
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
@@ -37,7 +37,9 @@ class Retries:
         self._lock = threading.Lock()
         self._tokens = _MOST_TOKENS
         self._answered = False
-        self._error: ServerUnavailable | None = None  # the outage's last; None while there is none
+        self._error: ServerUnavailable | ModelNotFound | None = (
+            None  # the outage's last; None while there is none
+        )
         self._failures = 0
         self._began_s = 0.0
         self._counted_s = 0.0
@@ -74,7 +76,7 @@ class Retries:
             self._failures = 0
             self._tokens = min(_MOST_TOKENS, self._tokens + _TOKENS_PER_SUCCESS)
 
-    def failed(self, started_s: float, error: ServerUnavailable) -> bool:
+    def failed(self, started_s: float, error: ServerUnavailable | ModelNotFound) -> bool:
         """Whether the request that was sent at ``started_s`` and failed with ``error`` may be tried again."""
         with self._lock:
             now_s = self._now_s()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detserve_client.endpoint import Endpoint
-from detserve_client.errors import DeadlineExceeded, InferenceError, ServerUnavailable
+from detserve_client.errors import AccessDenied, DeadlineExceeded, InferenceError, ServerUnavailable
 from detserve_client.regions import Region, RegionPool, abandoned, remove_abandoned_names
 from detserve_client.steps import ListRegions, Pause, RegisterRegion, Step, UnregisterRegion, Work
 from detserve_client.wire import SharedTensor
@@ -56,6 +56,9 @@ class SharedFrames:
                 self.transfer = FrameTransfer("shared_memory")
             except (ServerUnavailable, DeadlineExceeded):
                 raise
+            except AccessDenied as error:
+                mend = "detserve serve --allow-shared-memory lets clients on its host use it"
+                self.transfer = FrameTransfer("jpeg", f"{error}; {mend}")
             except InferenceError as error:
                 self.transfer = FrameTransfer("jpeg", str(error))
         return self.transfer

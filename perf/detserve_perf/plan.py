@@ -42,6 +42,7 @@ class Answer:
     pictures_per_s_each: float
     p50_ms: float
     p99_ms: float
+    mean_wait_ms: float
     network_mbit_per_s: float | None
 
 
@@ -94,16 +95,27 @@ def largest_rate(replica: Replica, p99_ms: float) -> float:
 def replicas_for(
     replica: Replica, demands: Sequence[Demand], p99_ms: float, picture_bytes: float | None
 ) -> list[Answer]:
-    """Replicas for each demand, shared out at random among them; each replica is simulated at its share."""
+    """The most that one replica answers, then the replicas for each demand.
+
+    A demand is shared out at random among its replicas; each is simulated at its share.
+    """
     rate_per_s = largest_rate(replica, p99_ms)
     answers = []
-    for demand in demands:
+    for demand in (Demand("one replica at most", rate_per_s), *demands):
         replicas = math.ceil(demand.pictures_per_s / rate_per_s)
         each_per_s = demand.pictures_per_s / replicas
         waited = _at_load(replica, each_per_s)
         network = None if picture_bytes is None else demand.pictures_per_s * picture_bytes / _MBIT
         answers.append(
-            Answer(demand, replicas, each_per_s, waited.percentile_ms(50), waited.percentile_ms(99), network)
+            Answer(
+                demand,
+                replicas,
+                each_per_s,
+                waited.percentile_ms(50),
+                waited.percentile_ms(99),
+                waited.mean_wait_ms,
+                network,
+            )
         )
     return answers
 
@@ -129,7 +141,9 @@ def check(
         other_cores = (other_cpu_s([pid]) - others_s) / measured.took_s
         simulated = [simulate(replica, arrivals_s, other) for other in _SEEDS]
         pooled = Waited(
-            np.concatenate([one.latencies_ms for one in simulated]), sum(one.refused for one in simulated)
+            np.concatenate([one.latencies_ms for one in simulated]),
+            np.concatenate([one.waits_ms for one in simulated]),
+            sum(one.refused for one in simulated),
         )
         found.append(Checked(load, rate_per_s, measured, pooled, other_cores))
     return found

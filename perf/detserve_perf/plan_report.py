@@ -20,6 +20,7 @@ _ANSWER = (
     Column("each, pictures/s", "pictures_per_s_each", 1),
     Column("p50 ms", "p50_ms", 1),
     Column("p99 ms", "p99_ms", 1),
+    Column("mean wait ms", "mean_wait_ms", 2),
     Column("network in, Mbit/s", "network_mbit_per_s", 1),
 )
 _CHECK = (
@@ -117,6 +118,7 @@ def _answer(one: Answer) -> list[Cell]:
         one.pictures_per_s_each,
         one.p50_ms,
         one.p99_ms,
+        one.mean_wait_ms,
         one.network_mbit_per_s,
     ]
 

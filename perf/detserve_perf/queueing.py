@@ -43,15 +43,25 @@ class Replica:
 
 @dataclass(frozen=True)
 class Waited:
-    """What the simulated requests saw. ``latencies_ms`` has those that were not refused, float64 [n]."""
+    """What the simulated requests saw.
+
+    ``latencies_ms`` has those that were not refused and ``waits_ms`` how long of it each was not in service,
+    float64 [n].
+    """
 
     latencies_ms: Float64
+    waits_ms: Float64
     refused: int
 
     @property
     def mean_ms(self) -> float:
         """Mean latency."""
         return float(self.latencies_ms.mean())
+
+    @property
+    def mean_wait_ms(self) -> float:
+        """Mean time in the queue."""
+        return float(self.waits_ms.mean())
 
     def percentile_ms(self, percent: float) -> float:
         """Latency that ``percent`` of all requests stay within; infinite when more were refused."""
@@ -71,11 +81,13 @@ def simulate(replica: Replica, arrivals_s: Sequence[float] | Float64, seed: int)
     environment = simpy.Environment()
     stations = simpy.Resource(environment, replica.servers)
     latencies_s: list[float] = []
+    waits_s: list[float] = []
     refused = 0
 
     def one(number: int, due_s: float) -> Generator[Any, Any, None]:
         with stations.request() as turn:
             yield turn
+            waits_s.append(environment.now - due_s)
             yield environment.timeout(draws[stations.count - 1][number])
         latencies_s.append(environment.now - due_s)
 
@@ -90,4 +102,4 @@ def simulate(replica: Replica, arrivals_s: Sequence[float] | Float64, seed: int)
 
     environment.process(arrive())
     environment.run()
-    return Waited(1e3 * np.array(latencies_s), refused)
+    return Waited(1e3 * np.array(latencies_s), 1e3 * np.array(waits_s), refused)

@@ -157,6 +157,7 @@ def _slowest_step(queries: TritonQueries, model: str) -> tuple[int, int]:
     slowest = max(steps, key=compute_ns)
     config: dict[str, Any] = queries.config(slowest)
     instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
+    if bound := config.get("parameters", {}).get("max_waiting"):
+        return cores(), int(bound["string_value"])
     policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
-    servers = cores() if slowest.endswith("_pipeline") else instances
-    return servers, int(policy.get("max_queue_size", 0))
+    return instances, int(policy.get("max_queue_size", 0))

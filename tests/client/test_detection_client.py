@@ -153,12 +153,33 @@ def test_no_try_past_the_deadline(card: Card, found: Detections) -> None:
     assert len(transport.requests) == 1
 
 
-@pytest.mark.parametrize("kind", [DeadlineExceeded, Overloaded, RequestRejected, ModelNotFound])
+@pytest.mark.parametrize("kind", [DeadlineExceeded, Overloaded, RequestRejected])
 def test_nothing_else_is_tried_again(card: Card, found: Detections, kind: type[InferenceError]) -> None:
     transport = CountingTransport(card, failing(kind("said"), then=found))
     with client_of(transport) as client, pytest.raises(kind):
         client.detect(b"picture")
     assert len(transport.requests) == 1
+
+
+def test_a_model_that_was_there_is_waited_for(card: Card, found: Detections) -> None:
+    """A server that goes down says that the model has no available versions."""
+    away = [ModelNotFound("has no available versions")] * 2
+    transport = CountingTransport(card, failing(*away, then=found))
+    with client_of(transport) as client:
+        assert client.detect(b"picture", timeout_s=20) == found
+    assert len(transport.requests) == 3
+
+
+def test_a_model_that_never_was_there_is_not_waited_for(card: Card, found: Detections) -> None:
+    class Without(CountingTransport):
+        def model_config(self, model: str, timeout_s: float) -> dict[str, Any]:
+            self.configs += 1
+            raise ModelNotFound("request for unknown model")
+
+    transport = Without(card, lambda request: found)
+    with client_of(transport) as client, pytest.raises(ModelNotFound):
+        client.detect(b"picture", timeout_s=20)
+    assert transport.configs == 1
 
 
 def test_the_card_is_fetched_with_retries_too(card: Card, found: Detections) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import urllib3
+import yaml
 
 from detserve_client import Detections
 from detserve_client.errors import AccessDenied, InferenceError
@@ -150,6 +151,23 @@ def test_every_query_of_the_dashboard_gives_data(stack: Stack) -> None:
 
     assert wait_for(lambda: not without_data(), 30), without_data()
     assert all("nv_gpu" in panel for panel in empty), "without a GPU only these may be empty"
+
+
+def test_every_query_of_the_autoscaler_gives_data(stack: Stack) -> None:
+    """KEDA's own texts; a cluster's Prometheus would add the namespace."""
+    scaled = yaml.safe_load((CHECKOUT / "deploy/kubernetes/components/keda/scaledobject.yaml").read_text())
+    queries = [one["metadata"]["query"] for one in scaled["spec"]["triggers"]]
+    values: dict[str, float] = {}
+
+    def answered() -> bool:
+        _detect(stack, "grpcs")
+        for query in queries:
+            here = query.replace('namespace="detserve",', "").replace('namespace="detserve"', "")
+            for series in stack.prometheus("query", query=here)["result"]:
+                values[query] = float(series["value"][1])
+        return len(values) == len(queries) and all(value > 0 for value in values.values())
+
+    assert wait_for(answered, 30), values
 
 
 def test_requests_are_counted_by_client(stack: Stack) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+
+import urllib3
 
 from detserve_client import DetectionClient
 from detserve_perf.overload import Outcome, overload
@@ -10,7 +14,15 @@ from detserve_perf.overload_report import percentile
 from tests.live.conftest import DEFAULT, SAMPLES
 
 
+def _queue_metrics(server) -> dict[str, float]:
+    """What the pipeline tells of its queue, by name."""
+    text = urllib3.request("GET", server.metrics_url).data.decode()
+    line = rf'^(detserve_queue_\w+){{model="{DEFAULT}_pipeline"}} (\S+)$'
+    return {name: float(value) for name, value in re.findall(line, text, re.MULTILINE)}
+
+
 def test_overload_is_refused_at_once_and_the_rest_is_answered_in_bounded_time(server, sample) -> None:
+    before = _queue_metrics(server)
     half, thrice = overload(server.grpc_url, DEFAULT, SAMPLES, [0.5, 3], 3, lambda phase: None)
     assert not half.latencies_ms(Outcome.REJECTED)
     accepted, rejected = (thrice.latencies_ms(one) for one in (Outcome.ACCEPTED, Outcome.REJECTED))
@@ -28,3 +40,11 @@ def test_overload_is_refused_at_once_and_the_rest_is_answered_in_bounded_time(se
     assert figures["accepted p99 ms"] < 2 * 1e3 * 40 / (0.5 * thrice.peak_per_s)
     with DetectionClient(server.grpc_url, DEFAULT) as client:
         assert len(client.detect(sample)) > 0
+    time.sleep(1.5)  # the pipeline reports once a second
+    after = _queue_metrics(server)
+    assert after["detserve_queue_refused_total"] - before["detserve_queue_refused_total"] == len(rejected)
+    taken = after["detserve_queue_taken_total"] - before["detserve_queue_taken_total"]
+    assert taken >= len(accepted) + len(half.answers)
+    waited_s = after["detserve_queue_picture_seconds_total"] - before["detserve_queue_picture_seconds_total"]
+    assert waited_s > 0.5e-3 * sum(accepted), "most of an accepted request's time was in the queue"
+    assert after["detserve_queue_pictures"] == 0

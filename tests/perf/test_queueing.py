@@ -32,6 +32,7 @@ def test_random_arrivals_and_exponential_service_are_erlang_c(servers: int, load
     waited = simulate(replica, poisson_arrivals_s(rate, 30_000 / rate, seed=2), seed=3)
     expected_ms = _mm_c_mean_ms(rate, float(_EXPONENTIAL_S.mean()), servers)
     assert waited.mean_ms == pytest.approx(expected_ms, rel=0.08)
+    assert waited.mean_wait_ms == pytest.approx(waited.mean_ms - 1e3 * _EXPONENTIAL_S.mean(), abs=0.3)
     assert waited.refused == 0
 
 
@@ -80,9 +81,10 @@ def test_replicas_are_the_fewest_that_hold() -> None:
     rate = largest_rate(replica, p99_ms=80)
     demands = [Demand("a", 0.9 * rate), Demand("b", 2.5 * rate), Demand("c", 1e6 * rate)]
     answers = replicas_for(replica, demands, 80, picture_bytes=125_000)
-    assert [answer.replicas for answer in answers] == [1, 3, 1_000_000]
+    assert [answer.replicas for answer in answers] == [1, 1, 3, 1_000_000]
     assert all(answer.p99_ms <= 80 * 1.02 for answer in answers)
-    assert answers[0].network_mbit_per_s == pytest.approx(0.9 * rate)
+    assert answers[0].pictures_per_s_each == rate
+    assert answers[1].network_mbit_per_s == pytest.approx(0.9 * rate)
 
 
 def test_a_p99_below_the_service_time_is_refused() -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from detserve_builder.precision.request import Precision
-from detserve_builder.precision.session import open_served
 from detserve_builder.runtime import Runtime
+from detserve_builder.steps.detserve_detector import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +38,8 @@ class Candidate:
 
     def open(self, *, threads: int = 0) -> Session:
         """As it will be served."""
-        return open_served(self.model, self.runtime, self.floats, threads=threads)
+        content = self.model.SerializeToString()
+        return open_session(content, threads, runtime=self.runtime.value, floats=self.floats)
 
 
 @dataclass(frozen=True)

@@ -24,21 +24,27 @@ class Session(Protocol):
 
 
 def open_session(
-    model_path: str,
+    model: str | bytes,
     threads: int,
     *,
     runtime: str = "onnxruntime",
     floats: str = "f32",
     callers: int = 1,
 ) -> Session:
-    """Open a prepared ONNX on the CPU with ``threads`` for each call; 0 takes every core.
+    """Open a prepared ONNX, its path or its bytes, on the CPU with ``threads`` for each call; 0: every core.
 
     ``callers`` is how many threads call ``run`` at a time without waiting for each other.
     ``runtime`` is onnxruntime or openvino. ``floats`` is what OpenVINO computes float layers in, f32 or bf16;
     a CPU that has no bf16 takes f32.
     """
     if runtime == "openvino":
-        return OpenVinoSession(model_path, threads, floats, callers)
+        return OpenVinoSession(model, threads, floats, callers)
+    session: Session = open_onnxruntime(model, threads)
+    return session
+
+
+def open_onnxruntime(model: str | bytes, threads: int) -> Any:
+    """An ``onnxruntime.InferenceSession`` with the served settings."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -47,8 +53,7 @@ def open_session(
     # A spinning pool would take the cores from picture decoding, which runs beside it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    session: Session = ort.InferenceSession(model_path, options, providers=["CPUExecutionProvider"])
-    return session
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class OpenVinoSession:

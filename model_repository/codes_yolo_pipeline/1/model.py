@@ -10,6 +10,7 @@ The queue is here and not in Triton, whose batcher stalls for up to half a secon
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -39,6 +40,7 @@ class TritonPythonModel:
         import detserve_detector
         import detserve_postprocess
         import detserve_preprocess
+        import detserve_queue
         import detserve_scope
 
         self.scope, self.model_name = detserve_scope, args["model_name"]
@@ -53,7 +55,7 @@ class TritonPythonModel:
         self.card_thresholds = card["thresholds"]
         folder = Path(args["model_repository"]) / args["model_version"]
         # One thread more than cores: while one waits for Triton to take its answer, another has the core.
-        threads = len(os.sched_getaffinity(0)) + 1
+        threads = _cores() + 1
         self.session = detserve_detector.open_session(
             str(folder / "model.onnx"),
             int(said["threads"]),
@@ -62,9 +64,13 @@ class TritonPythonModel:
             callers=threads,
         )
         self.pool = ThreadPoolExecutor(threads)
-        self.max_waiting, self.max_wait_s = int(said["max_waiting"]), float(said["max_wait_s"])
-        self.waiting = 0
-        self.lock = threading.Lock()
+        self.max_wait_s = float(said["max_wait_s"])
+        self.queue = detserve_queue.PictureQueue(int(said["max_waiting"]))
+        try:
+            self.report = detserve_queue.QueueReport(self.queue, {"model": args["model_name"]}, pb_utils)
+        except pb_utils.TritonModelException as error:  # Triton runs without metrics
+            pb_utils.Logger.log_warn(f"no metrics of the queue of {args['model_name']}: {error}")
+            self.report = None
 
     def execute(self, requests: list[Any]) -> None:
         """Queue the pictures of each request, or refuse all of them where the queue is full."""
@@ -80,26 +86,26 @@ class TritonPythonModel:
             except ValueError as error:
                 _send(sender, error=_refused(str(error)))
                 continue
-            if self.waiting >= self.max_waiting:
-                _send(sender, error=_overloaded(f"exceeds maximum queue size of {self.max_waiting} pictures"))
-                continue
             pictures = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().reshape(-1)
+            if not self.queue.enter(len(pictures)):
+                most = self.queue.max_waiting
+                _send(sender, error=_overloaded(f"exceeds maximum queue size of {most} pictures"))
+                continue
             answer = Answer(sender, len(pictures), min(self.max_wait_s, _timeout_s(request)))
-            with self.lock:
-                self.waiting += len(pictures)
             for index, encoded in enumerate(pictures):
                 self.pool.submit(self._work, answer, index, encoded, thresholds)
 
     def finalize(self) -> None:
         """Answer what is under way."""
         self.pool.shutdown()
+        if self.report:
+            self.report.stop()
 
     def _work(self, answer: Answer, index: int, encoded: bytes, thresholds: dict[str, Any]) -> None:
-        with self.lock:
-            self.waiting -= 1
+        refusal = answer.refusal()
+        self.queue.leave(refused=refusal is not None)
         try:
-            outcome = answer.refusal()
-            answer.put(index, outcome or self._outcome(index, encoded, thresholds))
+            answer.put(index, refusal or self._outcome(index, encoded, thresholds))
         except Exception:
             pb_utils.Logger.log_error(traceback.format_exc())
 
@@ -146,6 +152,16 @@ class Answer:
             return
         stacked = (np.stack(values) for values in zip(*self.results, strict=True))
         _send(self.sender, [pb_utils.Tensor(*named) for named in zip(OUTPUTS, stacked, strict=True)])
+
+
+def _cores() -> int:
+    """Cores that this process may use: by its affinity, and by its container's quota (cgroup 2, cpu.max)."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except OSError:
+        return allowed
+    return allowed if quota == "max" else min(allowed, math.ceil(int(quota) / int(period)))
 
 
 def _send(sender: Any, outputs: Any = (), error: Any = None) -> None:
