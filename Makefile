@@ -35,7 +35,7 @@ repository: setup  ## build zoo/ into model_repository/ again
 	done
 
 bench: setup  ## measure the committed detector on this machine, into out/bench/
-	$(BIN)/python examples/bench.py $(PICTURES)
+	$(BIN)/python -m examples.bench $(PICTURES)
 
 bench-precision: setup  ## every precision of codes_yolo, and of the detectors under DATA, into out/bench/
 	$(BIN)/python -m examples.bench_precision $(DATA)

@@ -1,45 +1,74 @@
 """Measure the committed detector on this machine: ``make bench``, or ``make bench PICTURES=DIR``.
 
-Writes into out/bench/ the sweep (speed, beside the same steps in-process), the accuracy on the sample scenes,
-the comparisons with other servers and of placements, and report.html of all of them. It takes about seven
-minutes; the first time the other servers are installed. Keep the machine quiet meanwhile: the reports say so
-when other work took its cores.
+Writes into out/bench/: the sweep (speed, beside the same steps in-process), the accuracy on the sample
+scenes, overload, the comparison with other servers, INT8 among them, of placements, how many replicas a rate takes,
+large JPEGs, what the client and the gateway cost; and report.html. It takes about twenty minutes; the first
+time the other servers are installed. Keep the machine quiet meanwhile: the reports say so when other work
+took its cores.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from detserve_server.embedded import embedded_server
+from zoo.scenes.samples import write_scenes
 
 CHECKOUT = Path(__file__).parents[1]
 SAMPLES = CHECKOUT / "zoo/samples"
-REPOSITORY = CHECKOUT / "model_repository"
 OUT = CHECKOUT / "out/bench"
-MODEL = "codes_yolo"
+MODEL, INT8 = "codes_yolo", "codes_yolo_int8"
+
+
+def python(*arguments: object) -> None:
+    """Run a module of this environment; a failure ends the bench."""
+    subprocess.run([sys.executable, "-m", *map(str, arguments)], check=True, cwd=CHECKOUT)
 
 
 def detserve(*arguments: object) -> None:
-    """Run the command line of this environment; a failure ends the bench."""
-    subprocess.run(
-        [sys.executable, "-m", "detserve_client.command", *map(str, arguments)], check=True, cwd=CHECKOUT
-    )
+    """Run the command line."""
+    python("detserve_client.command", *arguments)
+
+
+def build_both(repository: Path) -> None:
+    """The committed fp32 detector and, beside it, its INT8 one, searched for on scenes made for it."""
+    if repository.exists():
+        shutil.rmtree(repository)
+    for name in (MODEL, f"{MODEL}_pipeline"):
+        shutil.copytree(CHECKOUT / "model_repository" / name, repository / name)
+    with tempfile.TemporaryDirectory(prefix="detserve-bench-") as folder:
+        calibrate, evaluate = Path(folder) / "calibrate", Path(folder) / "evaluate"
+        write_scenes(calibrate, range(300_000, 300_128), 640)
+        write_scenes(evaluate, range(310_000, 310_200), 640)
+        measured = ("--evaluate", evaluate / "instances.json", "--images", evaluate)
+        built = ("--name", INT8, "--repository", repository, "--precision", "int8")
+        detserve("build", MODEL, *built, "--calibrate", calibrate, *measured)
 
 
 def main() -> None:
     """Serve and measure."""
-    pictures = Path(sys.argv[1]) if len(sys.argv) > 1 else SAMPLES
-    with embedded_server(REPOSITORY) as server:
+    pictures = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else SAMPLES
+    repository = OUT / "repository"
+    build_both(repository)
+    with embedded_server(repository, models=[MODEL]) as server:
         served = ("--url", server.grpc_url, "--model", MODEL)
-        sweep = ("--pictures", pictures, "--repository", REPOSITORY, "--output", OUT)
+        sweep = ("--pictures", pictures, "--repository", repository, "--output", OUT)
         detserve("perf", "sweep", *served, *sweep)
         scenes = ("--dataset", SAMPLES / "instances.json", "--images", SAMPLES, "--output", OUT)
         detserve("perf", "accuracy", *served, *scenes)
-    own = ("--repository", REPOSITORY, "--model", MODEL, "--pictures", pictures, "--output", OUT)
-    detserve("perf", "compare", *own)
+        detserve("perf", "overload", *served, "--pictures", pictures, "--output", OUT)
+    own = ("--repository", repository, "--model", MODEL, "--pictures", pictures, "--output", OUT)
+    detserve("perf", "compare", *own, "--also", INT8)
     detserve("perf", "placement", *own)
+    detserve("perf", "plan", *own, "--rate", 1000, "--p99", 100, "--check")
+    python("examples.bench_large", repository, pictures, MODEL, INT8)
+    python("examples.bench_client", pictures)
+    if shutil.which("nginx"):
+        python("examples.bench_gateway")
     detserve("perf", "report", OUT, "--output", OUT / "report.html")
 
 
