@@ -1,10 +1,10 @@
 """Measure the committed detector on this machine: ``make bench``, or ``make bench PICTURES=DIR``.
 
 Writes into out/bench/: the sweep (speed, beside the same steps in-process), the accuracy on the sample
-scenes, overload, the comparison with other servers, INT8 among them, of placements, how many replicas a rate takes,
-large JPEGs, what the client and the gateway cost; and report.html. It takes about twenty minutes; the first
-time the other servers are installed. Keep the machine quiet meanwhile: the reports say so when other work
-took its cores.
+scenes, overload, the comparison with other servers and with INT8, of placements, how many replicas a rate
+takes, large JPEGs, what the client and the gateway cost; and report.html. It takes about twenty minutes; the
+first time the other servers are installed. Keep the machine quiet meanwhile: the reports say so when other
+work took its cores.
 """
 
 from __future__ import annotations

@@ -24,13 +24,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_a_full_queue_refuses_a_request_as_a_whole() -> None:
     queue = PictureQueue(2)
-    assert queue.enter(1)
-    assert queue.enter(3), "one request may pass the bound; what comes after it may not"
-    assert not queue.enter(2)
+    queue.enter(1)
+    assert queue.admits(3), "one request may pass the bound; what comes after it may not"
+    queue.enter(3)
+    assert not queue.admits(2)
     assert (queue.waiting, queue.refused) == (4, 2)
     for _ in range(3):
         queue.leave(refused=False)
-    assert queue.enter(1)
+    assert queue.admits(1)
 
 
 def test_a_picture_that_waited_too_long_counts_as_refused() -> None:
@@ -50,7 +51,10 @@ def test_the_integral_is_the_sum_of_the_waits(visits: list[tuple[float, float]])
         changes = [(came_s, 1) for came_s, _ in visits] + [(came_s + wait_s, -1) for came_s, wait_s in visits]
         for at_s, change in sorted(changes, key=lambda one: (one[0], -one[1])):
             now_s = at_s
-            assert queue.enter(1) if change > 0 else queue.leave(refused=False) is None
+            if change > 0:
+                queue.enter(1)
+            else:
+                queue.leave(refused=False)
         assert queue.totals()["picture_seconds"] == pytest.approx(sum(wait for _, wait in visits), abs=1e-6)
         assert queue.totals()["waiting"] == 0
 
@@ -95,7 +99,7 @@ def test_the_report_writes_each_second_and_once_more_at_the_end(monkeypatch: pyt
     while Family.values["detserve_queue_pictures"] != 2 and time.monotonic() < end_s:
         time.sleep(0.005)
     queue.leave(refused=False)
-    queue.enter(5)
+    assert not queue.admits(5)
     report.stop()
     assert {name for _, name, *_ in METRICS} == set(Family.values)
     assert Family.values["detserve_queue_taken_total"] == 1

@@ -24,8 +24,9 @@ METRICS = (
 
 
 class PictureQueue:
-    """Counts the pictures that wait, at most ``max_waiting`` when another request comes.
+    """Counts the pictures that wait; a request that finds ``max_waiting`` or more is not admitted.
 
+    One thread calls ``admits`` and ``enter``, any may call ``leave``.
     ``picture_seconds`` is the integral of ``waiting`` over time: its rate is the mean length of the queue,
     and its rate over that of ``taken`` the mean wait in seconds (Little, 1961).
     """
@@ -38,14 +39,18 @@ class PictureQueue:
         self.changed_s = time.monotonic()
         self.lock = threading.Lock()
 
-    def enter(self, pictures: int) -> bool:
-        """Count in the pictures of a request; False where the queue is full, and they are refused."""
+    def admits(self, pictures: int) -> bool:
+        """Whether the pictures of a request may enter; where not, they count as refused."""
         with self.lock:
-            if self.waiting >= self.max_waiting:
-                self.refused += pictures
-                return False
+            if self.waiting < self.max_waiting:
+                return True
+            self.refused += pictures
+            return False
+
+    def enter(self, pictures: int) -> None:
+        """Count in the pictures of a request."""
+        with self.lock:
             self._change(pictures)
-            return True
 
     def leave(self, *, refused: bool) -> None:
         """Count out one picture, which has waited too long where it is ``refused``."""

@@ -86,11 +86,13 @@ class TritonPythonModel:
             except ValueError as error:
                 _send(sender, error=_refused(str(error)))
                 continue
-            pictures = pb_utils.get_input_tensor_by_name(request, "IMAGE").as_numpy().reshape(-1)
-            if not self.queue.enter(len(pictures)):
+            tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
+            if not self.queue.admits(math.prod(tensor.shape())):
                 most = self.queue.max_waiting
                 _send(sender, error=_overloaded(f"exceeds maximum queue size of {most} pictures"))
                 continue
+            pictures = tensor.as_numpy().reshape(-1)
+            self.queue.enter(len(pictures))
             answer = Answer(sender, len(pictures), min(self.max_wait_s, _timeout_s(request)))
             for index, encoded in enumerate(pictures):
                 self.pool.submit(self._work, answer, index, encoded, thresholds)
@@ -106,8 +108,9 @@ class TritonPythonModel:
         self.queue.leave(refused=refusal is not None)
         try:
             answer.put(index, refusal or self._outcome(index, encoded, thresholds))
-        except Exception:
+        except Exception as error:  # e.g. no shared memory is left for the outputs
             pb_utils.Logger.log_error(traceback.format_exc())
+            _send(answer.sender, error=pb_utils.TritonError(repr(error)))
 
     def _outcome(self, index: int, encoded: bytes, thresholds: dict[str, Any]) -> Any:
         """The outputs for one picture, or the TritonError that stands for them."""
