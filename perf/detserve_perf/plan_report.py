@@ -45,7 +45,7 @@ _CURVE = (
     Column("p99 ms", "p99_ms", 1),
 )
 _MODEL = (
-    "a replica is a G/G/c queue with the measured service times, simulated; batches are not modelled",
+    "a replica is a queue whose requests share the machine at the measured speeds, simulated; no batches",
     "requests arrive at random and independently, and are shared out at random among the replicas: cameras "
     "that fire at the same moment need more, a balancer that knows the queues needs less",
     "every replica is a machine like the measured one, load generator included; one more covers a failure",

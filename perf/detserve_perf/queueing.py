@@ -1,17 +1,20 @@
-"""A replica as a queue: G/G/c with measured service times and a bounded queue, simulated with simpy.
+"""A replica as a queue with limited processor sharing, simulated.
 
-Arrivals are given as times. ``servers`` requests are in service at once and take a time drawn from what was
-measured with as many under way; the others wait in one queue, first come first served, and are refused when
-``queue_size`` wait already. Left out: batches (a batch of two is two services here), the steps of an ensemble
-as stations of their own, and what the machine does beside.
+Requests in service share the machine: with k of them each goes at the speed that was measured with k under
+way. What comes while all places are taken waits in one queue, first come first served, and is refused when
+``queue_size`` wait already. With speeds of 1 this is G/G/c. Left out: batches (a batch of two is two services
+here), the steps of an ensemble as stations of their own, and what the machine does beside. The loop is our
+own because simpy's resources serve each request at one speed.
+
+Limited processor sharing: Zhang, Dai, Zwart, "Diffusion limits of limited processor sharing queues", 2011.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +26,19 @@ Float64 = NDArray[np.float64]
 class Replica:
     """One server as a queue.
 
-    ``service_s`` has one array of service times in seconds for every number of requests in service from 1 on,
-    so its length is how many there can be. ``queue_size`` 0 is no bound, as in Triton.
+    ``work_s`` are seconds that requests take alone, float64 [n]. ``speeds`` has how fast each of 1, 2, ...
+    requests in service goes, 1 being as fast as alone; its length is how many there can be. ``queue_size`` 0
+    is no bound, as in Triton.
     """
 
-    service_s: tuple[Float64, ...]
+    work_s: Float64
+    speeds: tuple[float, ...]
     queue_size: int = 0
-
-    @property
-    def servers(self) -> int:
-        """How many requests are in service at once at most."""
-        return len(self.service_s)
 
     @property
     def capacity_per_s(self) -> float:
         """Requests a second with as many in service as can be."""
-        return self.servers / float(self.service_s[-1].mean())
+        return len(self.speeds) * self.speeds[-1] / float(self.work_s.mean())
 
 
 @dataclass(frozen=True)
@@ -74,32 +74,42 @@ class Waited:
 
 def simulate(replica: Replica, arrivals_s: Sequence[float] | Float64, seed: int) -> Waited:
     """Send requests at ``arrivals_s`` (ascending) through ``replica``."""
-    import simpy
+    work_s = np.random.default_rng(seed).choice(replica.work_s, len(arrivals_s)).tolist()
+    latencies_s, waits_s, refused = [], [], 0
+    in_service: list[list[float]] = []  # work left, arrival
+    queue: deque[tuple[float, float]] = deque()  # work, arrival
+    now_s = 0.0
 
-    random = np.random.default_rng(seed)
-    draws = [random.choice(service, len(arrivals_s)) for service in replica.service_s]
-    environment = simpy.Environment()
-    stations = simpy.Resource(environment, replica.servers)
-    latencies_s: list[float] = []
-    waits_s: list[float] = []
-    refused = 0
+    def advance(to_s: float) -> float:
+        """Let time pass until ``to_s``, or the first end of a service before it; what it is then."""
+        if not in_service:
+            return to_s
+        speed = replica.speeds[len(in_service) - 1]
+        first = min(in_service)
+        if ends := now_s + first[0] / speed <= to_s:
+            to_s = now_s + first[0] / speed
+        done = (to_s - now_s) * speed
+        for request in in_service:
+            request[0] -= done
+        if ends:
+            in_service.remove(first)
+            latencies_s.append(to_s - first[1])
+            if queue:
+                work, arrival_s = queue.popleft()
+                waits_s.append(to_s - arrival_s)
+                in_service.append([work, arrival_s])
+        return to_s
 
-    def one(number: int, due_s: float) -> Generator[Any, Any, None]:
-        with stations.request() as turn:
-            yield turn
-            waits_s.append(environment.now - due_s)
-            yield environment.timeout(draws[stations.count - 1][number])
-        latencies_s.append(environment.now - due_s)
-
-    def arrive() -> Generator[Any, Any, None]:
-        nonlocal refused
-        for number, due_s in enumerate(arrivals_s):
-            yield environment.timeout(due_s - environment.now)
-            if replica.queue_size and len(stations.queue) >= replica.queue_size:
-                refused += 1
-            else:
-                environment.process(one(number, due_s))
-
-    environment.process(arrive())
-    environment.run()
+    for arrival_s, work in zip(arrivals_s, work_s, strict=True):
+        while now_s < arrival_s:
+            now_s = advance(float(arrival_s))
+        if len(in_service) < len(replica.speeds):
+            waits_s.append(0.0)
+            in_service.append([work, now_s])
+        elif replica.queue_size and len(queue) >= replica.queue_size:
+            refused += 1
+        else:
+            queue.append((work, now_s))
+    while in_service:
+        now_s = advance(math.inf)
     return Waited(1e3 * np.array(latencies_s), 1e3 * np.array(waits_s), refused)

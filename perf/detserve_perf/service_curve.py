@@ -17,12 +17,12 @@ from detserve_client.endpoint import Endpoint
 from detserve_perf.errors import MeasurementError
 from detserve_perf.generator import closed_loop, grpc_sender
 from detserve_perf.queueing import Replica
-from detserve_perf.reference import cores
 from detserve_perf.triton import TritonQueries, steps_of
 
 Float64 = NDArray[np.float64]
 _CONCURRENCIES = (1, 2, 3, 4, 6, 8, 12)
 _LONGEST = 1.2  # of the 99th percentile, where only percentiles are known
+_NEARLY = 0.97
 _QUANTILES = np.linspace(0.0005, 0.9995, 1000)
 
 
@@ -37,10 +37,9 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class ServiceCurve:
-    """Points by concurrency, ascending; requests worked on at once; the queue's bound, 0 for none."""
+    """Points by concurrency, ascending, from 1 on; the queue's bound, 0 for none."""
 
     points: tuple[CurvePoint, ...]
-    servers: int
     queue_size: int
 
     @property
@@ -48,31 +47,28 @@ class ServiceCurve:
         """The most throughput of any point."""
         return max(point.pictures_per_s for point in self.points)
 
+    @property
+    def servers(self) -> int:
+        """How many requests it works on at once: as many as it takes for nearly the capacity."""
+        enough = _NEARLY * self.capacity_per_s
+        return next(point.concurrency for point in self.points if point.pictures_per_s >= enough)
+
     def replica(self) -> Replica:
-        """The server as a queue.
+        """The server as a queue: work as measured at concurrency 1, speeds from the throughput at the others.
 
-        With k requests in service one takes what it took at concurrency k; with as many as can be the times
-        are scaled to the capacity, because a closed loop of just as many leaves the server idle between an
-        answer and the next request.
+        The last speed gives the capacity.
         """
-        service_s = [self._at(busy) for busy in range(1, self.servers)]
-        full_s = self._at(self.servers)
-        service_s.append(full_s * (self.servers / self.capacity_per_s / full_s.mean()))
-        return Replica(tuple(service_s), self.queue_size)
-
-    def _at(self, concurrency: int) -> Float64:
-        """Latencies by quantile, between two points in proportion."""
-        below = max((p for p in self.points if p.concurrency <= concurrency), key=_by_concurrency)
-        above = min(
-            (p for p in self.points if p.concurrency >= concurrency), key=_by_concurrency, default=below
+        alone = self.points[0]
+        concurrencies = range(1, self.servers + 1)
+        per_s = np.interp(
+            concurrencies,
+            [point.concurrency for point in self.points],
+            [point.pictures_per_s for point in self.points],
         )
-        share = (concurrency - below.concurrency) / max(above.concurrency - below.concurrency, 1)
-        low_s, high_s = (np.quantile(point.latencies_s, _QUANTILES) for point in (below, above))
-        return np.asarray(low_s + share * (high_s - low_s), np.float64)
-
-
-def _by_concurrency(point: CurvePoint) -> int:
-    return point.concurrency
+        per_s[-1] = self.capacity_per_s
+        work_s = np.quantile(alone.latencies_s, _QUANTILES)
+        speeds = tuple(float(rate * work_s.mean() / k) for k, rate in zip(concurrencies, per_s, strict=True))
+        return Replica(work_s, speeds, self.queue_size)
 
 
 def measure_curve(
@@ -90,15 +86,14 @@ def measure_curve(
         for concurrency in _CONCURRENCIES:
             on_progress(f"service curve, concurrency {concurrency}")
             points.append(asyncio.run(_point(endpoint.address, requests, concurrency, duration_s)))
-        servers, queue_size = _slowest_step(queries, model)
-    return ServiceCurve(tuple(points), servers, queue_size)
+        queue_size = _queue_size(queries, model)
+    return ServiceCurve(tuple(points), queue_size)
 
 
 def curve_from_sweep(file: Path) -> ServiceCurve:
     """The batch-1 points of a sweep.json, whose percentiles stand for the distribution.
 
-    As many requests are taken to be worked on at once as its machine had cores, which is what the builder
-    aims at. Raises :class:`MeasurementError` when the file is no sweep or lacks concurrency 1.
+    Raises :class:`MeasurementError` when the file is no sweep or lacks concurrency 1.
     """
     try:
         data = json.loads(file.read_bytes())
@@ -107,7 +102,6 @@ def curve_from_sweep(file: Path) -> ServiceCurve:
         for run in runs:
             by_concurrency.setdefault(int(run["point"]["concurrency"]), []).append(run["load"])
         points = [_from_percentiles(*one) for one in sorted(by_concurrency.items())]
-        servers = int(data["machine"]["cores"])
     except OSError as error:
         raise MeasurementError(
             f"{file} cannot be read ({error.strerror}); --curve takes a sweep.json"
@@ -119,7 +113,7 @@ def curve_from_sweep(file: Path) -> ServiceCurve:
             f"{file} does not say what one request at a time takes; "
             "sweep with --batch 1 and --concurrency 1,2,4,8"
         )
-    return ServiceCurve(tuple(points), servers, queue_size=0)
+    return ServiceCurve(tuple(points), queue_size=0)
 
 
 def _from_percentiles(concurrency: int, loads: Sequence[dict[str, float]]) -> CurvePoint:
@@ -143,21 +137,16 @@ async def _point(address: str, requests: Sequence[bytes], concurrency: int, dura
     return CurvePoint(concurrency, run.pictures_per_s, run.latencies_ms / 1e3)
 
 
-def _slowest_step(queries: TritonQueries, model: str) -> tuple[int, int]:
-    """How many requests the composing model that computes longest works on at once, and its queue's bound.
-
-    A pipeline is one instance that shares its pictures out among the cores.
-    """
+def _queue_size(queries: TritonQueries, model: str) -> int:
+    """The bound of the queue of the composing model that computes longest."""
     steps = steps_of(queries.config(model)) or [model]
 
     def compute_ns(step: str) -> float:
         counters = queries.counters(step)
         return counters.compute_infer_ns / max(counters.requests, 1)
 
-    slowest = max(steps, key=compute_ns)
-    config: dict[str, Any] = queries.config(slowest)
-    instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
+    config: dict[str, Any] = queries.config(max(steps, key=compute_ns))
     if bound := config.get("parameters", {}).get("max_waiting"):
-        return cores(), int(bound["string_value"])
+        return int(bound["string_value"])
     policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
-    return instances, int(policy.get("max_queue_size", 0))
+    return int(policy.get("max_queue_size", 0))

@@ -27,7 +27,7 @@ def _mm_c_mean_ms(rate: float, service_s: float, servers: int) -> float:
 @pytest.mark.parametrize("servers", [1, 2, 4])
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_random_arrivals_and_exponential_service_are_erlang_c(servers: int, load: float) -> None:
-    replica = Replica((_EXPONENTIAL_S,) * servers)
+    replica = Replica(_EXPONENTIAL_S, (1.0,) * servers)
     rate = load * replica.capacity_per_s
     waited = simulate(replica, poisson_arrivals_s(rate, 30_000 / rate, seed=2), seed=3)
     expected_ms = _mm_c_mean_ms(rate, float(_EXPONENTIAL_S.mean()), servers)
@@ -38,7 +38,7 @@ def test_random_arrivals_and_exponential_service_are_erlang_c(servers: int, load
 
 def test_fixed_service_waits_half_as_long_as_exponential() -> None:
     """Pollaczek-Khinchine: M/D/1 waits half of what M/M/1 waits."""
-    replica = Replica((np.array([0.01]),))
+    replica = Replica(np.array([0.01]), (1.0,))
     waited = simulate(replica, poisson_arrivals_s(70, 1000, seed=1), seed=1)
     assert waited.mean_ms == pytest.approx(10 * (1 + 0.7 / (2 * 0.3)), rel=0.05)
 
@@ -46,7 +46,7 @@ def test_fixed_service_waits_half_as_long_as_exponential() -> None:
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 4), st.integers(1, 8), st.floats(0.1, 3))
 def test_a_bounded_queue_bounds_the_wait(servers: int, queue: int, load: float) -> None:
-    replica = Replica((np.array([0.01]),) * servers, queue)
+    replica = Replica(np.array([0.01]), (1.0,) * servers, queue)
     arrivals = poisson_arrivals_s(
         load * replica.capacity_per_s, 500 / (load * replica.capacity_per_s), seed=1
     )
@@ -56,20 +56,33 @@ def test_a_bounded_queue_bounds_the_wait(servers: int, queue: int, load: float) 
 
 
 def test_refused_requests_count_as_never_answered() -> None:
-    replica = Replica((np.array([1.0]),), queue_size=1)
+    replica = Replica(np.array([1.0]), (1.0,), queue_size=1)
     waited = simulate(replica, [0, 0.1, 0.2, 0.3], seed=1)
     assert waited.refused == 2
     assert waited.percentile_ms(50) == pytest.approx(1900)
     assert waited.percentile_ms(99) == math.inf
 
 
-def test_service_depends_on_how_many_are_busy() -> None:
-    replica = Replica((np.array([0.01]), np.array([0.03])))
-    assert sorted(simulate(replica, [0, 0.001, 1.0], seed=1).latencies_ms) == pytest.approx([10, 10, 30])
+def test_who_is_not_alone_goes_slower() -> None:
+    """The first has 9 of its 10 ms left when the second comes: 27 ms for both at a third of the speed."""
+    replica = Replica(np.array([0.01]), (1.0, 1 / 3))
+    waited = simulate(replica, [0, 0.001, 1.0], seed=1)
+    assert sorted(waited.latencies_ms) == pytest.approx([10, 28, 28])
+    assert not waited.waits_ms.any()
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+def test_processor_sharing_knows_only_the_mean_of_the_service(load: float) -> None:
+    """M/G/1-PS: mean service / (1 - load), whatever the distribution (Kleinrock, 1976)."""
+    shared = tuple(1 / k for k in range(1, 200))
+    for work_s in (np.array([0.01]), np.array([0.001, 0.019])):
+        rate = load / 0.01
+        waited = simulate(Replica(work_s, shared), poisson_arrivals_s(rate, 40_000 / rate, seed=2), seed=3)
+        assert waited.mean_ms == pytest.approx(10 / (1 - load), rel=0.08)
 
 
 def test_the_largest_rate_holds_and_a_little_more_does_not() -> None:
-    replica = Replica((_EXPONENTIAL_S,) * 2)
+    replica = Replica(_EXPONENTIAL_S, (1.0, 1.0))
     rate = largest_rate(replica, p99_ms=120)
     for factor, holds in ((0.9, True), (1.1, False)):
         arrivals = poisson_arrivals_s(factor * rate, 30_000 / rate, seed=9)
@@ -77,7 +90,7 @@ def test_the_largest_rate_holds_and_a_little_more_does_not() -> None:
 
 
 def test_replicas_are_the_fewest_that_hold() -> None:
-    replica = Replica((np.full(10, 0.02),) * 2, queue_size=64)
+    replica = Replica(np.full(10, 0.02), (1.0, 1.0), queue_size=64)
     rate = largest_rate(replica, p99_ms=80)
     demands = [Demand("a", 0.9 * rate), Demand("b", 2.5 * rate), Demand("c", 1e6 * rate)]
     answers = replicas_for(replica, demands, 80, picture_bytes=125_000)
@@ -89,4 +102,4 @@ def test_replicas_are_the_fewest_that_hold() -> None:
 
 def test_a_p99_below_the_service_time_is_refused() -> None:
     with pytest.raises(MeasurementError, match=r"cannot be had with any number of replicas.*20\.0 ms"):
-        largest_rate(Replica((np.array([0.02]),)), p99_ms=15)
+        largest_rate(Replica(np.array([0.02]), (1.0,)), p99_ms=15)

@@ -41,12 +41,21 @@ def test_the_replica_serves_at_the_measured_capacity() -> None:
     points = tuple(
         CurvePoint(n, per_s, np.full(50, n / per_s)) for n, per_s in ((1, 60.0), (2, 100.0), (4, 110.0))
     )
-    replica = ServiceCurve(points, servers=2, queue_size=64).replica()
+    curve = ServiceCurve(points, queue_size=64)
+    replica = curve.replica()
+    assert curve.servers == 4
     assert replica.capacity_per_s == pytest.approx(110)
-    assert [float(service.mean()) for service in replica.service_s] == pytest.approx([1 / 60, 2 / 110])
-    between = ServiceCurve(points, servers=3, queue_size=64).replica()
-    assert float(between.service_s[1].mean()) == pytest.approx(2 / 100)
-    assert ServiceCurve(points, servers=8, queue_size=0).replica().capacity_per_s == pytest.approx(110)
+    assert replica.work_s.mean() == pytest.approx(1 / 60)
+    # each of k goes at throughput / k, over what it was alone; 3 lies between 2 and 4
+    assert replica.speeds == pytest.approx([60 / 60, 50 / 60, 35 / 60, 27.5 / 60])
+
+
+def test_more_under_way_than_it_takes_for_the_capacity_wait() -> None:
+    points = tuple(
+        CurvePoint(n, per_s, np.full(50, n / per_s)) for n, per_s in ((1, 60.0), (2, 119.0), (4, 120.0))
+    )
+    replica = ServiceCurve(points, queue_size=0).replica()
+    assert replica.speeds == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"runs": [{}]}'])
