@@ -24,10 +24,10 @@ turn_log_over() {
     ls -1 "$ACCESS_LOG".* | sort -r | tail -n +$((LOGS_KEPT + 1)) | while read -r old; do rm -f "$old"; done
 }
 
-waited=0
-until [ -n "$(addresses)" ] || [ "$waited" -ge 60 ]; do
-    [ "$waited" -eq 0 ] && say "waiting for $TRITON_HOST to have an address"
-    waited=$((waited + 1))
+# nginx does not start on a name without an address. In Kubernetes there is none until a Triton is ready.
+trap 'exit 0' TERM INT QUIT
+[ -n "$(addresses)" ] || say "waiting for $TRITON_HOST to have an address"
+until [ -n "$(addresses)" ]; do
     sleep 1
 done
 

@@ -19,50 +19,23 @@ import yaml
 
 from detserve_server.repository import read_repository
 from detserve_server.shared_memory import MIB, shm_size_bytes
-
-CHECKOUT = Path(__file__).parents[2]
-FOLDER = CHECKOUT / "deploy/kubernetes"
-OVERLAYS = ("cpu", "gpu", "dev", "canary")
-VERSION = "1.37"
-KUSTOMIZE = ["kubectl", "kustomize"] if shutil.which("kubectl") else ["kustomize", "build"]
-
-pytestmark = pytest.mark.skipif(
-    not shutil.which(KUSTOMIZE[0]), reason="neither kubectl nor kustomize is installed"
+from tests.deploy.kubernetes import (
+    CHECKOUT,
+    OVERLAYS,
+    Object,
+    object_of,
+    pod_of,
+    pods_of,
+    render,
+    sidecars_of,
 )
 
-Object = dict[str, Any]
-
-
-def _rendered(folder: Path) -> list[Object]:
-    done = subprocess.run([*KUSTOMIZE, str(folder)], capture_output=True, text=True, check=True)
-    return list(yaml.safe_load_all(done.stdout))
+VERSION = "1.37"
 
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, list[Object]]:
-    folders = {name: FOLDER / "overlays" / name for name in OVERLAYS} | {"kserve": FOLDER / "kserve"}
-    return {name: _rendered(folder) for name, folder in folders.items()}
-
-
-def _object(objects: list[Object], kind: str, name: str) -> Object:
-    (found,) = [one for one in objects if (one["kind"], one["metadata"]["name"]) == (kind, name)]
-    return found
-
-
-def _pod_of(one: Object) -> Object | None:
-    """The pod specification in an object that has one."""
-    if one["kind"] == "InferenceService":
-        predictor = one["spec"]["predictor"]
-        mine = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "timeout")
-        return {key: value for key, value in predictor.items() if key not in mine}
-    if one["kind"] in ("Deployment", "StatefulSet"):
-        pod: Object = one["spec"]["template"]["spec"]
-        return pod
-    return None
-
-
-def _pods(objects: list[Object]) -> dict[str, Object]:
-    return {one["metadata"]["name"]: pod for one in objects if (pod := _pod_of(one))}
+    return render()
 
 
 def _check_schema(one: Object) -> None:
@@ -78,7 +51,7 @@ def _check_schema(one: Object) -> None:
         ServiceMonitor.model_validate(one)
     elif group == "serving.kserve.io":  # no package carries its schema: the pod in it is checked as a pod
         metadata = {"name": one["metadata"]["name"]}
-        _check_schema({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": _pod_of(one)})
+        _check_schema({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_of(one)})
     else:
         import kubernetes_validate
 
@@ -133,7 +106,7 @@ def _breaches(pod: Object) -> list[str]:
         found.append("is given a token of the API server")
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
         found += [f"{container['name']}: {breach}" for breach in _container_breaches(container)]
-    for container in pod["containers"]:
+    for container in [*pod["containers"], *sidecars_of(pod)]:
         probes = ("startupProbe", "readinessProbe", "livenessProbe")
         found += [f"{container['name']}: no {probe}" for probe in probes if probe not in container]
     return found
@@ -160,7 +133,7 @@ def _container_breaches(container: Object) -> list[str]:
 
 @pytest.mark.parametrize("overlay", [*OVERLAYS, "kserve"])
 def test_the_rules_hold(rendered: dict[str, list[Object]], overlay: str) -> None:
-    pods = _pods(rendered[overlay])
+    pods = pods_of(rendered[overlay])
     assert pods
     assert {name: breaches for name, pod in pods.items() if (breaches := _breaches(pod))} == {}
 
@@ -190,7 +163,7 @@ def _set(*path: str | int, value: object) -> Callable[[Object], None]:
     ],
 )
 def test_the_rules_find_a_breach(rendered: dict[str, list[Object]], change: Callable[[Object], None]) -> None:
-    pod = copy.deepcopy(_pods(rendered["cpu"])["triton"])
+    pod = copy.deepcopy(pods_of(rendered["cpu"])["triton"])
     assert _breaches(pod) == []
     change(pod)
     if "livenessProbe_" in pod["containers"][0]:
@@ -216,12 +189,15 @@ def test_what_is_named_is_there(rendered: dict[str, list[Object]], overlay: str)
         ]
         assert chosen, service
         for pod in chosen:
-            containers = pod["spec"]["template"]["spec"]["containers"]
-            names = {port["name"] for container in containers for port in container["ports"]}
-            assert {port["targetPort"] for port in service["spec"]["ports"]} <= names
+            template = pod["spec"]["template"]["spec"]
+            named = {port["name"] for one in template["containers"] for port in one["ports"]}
+            # Before Kubernetes 1.33 a service does not find the names of a sidecar's ports.
+            numbered = {port["containerPort"] for one in sidecars_of(template) for port in one["ports"]}
+            assert {port["targetPort"] for port in service["spec"]["ports"]} <= named | numbered
     here = {(one["kind"], one["metadata"]["name"]) for one in objects}
-    for pod in _pods(objects).values():
-        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+    for pod in pods_of(objects).values():
+        containers = [*pod["containers"], *pod.get("initContainers", [])]
+        mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
         claimed = {"audit"} if "audit" in mounted else set()
         assert mounted == {volume["name"] for volume in pod["volumes"]} | claimed
         for volume in pod["volumes"]:
@@ -242,7 +218,7 @@ def test_only_the_gateway_reaches_triton(rendered: dict[str, list[Object]], over
     assert {port["port"] for port in inference["ports"]} == {8000, 8001}
     assert {port["port"] for port in metrics["ports"]} == {8002}
     assert "egress" not in policies["triton"]
-    assert _object(rendered[overlay], "Service", "triton")["spec"]["clusterIP"] == "None", (
+    assert object_of(rendered[overlay], "Service", "triton")["spec"]["clusterIP"] == "None", (
         "shared out by request"
     )
 
@@ -253,7 +229,7 @@ def test_shared_memory_is_that_of_compose(rendered: dict[str, list[Object]]) -> 
     assert size
     needed = shm_size_bytes(read_repository(CHECKOUT / "model_repository"))
     for overlay in (*OVERLAYS, "kserve"):
-        for name, pod in _pods(rendered[overlay]).items():
+        for name, pod in pods_of(rendered[overlay]).items():
             for volume in (volume for volume in pod["volumes"] if volume["name"] == "shm"):
                 assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": f"{size[1]}Mi"}, (
                     overlay,
@@ -262,38 +238,9 @@ def test_shared_memory_is_that_of_compose(rendered: dict[str, list[Object]]) -> 
     assert needed <= int(size[1]) * MIB
 
 
-def test_thresholds_follow_from_the_plan(rendered: dict[str, list[Object]]) -> None:
-    """Little's law: requests that wait are the rate times the wait."""
-    scaled = _object(rendered["gpu"], "ScaledObject", "triton")
-    autoscaler = _object(rendered["cpu"], "HorizontalPodAutoscaler", "triton")
-    plans = {one["metadata"]["annotations"]["detserve/plan"] for one in (scaled, autoscaler)}
-    assert len(plans) == 1
-    said = re.search(r"([\d.]+) pictures/s each, mean wait ([\d.]+) s", plans.pop())
-    assert said
-    rate_per_s, wait_s = map(float, said.groups())
-    seconds, pending = (float(one["metadata"]["threshold"]) for one in scaled["spec"]["triggers"])
-    assert seconds == round(wait_s, 3)
-    assert pending == round(rate_per_s * wait_s, 1)
-    targets = [one["pods"]["target"]["averageValue"] for one in autoscaler["spec"]["metrics"]]
-    assert targets == [f"{seconds * 1000:.0f}m", f"{pending * 1000:.0f}m"]
-    rules = yaml.safe_load((FOLDER / "components/hpa/adapter-rules.yaml").read_text())["rules"]["custom"]
-    assert [one["pods"]["metric"]["name"] for one in autoscaler["spec"]["metrics"]] == [
-        rule["name"]["as"] for rule in rules
-    ]
-
-
-def test_no_overlay_has_two_autoscalers(rendered: dict[str, list[Object]]) -> None:
-    kinds = ("HorizontalPodAutoscaler", "ScaledObject")
-    found = {
-        overlay: [one["kind"] for one in objects if one["kind"] in kinds]
-        for overlay, objects in rendered.items()
-    }
-    assert found == {"cpu": [kinds[0]], "gpu": [kinds[1]], "dev": [], "canary": [], "kserve": []}
-
-
 def test_the_canary_differs_in_its_repository_and_has_a_tenth(rendered: dict[str, list[Object]]) -> None:
-    stable = _object(rendered["canary"], "Deployment", "triton")
-    canary = _object(rendered["canary"], "Deployment", "triton-canary")
+    stable = object_of(rendered["canary"], "Deployment", "triton")
+    canary = object_of(rendered["canary"], "Deployment", "triton-canary")
     assert (canary["spec"]["replicas"], stable["spec"]["replicas"]) == (1, 9)
     old, new = (one["spec"]["template"]["spec"] for one in (stable, canary))
     version = re.search(r":([\d.]+)$", new["initContainers"][0]["image"])
@@ -306,7 +253,7 @@ def test_the_canary_differs_in_its_repository_and_has_a_tenth(rendered: dict[str
 
 def test_the_cache_is_filled_whole_and_once(rendered: dict[str, list[Object]], tmp_path: Path) -> None:
     """The init container's script, by several at a time and again."""
-    init = _pods(rendered["gpu"])["triton"]["initContainers"][0]
+    init = pods_of(rendered["gpu"])["triton"]["initContainers"][0]
     source, cache = tmp_path / "models", tmp_path / "cache"
     shutil.copytree(CHECKOUT / "model_repository", source)
     cache.mkdir()

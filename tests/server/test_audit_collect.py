@@ -261,6 +261,18 @@ def test_a_file_size_limit_stops_with_one_sentence_and_loses_nothing(log: _Log, 
     assert sorted(_ids(log)) == list(range(500))
 
 
+def test_what_was_written_before_sigterm_is_still_read(log: _Log, key: Path) -> None:
+    for _ in range(3):
+        process = _start(log, key)
+        log.write(1)
+        _until(lambda: len(_ids(log)) == log.written)
+        log.write(5000)  # two batches
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0, errors
+        assert sorted(_ids(log)) == list(range(log.written))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 200 KiB."""
@@ -300,6 +312,20 @@ def test_a_full_disk_is_waited_out_and_nothing_is_lost(log: _Log, key: Path, sma
     assert process.returncode == 0
     assert sorted(_ids(log)) == list(range(300))
     verify(log.directory, read_public_key(key.with_name("audit.public.pem")))
+
+
+def test_a_full_disk_does_not_keep_it_from_ending(log: _Log, key: Path, small_disk: Path) -> None:
+    log.directory = small_disk / "audit"
+    process = _start(log, key)
+    _until(lambda: (log.directory / "head.json").exists())
+    log.write(1000)
+    assert process.stderr is not None
+    assert "waiting" in process.stderr.readline()
+    process.terminate()
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert errors.count("\n") == 1
+    assert "make room there: nothing is lost" in errors
 
 
 def test_verify_and_usage_beside_a_running_collector(log: _Log, key: Path, tmp_path: Path) -> None:

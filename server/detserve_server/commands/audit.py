@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,13 +55,17 @@ def collect(
         typer.Option(min=1, max=65535, help="Serve requests by client to Prometheus on this port."),
     ] = None,
 ) -> None:
-    """Follow the gateway's access log and chain every line into the audit log, until Ctrl-C."""
+    """Follow the gateway's access log and chain every line into the audit log, until Ctrl-C or SIGTERM.
+
+    After SIGTERM it still reads what was written until then.
+    """
     from detserve_server.audit.collect import collect as run
     from detserve_server.client_metrics import serve_client_metrics
     from detserve_server.signing.keys import create_key as create
     from detserve_server.signing.keys import read_private_key
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
     if create_key and not key.exists():
         typer.echo(f"made {key}; verify with {create(key)}", err=True)
     private = read_private_key(key)
@@ -72,6 +75,7 @@ def collect(
             directory,
             private,
             once=once,
+            ending=lambda: bool(told),
             file_bytes=file_mib * 2**20,
             on_note=lambda note: typer.echo(f"detserve audit: {note}", err=True),
             on_record=serve_client_metrics(metrics_port) if metrics_port else lambda record: None,
@@ -144,7 +148,3 @@ def _public(path: Path | None) -> Ed25519PublicKey | None:
     from detserve_server.signing.keys import read_public_key
 
     return None if path is None else read_public_key(path)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
