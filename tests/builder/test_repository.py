@@ -45,7 +45,7 @@ def test_one_model_for_all_steps_is_the_default_of_the_embedded_target(tmp_path,
     assert {path.name for path in (tmp_path / "tiny_pipeline/1").iterdir()} == {
         "model.onnx",
         "model.py",
-        *(f"detserve_{step}.py" for step in ("scope", "preprocess", "detector", "postprocess")),
+        *(f"detserve_{step}.py" for step in ("scope", "queue", "preprocess", "detector", "postprocess")),
     }
     assert json.loads((tmp_path / "tiny/detserve.json").read_text())["placement"] == "pipeline"
 
