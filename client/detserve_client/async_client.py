@@ -41,7 +41,8 @@ class AsyncDetectionClient(BaseClient):
             detections = await client.detect("desk.jpg")
 
     Arguments, errors and retries are those of :class:`~detserve_client.DetectionClient`. Cancelling a task
-    cancels its request.
+    ends its request on this side; a picture that the server's pipeline has taken is finished there all the
+    same, unless its ``timeout_s`` is over before a thread is free for it.
     """
 
     def __init__(

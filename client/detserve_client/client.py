@@ -44,7 +44,8 @@ class DetectionClient(BaseClient):
 
     Every method raises an :class:`~detserve_client.errors.InferenceError` when the server, or the way to it,
     fails. A server that cannot be reached is tried again: one that has answered before for the whole timeout,
-    so that a restart loses nothing, one that never did for less than a second. Nothing else is tried again.
+    so that a restart loses nothing, one that never did for less than a second. So is a model that the server
+    no longer knows, as while the server goes down, for at most 8 s. Nothing else is tried again.
 
     Args:
         url: where the server listens: ``grpc://HOST:PORT`` or ``http://HOST:PORT``.
@@ -182,7 +183,8 @@ class DetectionClient(BaseClient):
         ``ordered=False`` as they are completed. ``sources`` is read by the thread that reads the outcomes,
         never further than ``window`` ahead of what has been yielded; when it raises, the outcomes under way
         come first. Closing the generator, or leaving a loop over it, cancels what is under way and ends its
-        threads; the server drops it between two steps of the ensemble, over gRPC only. The other
+        threads. The server is told of it over gRPC only; a picture that its pipeline has taken is finished
+        there all the same, unless its ``timeout_s`` is over before a thread is free for it. The other
         arguments are as in :meth:`detect`, ``timeout_s`` for each picture by itself.
 
         Raises:

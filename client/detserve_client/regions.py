@@ -122,6 +122,23 @@ class RegionPool:
             self._sizes_bytes.pop(region.name, None)
             _live.discard(region.name)
 
+    def retire(self, region: Region) -> None:
+        """Never use a region again, which the server may know and somebody may still write into."""
+        region.remove_name()
+        with self._lock:
+            self._retire(region)
+
+    def retired(self) -> list[str]:
+        """The names of regions that are not used again and that the server may know."""
+        with self._lock:
+            return list(self._retired)
+
+    def forget(self, names: set[str]) -> None:
+        """Drop retired regions, as the server has let go of them."""
+        with self._lock:
+            self._retired = [name for name in self._retired if name not in names]
+            _live.difference_update(names)
+
     def close(self) -> list[str]:
         """Forget every region; returns the names that the server may know."""
         with self._lock:

@@ -12,6 +12,7 @@ from detserve_client.errors import ModelNotFound, ServerUnavailable
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _FIRST_PATIENCE_S = 0.75
+_MODEL_PATIENCE_S = 8.0  # a server that goes down does not know its models for 5 s; then a pause or two
 _MOST_TOKENS = 100.0
 _TOKENS_PER_SUCCESS = 0.1
 
@@ -24,7 +25,8 @@ class Retries:
     - **Budget.** A second try of a request costs a token. There are 100, and ten successes earn one back: a
       server that fails every request sees at most 100 more than it would without retries.
     - **Patience.** A server that has answered before is waited for as long as ``patience_s``, one that never
-      did for 0.75 s. After that, requests fail at once and one of them tries now and then.
+      did for 0.75 s, and a model that a server no longer knows for 8 s at most: it may have been unloaded on
+      purpose. After that, requests fail at once and one of them tries now and then.
 
     Args:
         patience_s: how long an outage may last before requests fail without waiting.
@@ -49,7 +51,7 @@ class Retries:
         """How long to wait before asking again; 0 means that this request may be sent now.
 
         Raises:
-            ServerUnavailable: the outage has lasted longer than the patience.
+            ServerUnavailable, ModelNotFound: the outage has lasted longer than the patience.
         """
         if self._error is None:
             return 0.0
@@ -64,9 +66,10 @@ class Retries:
                 raise self.outage()
             return self._next_try_s - now_s
 
-    def outage(self) -> ServerUnavailable:
+    def outage(self) -> ServerUnavailable | ModelNotFound:
         """The error for a request that waits and cannot go on waiting."""
-        return ServerUnavailable(str(self._error or "the server cannot be reached"))
+        error = self._error or ServerUnavailable("the server cannot be reached")
+        return type(error)(str(error))
 
     def answered(self) -> None:
         """The server gave an answer, be it an error: there is no outage."""
@@ -80,7 +83,9 @@ class Retries:
         """Whether the request that was sent at ``started_s`` and failed with ``error`` may be tried again."""
         with self._lock:
             now_s = self._now_s()
-            if self._error is None:
+            if type(error) is not type(
+                self._error
+            ):  # a server that has gone is another outage than its model
                 self._began_s = now_s
             # Requests that were under way together fail together, and count as one failure.
             if self._error is None or started_s >= self._counted_s:
@@ -94,7 +99,10 @@ class Retries:
             return True
 
     def _patience(self) -> float:
-        return self._patience_s if self._answered else min(_FIRST_PATIENCE_S, self._patience_s)
+        if not self._answered:
+            return min(_FIRST_PATIENCE_S, self._patience_s)
+        longest_s = _MODEL_PATIENCE_S if isinstance(self._error, ModelNotFound) else self._patience_s
+        return min(longest_s, self._patience_s)
 
     def _pause_s(self) -> float:
         longest_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 10), _LONGEST_PAUSE_S)

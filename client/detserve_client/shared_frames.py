@@ -78,20 +78,24 @@ class SharedFrames:
         if taken is None:
             return None
         region, new = taken
-        if new:
-            try:
+        try:
+            if new:
+                yield from self._let_go_of_retired()
                 yield from retried(
                     lambda left_s: RegisterRegion(region.name, region.key, region.size_bytes, left_s)
                 )
-            except (ServerUnavailable, DeadlineExceeded):
-                self._pool.discard(region)
-                raise
-            except InferenceError as error:
-                self._pool.discard(region)
-                self.transfer = FrameTransfer("jpeg", str(error))
-                return None
-            region.remove_name()
-        size_bytes = yield Work(lambda: region.write(pixels))
+                region.remove_name()
+            size_bytes = yield Work(lambda: region.write(pixels))
+        except (ServerUnavailable, DeadlineExceeded):
+            self._pool.discard(region)
+            raise
+        except InferenceError as error:
+            self._pool.discard(region)
+            self.transfer = FrameTransfer("jpeg", str(error))
+            return None
+        except BaseException:  # cancelled: the server may know it, and a thread may still write into it
+            self._pool.retire(region)
+            raise
         return region, SharedTensor(region.name, size_bytes)
 
     def give_back(self, region: Region) -> None:
@@ -108,6 +112,12 @@ class SharedFrames:
     def give_up(self, error: InferenceError) -> None:
         """Send frames as JPEG from now on."""
         self.transfer = FrameTransfer("jpeg", str(error))
+
+    def _let_go_of_retired(self) -> Generator[Step, Any, None]:
+        """Have the server let go of what was cancelled, so that its memory does not grow with every one."""
+        names = self._pool.retired()
+        left = yield from _unregistered(names)
+        self._pool.forget(set(names) - set(left))
 
     def close(self) -> Generator[Step, Any, None]:
         """Have the server let go of every region."""

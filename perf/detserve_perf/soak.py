@@ -1,4 +1,4 @@
-"""Hours of load in small: does the memory of any process of a server grow?"""
+"""Hours of load in small: does a server answer throughout, and does the memory of any process grow?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 
 from detserve_client.endpoint import Endpoint
+from detserve_client.errors import Overloaded
+from detserve_client.faults import error_from_grpc
 from detserve_perf.corpus import corpus_note, read_pictures
 from detserve_perf.errors import MeasurementError
 from detserve_perf.generator import Run, closed_loop, grpc_sender, open_loop, poisson_arrivals_s
@@ -89,7 +91,8 @@ def soak(
 ) -> Soak:
     """Serve ``repository``, find its capacity, send ``load`` times that at random times for ``duration_s``.
 
-    Raises :class:`MeasurementError`: no pictures, a server that does not start, no request answered.
+    Raises :class:`MeasurementError`: no pictures, a server that does not start, whose capacity cannot be
+    measured. What goes wrong under the load is in the result; see :func:`what_is_wrong`.
     """
     pictures = read_pictures(pictures_folder)
     requests = triton_grpc_requests(model, pictures)
@@ -140,7 +143,16 @@ def courses(samples: Sequence[MemorySample], warm_up_s: float) -> list[ProcessCo
 
 
 def what_is_wrong(result: Soak, bound: float = BOUND) -> str | None:
-    """One sentence when a process grew by more than ``bound`` or did not live through; None when none did."""
+    """One sentence when requests failed, a process did not live through or grew by more than ``bound``.
+
+    Requests that a full queue refused are no failure, as long as others are answered. None when all is well.
+    """
+    failed = [error for error in result.errors if not _is_overload(error)]
+    if failed:
+        sent = result.answered + len(result.errors)
+        return f"{len(failed)} of {sent} requests failed, the first: {failed[0]}"
+    if not result.answered:
+        return f"no request was answered; {len(result.errors)} were refused by a full queue"
     found = courses(result.samples, result.warm_up_s)
     ended = [course for course in found if not course.whole]
     if ended:
@@ -167,7 +179,17 @@ def read_duration_s(text: str) -> float:
 def _failed_note(run: Run) -> str | None:
     if not run.errors:
         return None
-    return f"{len(run.errors)} of {len(run.samples)} requests failed, the first: {run.errors[0]}"
+    refused = sum(map(_is_overload, run.errors))
+    return (
+        f"{len(run.errors)} of {len(run.samples)} requests got no detections, {refused} of them as the queue "
+        f"was full; the first: {run.errors[0]}"
+    )
+
+
+def _is_overload(error: str) -> bool:
+    """Whether a sender's ``CODE: details`` says that the queue was full, or the wait in it too long."""
+    code, _, details = error.partition(": ")
+    return isinstance(error_from_grpc(code, details, url="", model=""), Overloaded)
 
 
 def _course(own: Sequence[ProcessMemory], *, whole: bool) -> ProcessCourse:

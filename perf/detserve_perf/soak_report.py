@@ -33,7 +33,11 @@ def soak_report(result: Soak) -> Report:
     """The verdict in the notes; soak.csv has the processes, soak_samples.csv every sample."""
     machine, found = result.machine, courses(result.samples, result.warm_up_s)
     wrong = what_is_wrong(result)
-    verdict = f"not passed: {wrong}" if wrong else f"passed: no process grew by more than {BOUND:.0%}"
+    verdict = (
+        f"not passed: {wrong}"
+        if wrong
+        else f"passed: no request failed, no process grew by more than {BOUND:.0%}"
+    )
     return Report(
         name="soak",
         title=f"Memory of {result.model} under load",
@@ -44,7 +48,7 @@ def soak_report(result: Soak) -> Report:
                 "load",
                 f"{result.rate_per_s:.1f} pictures/s at random times, {result.load:.0%} of the capacity of "
                 f"{result.capacity_per_s:.1f}, for {result.duration_s:g} s of which {result.warm_up_s:g} s "
-                f"are warm-up; {result.answered} answered, {len(result.errors)} failed",
+                f"are warm-up; {result.answered} answered, {len(result.errors)} refused or failed",
             ),
             ("memory", "resident set size (RSS); soak_samples.csv has the proportional one (PSS) too"),
             ("growth", "the most after the warm-up over the median of its first five samples"),

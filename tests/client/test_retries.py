@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detserve_client import ServerUnavailable
+from detserve_client import ModelNotFound, ServerUnavailable
 from detserve_client.retries import Retries
 
 REFUSED = ServerUnavailable("refused")
+GONE = ModelNotFound("has no available versions")
 
 
 class Clock:
@@ -101,3 +102,34 @@ def test_a_server_that_never_answered_is_given_up_soon() -> None:
         assert retries.wait_s() == 0
     assert tries == 4
     assert clock.now_s < 1001
+
+
+def test_a_model_that_is_gone_is_waited_for_through_a_shutdown_and_no_longer() -> None:
+    clock = Clock()
+    retries, began_s = answered_before(clock, patience_s=30), clock.now_s
+    while retries.failed(clock.now_s, GONE):
+        clock.now_s += retries.wait_s() + 1e-9
+        assert retries.wait_s() == 0
+    assert 5 < clock.now_s - began_s <= 8
+    with pytest.raises(ModelNotFound, match="no available versions"):
+        retries.wait_s()
+
+
+def test_a_model_that_is_gone_after_an_outage_is_waited_for_anew() -> None:
+    clock = Clock()
+    retries = answered_before(clock, patience_s=30)
+    assert retries.failed(clock.now_s, GONE)
+    clock.now_s += 5
+    assert retries.failed(clock.now_s, REFUSED)
+    clock.now_s += 20
+    assert retries.failed(clock.now_s, REFUSED), "the server is waited for as long as the patience"
+    clock.now_s += 2
+    assert retries.failed(clock.now_s, GONE)
+
+
+def test_a_short_patience_is_kept_for_a_model_too() -> None:
+    clock = Clock()
+    retries = answered_before(clock, patience_s=1)
+    assert retries.failed(clock.now_s, GONE)
+    clock.now_s += 1
+    assert not retries.failed(clock.now_s, GONE)

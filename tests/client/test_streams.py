@@ -201,31 +201,37 @@ def test_a_missing_library_is_not_said_once_for_each_picture(card: Card, stream:
 
 
 class WaitingTransport(FakeTransport):
-    """Its requests wait until they are cancelled; the first is answered."""
+    """Its requests wait until they are cancelled; the first is answered when four others wait."""
 
-    cancelled = 0
+    def __init__(self, card: Card) -> None:
+        super().__init__(card, lambda request: Detections.empty(card.labels))
+        self.all_in = threading.Barrier(5)
+        self.cancelled = 0
+        self._lock = threading.Lock()
 
     def infer(
         self, request: DetectionRequest, timeout_s: float, cancellation: Cancellation | None = None
     ) -> Outputs:
-        if request.picture != b"0":
-            assert cancellation is not None
-            ended = threading.Event()
-            with cancellation.on_cancel(ended.set):
+        assert cancellation is not None
+        ended = threading.Event()
+        with cancellation.on_cancel(ended.set):
+            self.all_in.wait(10)
+            if request.picture != b"0":
                 assert ended.wait(10), "not cancelled"
-            self.cancelled += 1
-            cancellation.check()
+                with self._lock:
+                    self.cancelled += 1
+                cancellation.check()
         return super().infer(request, timeout_s)
 
 
 def test_leaving_early_cancels_what_is_under_way_and_leaves_no_thread(card: Card) -> None:
-    transport = WaitingTransport(card, lambda request: Detections.empty(card.labels))
+    transport = WaitingTransport(card)
     before = threading.active_count()
     with DetectionClient("grpc://fake", "pets", transport=transport) as client:
         for _ in client.detect_stream(numbered(100), window=5):
             break
         assert threading.active_count() == before
-    assert transport.cancelled <= 4
+    assert transport.cancelled == 4
 
 
 def test_leaving_early_cancels_tasks(card: Card) -> None:

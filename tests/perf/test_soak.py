@@ -12,7 +12,13 @@ from detserve_perf.soak import MemorySample, Soak, courses, read_duration_s, wha
 MIB = 2**20
 
 
-def _soak(*rss_mib: float, gone_at: int | None = None) -> Soak:
+FULL = "UNAVAILABLE: in ensemble 'codes', exceeds maximum queue size of 32 pictures"
+BUG = "INTERNAL: in ensemble 'codes', ZeroDivisionError('division by zero')"
+
+
+def _soak(
+    *rss_mib: float, gone_at: int | None = None, answered: int = 1000, errors: tuple[str, ...] = ()
+) -> Soak:
     samples = tuple(
         MemorySample(
             float(time_s),
@@ -24,7 +30,7 @@ def _soak(*rss_mib: float, gone_at: int | None = None) -> Soak:
         for time_s, size in enumerate(rss_mib)
     )
     machine = this_machine(triton="2.51.0")
-    return Soak("codes", len(rss_mib), 5.0, 0.8, 100, 80, 1000, (), samples, machine, ())
+    return Soak("codes", len(rss_mib), 5.0, 0.8, 100, 80, answered, errors, samples, machine, ())
 
 
 def test_growth_before_it_is_warm_does_not_count() -> None:
@@ -40,6 +46,25 @@ def test_growth_after_that_does() -> None:
 
 def test_a_process_that_was_replaced_is_no_pass() -> None:
     assert "changed during the soak: stub (1)" in str(what_is_wrong(_soak(*[100] * 40, gone_at=20)))
+
+
+def test_a_failed_request_is_no_pass() -> None:
+    assert what_is_wrong(_soak(*[100] * 40, errors=(FULL, BUG, BUG))) == (
+        f"2 of 1003 requests failed, the first: {BUG}"
+    )
+    gone = "UNAVAILABLE: failed to connect to all addresses; last error: UNKNOWN: connection refused"
+    assert "1 of 1001 requests failed" in str(what_is_wrong(_soak(*[100] * 40, errors=(gone,))))
+
+
+def test_a_request_refused_by_a_full_queue_is_none() -> None:
+    late = "UNAVAILABLE: request timeout expired: no thread was free for 5 s"
+    assert what_is_wrong(_soak(*[100] * 40, errors=(FULL, late))) is None
+
+
+@pytest.mark.parametrize("errors", [(), (FULL,) * 7])
+def test_a_server_that_answers_nothing_is_no_pass(errors: tuple[str, ...]) -> None:
+    wrong = str(what_is_wrong(_soak(*[100] * 40, answered=0, errors=errors)))
+    assert wrong == f"no request was answered; {len(errors)} were refused by a full queue"
 
 
 def test_too_few_samples_say_nothing() -> None:
