@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,14 @@ import cv2
 import numpy as np
 import pytest
 
-from detserve_client import AsyncDetectionClient, DeadlineExceeded, DetectionClient, FrameTransfer, Outcome
+from detserve_client import (
+    AsyncDetectionClient,
+    DeadlineExceeded,
+    DetectionClient,
+    FrameTransfer,
+    Outcome,
+    Overloaded,
+)
 from detserve_server.embedded import RunningServer, embedded_server
 from tests.live.conftest import DEFAULT
 from tests.live.echo_repository import NAME, write_echo_repository
@@ -121,6 +129,35 @@ def test_a_deadline_cancels_on_the_server(echo: RunningServer, echo_url: str) ->
     assert waited_s < 4, f"the queue of 24 x 0.3 s was not dropped: {waited_s:.1f} s"
     assert ran_now - ran <= 12  # one batch of 8 had begun
     assert dropped_now - dropped >= 10
+
+
+def pipeline_queue(server: RunningServer) -> dict[str, float]:
+    """What the default detector's pipeline tells of its queue: pictures, taken_total, refused_total, ..."""
+    text = urllib.request.urlopen(server.metrics_url).read().decode()  # noqa: S310
+    line = rf'^detserve_queue_(\w+){{model="{DEFAULT}_pipeline"}} (\S+)$'
+    return {name: float(value) for name, value in re.findall(line, text, re.MULTILINE)}
+
+
+def test_the_default_detector_drops_what_waits_past_its_deadline(server: RunningServer, url: str) -> None:
+    """Fewer than the queue holds, so that none is refused for its length."""
+    count = 28
+    slow = cv2.imencode(".png", np.zeros((4000, 5000, 3), np.uint8))[1].tobytes()
+    with DetectionClient(url, DEFAULT) as client:
+        client.card()
+        before = pipeline_queue(server)
+        outcomes = list(client.detect_stream([slow] * count, window=count, timeout_s=0.2))
+        late = [one for one in outcomes if isinstance(one.error, DeadlineExceeded | Overloaded)]
+        assert [str(one.error) for one in outcomes if one.error is not None and one not in late] == []
+        assert len(late) >= count / 2
+        assert len(client.detect_batch([slow])) == 1, "the queue behind it is empty again"
+    ends_s = time.monotonic() + 5
+    while (after := pipeline_queue(server))["taken_total"] <= before["taken_total"]:
+        assert time.monotonic() < ends_s, "the pipeline reports once a second"
+        time.sleep(0.2)
+    time.sleep(1.5)
+    after = pipeline_queue(server)
+    assert after["refused_total"] - before["refused_total"] >= count / 2
+    assert after["pictures"] == 0
 
 
 def test_leaving_a_stream_ends_its_requests_and_threads(echo_url: str) -> None:

@@ -94,9 +94,17 @@ def test_a_plan_predicts_what_is_measured(tmp_path: Path) -> None:
         )
     assert [one.load for one in checks] == [0.3, 0.6, 0.8]
     assert not any(one.measured.errors for one in checks)
+    # Some hundred random services are off by a tenth at times.
+    errors = {one.load: one.error() for one in checks}
+    assert abs(errors[0.3]) < 0.2, errors
+    assert abs(errors[0.6]) < 0.3, errors
+    for means_ms in (
+        [float(one.measured.latencies_ms.mean()) for one in checks],
+        [one.simulated.mean_ms for one in checks],
+    ):
+        assert means_ms[2] > 1.25 * means_ms[0], "there is a queue at 80 %"
     report = plan_report(curve, [], checks, p99_ms=100, machine=None, source="measured")
     assert len(report.data["check"]) == 3
-    assert "every load" in report.data["verdict"]
 
 
 def test_a_served_repository_is_gone_afterwards(tmp_path: Path) -> None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tritonclient.grpc import service_pb2
 
+from detserve_client.endpoint import Endpoint
 from detserve_perf.compare import ContestSettings, compare
 from detserve_perf.compare_report import compare_report
+from detserve_perf.corpus import read_pictures
 from detserve_perf.errors import MeasurementError
+from detserve_perf.generator import grpc_sender
 from detserve_perf.peers.environment import PEERS, peer_python
+from detserve_perf.picture_region import requests_in_shared_memory
 from detserve_perf.placement import JPEG, PlacementSettings, measure_placement
 from detserve_perf.placement_report import placement_report
+from detserve_perf.served import served
 from detserve_perf.variants import copy_with_instances, instances_of
+from detserve_perf.wire_requests import triton_grpc_requests
 from tests.live.conftest import DEFAULT, SAMPLES
 
 ROUNDS = ContestSettings(concurrency=2, requests=8, repeats=2)
@@ -83,11 +92,24 @@ def test_placement_measures_every_way(repository: Path, tmp_path: Path) -> None:
     report.write(tmp_path)
 
 
+async def _answers(address: str, requests: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+    """The output tensors of every request."""
+    async with grpc_sender(address, requests) as send:
+        answers = [await send(number) for number in range(len(requests))]
+    return [
+        tuple(service_pb2.ModelInferResponse.FromString(answer).raw_output_contents) for answer in answers
+    ]
+
+
 def test_shared_memory_carries_the_same_pictures(repository: Path) -> None:
-    settings = PlacementSettings(concurrency=2, requests=6, repeats=2)
-    result = measure_placement([repository], DEFAULT, SAMPLES, [1], settings, _quiet)
-    if not any(run.choice.transport == "shared memory" for run in result.runs):
-        pytest.skip("this detserve serve does not offer --allow-shared-memory")
+    pictures = read_pictures(SAMPLES)
+    with served(repository, DEFAULT, "--allow-shared-memory") as server:
+        address = Endpoint.parse(server.grpc_url).address
+        sent = asyncio.run(_answers(address, triton_grpc_requests(DEFAULT, pictures)))
+        with requests_in_shared_memory(address, DEFAULT, pictures) as requests:
+            shared = asyncio.run(_answers(address, requests))
+    assert len(set(sent)) > len(pictures) / 2, "the pictures differ"
+    assert shared == sent
     assert not [
         path for path in Path("/dev/shm").iterdir() if path.name.startswith(f"detserve_perf_{os.getpid()}_")
     ]

@@ -13,9 +13,13 @@ from typer.testing import CliRunner
 from detserve_builder.build import build
 from detserve_builder.commands.build import app
 from detserve_builder.errors import BuildError
+from detserve_builder.precision.calibration import calibration_folder
 from detserve_builder.precision.evaluation import agreement_dataset, average_precision, labelled_dataset
+from detserve_builder.precision.gate import Candidate, Gate, Measured
+from detserve_builder.precision.network import named_nodes
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.precision.session import open_session
+from detserve_builder.precision.workshop import Place, Workshop
 from detserve_builder.runtime import Runtime
 from detserve_builder.steps.detserve_detector import OUTPUTS
 from detserve_builder.steps.detserve_detector import open_session as open_served_step
@@ -80,17 +84,24 @@ def test_a_free_choice_by_agreement_shows_every_candidate(tmp_path, network, pic
     assert "tiny/precision.html" in manifest(tmp_path / "r")["sha256"]
 
 
-def test_fp16_that_the_gate_refuses_is_tried_with_more_in_fp32(tmp_path, network, pictures) -> None:
-    request = PrecisionRequest(
-        Precision.FP16, calibrate=pictures, images=pictures, max_ap_drop=0, min_speedup=0
-    )
-    outcome = build(str(network), name="tiny", repository=tmp_path / "r", request=request).outcome
-    halves = [m for m in outcome.tried if m.candidate.precision is Precision.FP16]
-    in_fp32 = [len(m.candidate.settings["fp32_nodes"]) for m in halves]
+def test_fp16_that_the_gate_refuses_is_tried_with_more_in_fp32(tmp_path, pictures) -> None:
+    """As if each node in fp16 cost a hundredth of AP, and the gate let pass four fewer than all."""
+    model, card = prepared(tmp_path / "net.onnx")
+    source = calibration_folder(pictures, card)
+    works = Workshop(named_nodes(model), card, Place((Runtime.ONNXRUNTIME,)), source, lambda step: None)
+    all_nodes = len(works.halved[0])
+    gate = Gate(max_ap_drop=0.01 * (all_nodes - 4), min_speedup=0)
+
+    def measure(candidate: Candidate) -> Measured:
+        drop = 0.01 * (all_nodes - sum(why == "gate" for why in candidate.settings["fp32_nodes"].values()))
+        return Measured(candidate, 1 - drop, drop, latency_ms=1, speedup=1)
+
+    halves = works.halves(gate, measure)
+    in_fp32 = [len(one.candidate.settings["fp32_nodes"]) for one in halves]
     assert in_fp32 == sorted(set(in_fp32))
-    assert outcome.gate is not None
-    assert all(not outcome.gate.accurate(m) for m in halves[:-1])
-    assert halves[0].ap_drop <= 0 or len(halves) > 1
+    assert [gate.accurate(one) for one in halves] == [False] * (len(halves) - 1) + [True]
+    assert len(halves) > 2
+    assert len(works.halves(Gate(max_ap_drop=1, min_speedup=0), measure)) == 1
 
 
 def test_a_demand_that_nothing_meets_builds_fp32_and_exits_1(tmp_path, network, pictures) -> None:
