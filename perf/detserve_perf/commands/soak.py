@@ -20,7 +20,7 @@ def soak(
     duration: Annotated[str, typer.Option(help="How long, e.g. 90s, 20m, 1h.")] = "20m",
     load: Annotated[float, typer.Option(min=0.01, max=1, help="Part of the capacity.")] = 0.8,
 ) -> None:
-    """Memory of every process of the server under load; exits 1 when one grows by 3 % or a request fails."""
+    """Memory of every process of the server under load; exits 1 on growth over 3 % or failed requests."""
     from detserve_client.files import write_whole
     from detserve_perf.curves import require_plotting
     from detserve_perf.soak import read_duration_s, what_is_wrong
