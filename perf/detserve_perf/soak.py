@@ -27,6 +27,8 @@ BOUND = 0.03
 _CAPACITY_CONCURRENCY = 8
 _CAPACITY_S = 5.0
 _WARM_UP_SHARE = 0.1
+_FLOOD_CONCURRENCY = 64  # more than a queue holds
+_LONGEST_FLOOD_S = 60.0
 _SAMPLES = 400
 _LEAST_EVERY_S = 0.5
 _LEVEL_SAMPLES = 5
@@ -91,6 +93,9 @@ def soak(
 ) -> Soak:
     """Serve ``repository``, find its capacity, send ``load`` times that at random times for ``duration_s``.
 
+    Before that a flood fills the queue: a server's buffers grow with the most requests it ever held at a
+    time, which random arrivals reach sooner or later. What grows after it is no buffer.
+
     Raises :class:`MeasurementError`: no pictures, a server that does not start, whose capacity cannot be
     measured. What goes wrong under the load is in the result; see :func:`what_is_wrong`.
     """
@@ -102,7 +107,9 @@ def soak(
             machine = this_machine(triton=queries.version())
         on_progress("finding the capacity")
         capacity_per_s = asyncio.run(_capacity(endpoint.address, requests))
-        rate_per_s = load * capacity_per_s
+        rate_per_s, warm_up_s = load * capacity_per_s, _WARM_UP_SHARE * duration_s
+        on_progress("filling the queue")
+        asyncio.run(_flood(endpoint.address, requests, min(_LONGEST_FLOOD_S, warm_up_s)))
         on_progress(f"{rate_per_s:.0f} pictures/s for {duration_s:g} s")
         samples: list[MemorySample] = []
         started_s = time.monotonic()
@@ -115,7 +122,7 @@ def soak(
     return Soak(
         model=model,
         duration_s=duration_s,
-        warm_up_s=_WARM_UP_SHARE * duration_s,
+        warm_up_s=warm_up_s,
         load=load,
         capacity_per_s=capacity_per_s,
         rate_per_s=rate_per_s,
@@ -213,6 +220,12 @@ async def _capacity(address: str, requests: Sequence[bytes]) -> float:
         reason = run.errors[0] if run.errors else f"no answer within {_CAPACITY_S:g} s"
         raise MeasurementError(f"the capacity cannot be measured: {reason}")
     return run.pictures_per_s
+
+
+async def _flood(address: str, requests: Sequence[bytes], duration_s: float) -> None:
+    """More callers than the server takes; what it refuses is as it should be."""
+    async with grpc_sender(address, requests) as send:
+        await closed_loop(send, concurrency=_FLOOD_CONCURRENCY, duration_s=duration_s)
 
 
 async def _load(address: str, requests: Sequence[bytes], rate_per_s: float, duration_s: float) -> Run:
