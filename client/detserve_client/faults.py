@@ -59,6 +59,7 @@ BY_TEXT: tuple[tuple[re.Pattern[str], type[InferenceError]], ...] = tuple(
     for pattern, kind in (
         (r"^picture\b|^parameter\b", RequestRejected),
         (r"request for unknown model|has no available versions|model version not ready", ModelNotFound),
+        (r"unable to find shared memory region", ServerFault),  # its status is NOT_FOUND, as a model's
         (r"exceeds maximum queue size|request timeout expired", Overloaded),
         (r"(protocol|api) is restricted|\bkey is not for\b", AccessDenied),
         (r"message larger than max", RequestRejected),

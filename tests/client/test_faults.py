@@ -43,6 +43,7 @@ def test_http_status(status: int, kind: type[InferenceError]) -> None:
 SAID_OVER_GRPC = [
     ("NOT_FOUND", "Request for unknown model: 'pets' is not found", ModelNotFound),
     ("UNAVAILABLE", "Request for unknown model: 'pets' has no available versions", ModelNotFound),
+    ("NOT_FOUND", "Unable to find shared memory region: 'a'", ServerFault),
     ("UNAVAILABLE", "in ensemble 'pets', Exceeds maximum queue size", Overloaded),
     ("UNAVAILABLE", "[request id: 7] Exceeds maximum queue size", Overloaded),
     ("UNAVAILABLE", "in ensemble 'pets', Request timeout expired", Overloaded),
