@@ -69,7 +69,7 @@ def test_who_has_no_key_or_asks_for_more_than_inference_is_refused(stack: Stack)
 
 
 def test_a_key_for_one_detector_is_refused_the_other(stack: Stack) -> None:
-    """Over gRPC also where nothing but the message names the model: the step refuses, by the gateway's word."""
+    """Over gRPC also where only the message names the model: the step refuses, by the gateway's word."""
     key = stack.new_key("scoped", "--models", "codes_ssd")
     assert wait_for(lambda: _status(stack, "/v2", key=key) == 200, 15)
     for protocol in ("grpcs", "https"):
