@@ -3,6 +3,7 @@
 # DETSERVE_ADMIN_KEY opens the closed protocols to who sends it; without one, nobody knows the key of this run.
 # DETSERVE_GATEWAY_SECRET, made by detserve gateway render, closes all but health to who is not the gateway;
 # "none" leaves inference open to whoever reaches the port.
+# The gateway names the models of a key in the header detserve-models; unless it is forwarded, no step refuses any.
 set -eu
 closed="shared-memory,model-repository,trace,logging:detserve-admin-key=${DETSERVE_ADMIN_KEY:-$(cat /proc/sys/kernel/random/uuid)}"
 if [ -z "${DETSERVE_GATEWAY_SECRET:-}" ]; then
@@ -21,6 +22,8 @@ exec tritonserver \
     --exit-timeout-secs=20 \
     --grpc-restricted-protocol="$closed" \
     --http-restricted-api="$closed" \
+    --grpc-header-forward-pattern=detserve-models \
+    --http-header-forward-pattern=detserve-models \
     --metrics-config=summary_latencies=true \
     --log-format=ISO8601 \
     "$@"

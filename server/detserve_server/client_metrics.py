@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from detserve_server.audit.record import Outcome, is_inference
+
 #: Upper ends of the latency buckets, seconds.
 BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -14,8 +16,8 @@ def serve_client_metrics(port: int, *, address: str = "0.0.0.0") -> Callable[[Ma
 
     ``detserve_requests_total`` has the labels client, model and outcome; ``detserve_request_seconds`` (a
     histogram), ``detserve_request_bytes_total`` and ``detserve_response_bytes_total`` have the client alone.
-    Who has no key is the client "". A model is named only where a request for it succeeded: anybody can ask
-    for any name, and each would become a series that is kept.
+    Who has no key is the client "". A model is named only where an inference succeeded: any other request can
+    be for any name, and each would become a series that is kept.
     """
     from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 
@@ -33,7 +35,8 @@ def serve_client_metrics(port: int, *, address: str = "0.0.0.0") -> Callable[[Ma
         if record["kind"] != "request":
             return
         client, outcome = record["client"], record["outcome"]
-        requests.labels(client, record["model"] if outcome == "ok" else "", outcome).inc()
+        model = record["model"] if outcome == Outcome.OK.value and is_inference(record) else ""
+        requests.labels(client, model, outcome).inc()
         seconds.labels(client).observe(record["latency_s"])
         received.labels(client).inc(record["bytes_in"])
         sent.labels(client).inc(record["bytes_out"])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from detserve_server.command_line import ALLOCATOR, CLOSED_PROTOCOLS
+from detserve_server.command_line import ALLOCATOR, CLOSED_PROTOCOLS, SCOPE_HEADER
 from detserve_server.gateway.secret import GATEWAY_PROTOCOLS, HEADER
 from detserve_server.plans import SERVING_IMAGE
 from detserve_server.repository import ModelOutline, read_repository
@@ -217,6 +217,8 @@ def test_triton_starts_like_the_embedded_server() -> None:
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         "--exit-on-error=true",
+        f"--grpc-header-forward-pattern={SCOPE_HEADER}",
+        f"--http-header-forward-pattern={SCOPE_HEADER}",
     ):
         assert option in SERVE
     assert f'closed="{",".join(CLOSED_PROTOCOLS)}:' in SERVE

@@ -35,6 +35,7 @@ KEY = Ed25519PrivateKey.generate()
         ({"status": 502, "grpc_status": None}, "failed"),
         ({"status": 499, "grpc_status": "-"}, "cancelled"),
         ({"protocol": "http", "grpc_status": None}, "ok"),
+        ({"protocol": "http", "grpc_status": 16}, "denied"),  # a disguised gRPC path
         ({"protocol": "http", "status": 401}, "denied"),
         ({"protocol": "http", "status": 403}, "denied"),
         ({"protocol": "http", "status": 429}, "limited"),

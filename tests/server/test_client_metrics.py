@@ -12,9 +12,10 @@ def test_requests_are_counted_and_foreign_model_names_are_not_kept() -> None:
     port = choose_ports({"metrics": None})["metrics"]
     count = serve_client_metrics(port, address="127.0.0.1")
     request = {"kind": "request", "client": "shop", "latency_s": 0.03, "bytes_in": 100, "bytes_out": 10}
-    count({**request, "model": "codes_yolo", "outcome": "ok"})
+    count({**request, "method": "ModelInfer", "model": "codes_yolo", "outcome": "ok"})
     for number in range(50):
-        count({**request, "model": f"guess{number}", "outcome": "rejected"})
+        count({**request, "method": "ModelInfer", "model": f"guess{number}", "outcome": "rejected"})
+        count({**request, "method": "ServerLive", "model": f"guess{number}", "outcome": "ok"})
     count({"kind": "gap", "what": "lines are missing"})
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
@@ -22,8 +23,9 @@ def test_requests_are_counted_and_foreign_model_names_are_not_kept() -> None:
     assert totals == [
         'detserve_requests_total{client="shop",model="codes_yolo",outcome="ok"} 1.0',
         'detserve_requests_total{client="shop",model="",outcome="rejected"} 50.0',
+        'detserve_requests_total{client="shop",model="",outcome="ok"} 50.0',
     ]
     assert 'detserve_request_seconds_bucket{client="shop",le="0.02"} 0.0' in lines
-    assert 'detserve_request_seconds_bucket{client="shop",le="0.05"} 51.0' in lines
-    assert 'detserve_request_bytes_total{client="shop"} 5100.0' in lines
+    assert 'detserve_request_seconds_bucket{client="shop",le="0.05"} 101.0' in lines
+    assert 'detserve_request_bytes_total{client="shop"} 10100.0' in lines
     assert 'detserve_audit_records_total{kind="gap"} 1.0' in lines

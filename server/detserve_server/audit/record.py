@@ -106,8 +106,11 @@ class AccessLine(BaseModel):
 
     @property
     def outcome(self) -> Outcome:
-        """gRPC says it in its own status, unless the gateway answered with an HTTP error alone."""
-        if self.protocol == "grpc" and self.status == 200:
+        """gRPC says it in its own status, unless the gateway answered with an HTTP error alone.
+
+        A path that becomes one of gRPC only when it is decoded is refused as gRPC too.
+        """
+        if self.status == 200 and (self.protocol == "grpc" or self.grpc_status is not None):
             return (
                 Outcome.FAILED if self.grpc_status is None else _OF_GRPC.get(self.grpc_status, Outcome.FAILED)
             )

@@ -8,7 +8,7 @@ import shutil
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -75,9 +75,11 @@ class Site:
         wait_for(lambda: all(self.status("GET", "/gateway", client) != 401 for _ in range(8)), 5)
         return record.id
 
-    def connect(self) -> ssl.SSLSocket:
+    def connect(self, alpn: Sequence[str] = ()) -> ssl.SSLSocket:
         raw = socket.create_connection((self.gateway.host, self.gateway.port), timeout=5)
         context = ssl.create_default_context(cafile=self.tls.authority)
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
         return context.wrap_socket(raw, server_hostname="localhost")
 
     def send(self, data: bytes) -> bytes:

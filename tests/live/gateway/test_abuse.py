@@ -6,17 +6,20 @@ import gzip
 import json
 import random
 import socket
+import ssl
 import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 import urllib3
 
 from detserve_client import AccessDenied, InferenceError, Overloaded, RequestRejected
+from detserve_server.audit.record import record_of
 from detserve_server.gateway.settings import Limits
 from tests.live.gateway.conftest import CLIENT_TIMEOUT_S, YOLO, Site, read_all, wait_for
 
@@ -194,17 +197,49 @@ def http_noise(site: Site, rng: random.Random, count: int) -> int:
     return answered
 
 
+HTTP2_OPENING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
 def socket_noise(site: Site, rng: random.Random, count: int) -> int:
+    answered = 0
     for _ in range(count):
-        with site.connect() as connection:
+        opening = rng.choice([b"", HTTP2_OPENING, b"POST /v2 HTTP/1.1\r\n", b"GET /"])
+        with site.connect(["h2"] if opening == HTTP2_OPENING else []) as connection:
             connection.settimeout(10)
-            opening = rng.choice(
-                [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"POST /v2 HTTP/1.1\r\n", b"GET /"]
-            )
             connection.sendall(opening + rng.randbytes(rng.randrange(1, 2000)))
-            connection.shutdown(socket.SHUT_WR)
-            read_all(connection)
-    return count
+            socket.socket.shutdown(connection, socket.SHUT_WR)  # its own would end the decryption too
+            reply = read_until_closed(connection)
+        answered += is_refusal(reply)
+    return answered
+
+
+def read_until_closed(connection: ssl.SSLSocket) -> bytes:
+    """What came before the other side closed; it raises TimeoutError where it does not."""
+    received = b""
+    try:
+        while part := connection.recv(65536):
+            received += part
+    except (ConnectionError, ssl.SSLError):
+        pass
+    return received
+
+
+def is_refusal(reply: bytes) -> bool:
+    """Nothing, an HTTP error, or HTTP/2 frames without an answer to any request."""
+    if reply[:5] == b"HTTP/":
+        return reply.split(b" ", 2)[1][:1] == b"4"
+    if reply[:9] == b'{"error":':  # to a line that is a request of HTTP/0.9
+        return True
+    while reply:
+        if reply[3] == 1:  # HEADERS
+            return False
+        reply = reply[9 + int.from_bytes(reply[:3], "big") :]
+    return True
+
+
+@pytest.mark.parametrize("reply", [b"HTTP/1.1 200 OK\r\n", b"\0\0\1\1\4\0\0\0\1\x88"])
+def test_an_answer_to_noise_would_be_seen(reply) -> None:
+    assert not is_refusal(reply)
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -222,6 +257,48 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
         else:
             changed[place:place] = rng.randbytes(rng.randint(1, 8))
     return bytes(changed[: rng.randrange(len(changed) + 1)] if rng.random() < 0.2 else changed)
+
+
+@pytest.mark.parametrize("path", ["/inference", "/%69nference", "//inference"])
+@pytest.mark.parametrize("content_type", ["", "Content-Type: application/json\r\n"])
+def test_a_refused_grpc_call_is_not_logged_as_a_success(site: Site, path, content_type) -> None:
+    lines = len(site.log())
+    head = f"POST {path}.GRPCInferenceService/ModelInfer HTTP/1.1\r\nHost: g\r\nContent-Length: 0\r\n"
+    site.send(f"{head}{content_type}Connection: close\r\n\r\n".encode())
+    assert next_record(site, lines)["outcome"] == "denied"
+
+
+def test_the_headers_of_an_inference_do_not_decide_its_outcome(site: Site, sample) -> None:
+    """Neither does it take a request off the bill nor count as a failure of the server."""
+    from tritonclient.grpc import service_pb2
+
+    picture = sample.read_bytes()
+    tensor = len(picture).to_bytes(4, "little") + picture
+    image = {**PARTS["inputs"][0], "parameters": {"binary_data_size": len(tensor)}}
+    text = json.dumps({"inputs": [image]}).encode()
+    lines = len(site.log())
+    length = {"Inference-Header-Content-Length": str(len(text))}
+    answer = post(site, text + tensor, **length, **{"Content-Type": "application/grpc"})
+    assert answer.status == 200
+    record = next_record(site, lines)
+    assert (record["protocol"], record["outcome"]) == ("http", "ok")
+
+    request = service_pb2.ModelInferRequest(model_name=YOLO, raw_input_contents=[tensor])
+    request.inputs.add(name="IMAGE", datatype="BYTES", shape=[1, 1])
+    message = request.SerializeToString()
+    url = f"{site.gateway.http_url}/inference.GRPCInferenceService/ModelInfer"
+    for number, headers in enumerate([{}, {"TE": "trailers"}, {"Content-Type": "text/plain"}], 1):
+        with urllib3.PoolManager(ca_certs=str(site.tls.authority), retries=False) as pool:
+            body = b"\0" + len(message).to_bytes(4, "big") + message
+            pool.request("POST", url, body=body, headers={**site.security().headers(), **headers})
+        record = next_record(site, lines + number)
+        assert (record["protocol"], record["outcome"]) == ("grpc", "ok"), headers
+
+
+def next_record(site: Site, lines: int) -> dict[str, Any]:
+    """What the audit makes of the access log's line after the first ``lines``."""
+    wait_for(lambda: len(site.log()) > lines, 5)
+    return record_of(site.gateway.access_log.read_bytes().splitlines()[lines])
 
 
 @pytest.mark.parametrize(
@@ -271,9 +348,11 @@ def test_a_flood_of_one_client_leaves_another_its_latency(site: Site, sample) ->
         with ThreadPoolExecutor(6) as pool:
             for _ in range(6):
                 pool.submit(flood)
-            wait_for(lambda: len(refused) > 20, 10)
-            flooded_s = latency_s(client, sample)
-            stop.set()
+            try:
+                wait_for(lambda: len(refused) > 20, 10)
+                flooded_s = latency_s(client, sample)
+            finally:
+                stop.set()
     assert len(refused) > 100
     assert flooded_s < 2 * calm_s + 0.01, (calm_s, flooded_s)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import urllib3
 
 from detserve_client import DetectionClient, Detections, RequestRejected, Security, ServerUnavailable
+from detserve_server.audit.record import is_inference, record_of
 from detserve_server.certificates.authority import new_server, write_certified
 from detserve_server.embedded import embedded_server
 from detserve_server.gateway.process import running_gateway
@@ -36,12 +38,14 @@ def serial_shown(site: Site) -> int:
 def test_rotation_and_reloads_under_load_lose_nothing(site: Site, sample) -> None:
     """At least 5,000 requests on both protocols while certificates and keys change, each with a reload."""
     ending_s = time.monotonic() + 12
+    logged_before = site.gateway.access_log.stat().st_size
     first_serial = serial_shown(site)
 
     def load(protocol: str) -> tuple[int, int]:
-        answered = lost = 0
+        lost = 0
         with site.client(protocol) as client:
             expected = client.detect(sample)
+            answered = 1
             while time.monotonic() < ending_s or answered < 700:
                 try:
                     client.detect(NO_PICTURE)
@@ -50,6 +54,7 @@ def test_rotation_and_reloads_under_load_lose_nothing(site: Site, sample) -> Non
                 answered += 1
                 if answered % 100 == 0:
                     lost += client.detect(sample) != expected
+                    answered += 1
         return answered, lost
 
     with ThreadPoolExecutor(8) as pool:
@@ -62,11 +67,17 @@ def test_rotation_and_reloads_under_load_lose_nothing(site: Site, sample) -> Non
             rotations += 1
             time.sleep(1.2)
         outcomes = [future.result() for future in running]
-    assert sum(answered for answered, _ in outcomes) >= 5000
+    requests = sum(answered for answered, _ in outcomes)
+    assert requests >= 5000
     assert sum(lost for _, lost in outcomes) == 0
     assert rotations >= 8
     assert serial_shown(site) != first_serial
-    print(f"{sum(answered for answered, _ in outcomes)} requests, {rotations} rotations", file=sys.stderr)
+    print(f"{requests} requests, {rotations} rotations", file=sys.stderr)
+    logged = site.gateway.access_log.read_bytes()[logged_before:]
+    sent = [record for record in map(record_of, logged.splitlines()) if is_inference(record)]
+    kinds = Counter(str(record["outcome"]) for record in sent)
+    assert set(kinds) == {"ok", "rejected"}, kinds
+    assert len(sent) == requests, "no client had to send one again"
 
 
 def test_triton_killed_and_back(site: Site, protocol, sample, tmp_path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,13 +98,44 @@ def test_plain_http_to_the_tls_port(site: Site) -> None:
 
 @pytest.mark.parametrize(
     ("version", "ciphers"),
-    [(ssl.TLSVersion.TLSv1_1, "ALL:@SECLEVEL=0"), (ssl.TLSVersion.TLSv1_2, "AES128-SHA:@SECLEVEL=0")],
+    [
+        (ssl.TLSVersion.TLSv1_1, "ALL:@SECLEVEL=0"),
+        (ssl.TLSVersion.TLSv1_2, "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0"),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_weak_tls(site: Site, version, ciphers) -> None:
-    context = ssl.create_default_context(cafile=site.tls.authority)
+    """The same handshake succeeds with a server of the same certificate that allows it."""
+    context = weakened(ssl.create_default_context(cafile=site.tls.authority), version, ciphers)
+    with allowing_weak_tls(site.tls, version, ciphers) as address:
+        with socket.create_connection(address, timeout=5) as raw:
+            assert context.wrap_socket(raw, server_hostname="localhost").version() == version.name.replace(
+                "_", "."
+            )
+    with socket.create_connection((site.gateway.host, site.gateway.port), timeout=5) as raw:
+        with pytest.raises(ssl.SSLError, match="alert"):
+            context.wrap_socket(raw, server_hostname="localhost")
+
+
+def weakened(context: ssl.SSLContext, version: ssl.TLSVersion, ciphers: str) -> ssl.SSLContext:
     context.minimum_version, context.maximum_version = ssl.TLSVersion.MINIMUM_SUPPORTED, version
     context.set_ciphers(ciphers)
-    with socket.create_connection((site.gateway.host, site.gateway.port), timeout=5) as raw:
-        with pytest.raises(ssl.SSLError):
-            context.wrap_socket(raw, server_hostname="localhost")
+    return context
+
+
+@contextmanager
+def allowing_weak_tls(
+    tls: CertificateFolder, version: ssl.TLSVersion, ciphers: str
+) -> Iterator[tuple[str, int]]:
+    """A server of one connection; its address."""
+    context = weakened(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), version, ciphers)
+    context.load_cert_chain(tls.server, tls.server.with_suffix(".key"))
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+                read_all(secured)
+
+        pool.submit(serve)
+        yield listener.getsockname()

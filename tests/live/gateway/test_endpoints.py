@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 import pytest
 import urllib3
@@ -107,6 +109,11 @@ def test_path_tricks(site: Site, target) -> None:
     assert site.log()[-1]["upstream_s"] is None
 
 
+def test_an_absolute_uri_is_its_path(site: Site) -> None:
+    assert site.status("GET", "http://elsewhere/v2/health/live") == 200
+    assert site.status("GET", "http://elsewhere/v2/health/live", None) == 401
+
+
 def test_the_methods_of_the_service_are_known() -> None:
     assert {method.name for method in SERVICE.methods} >= OPEN_METHODS
 
@@ -172,6 +179,20 @@ def test_the_gateway_s_secret_opens_no_control(site: Site) -> None:
 
 def test_health_without_a_key_for_load_balancers(site: Site) -> None:
     assert site.status("GET", "/gateway/health", None) == 200
+
+
+def test_health_is_asked_of_triton_ten_times_a_second_at_most(site: Site) -> None:
+    """And 20 more at once, from one address; whoever has a key is served all the while."""
+    started_s = time.monotonic()
+    with urllib3.PoolManager(ca_certs=str(site.tls.authority), retries=False) as pool:
+        answers = [pool.request("GET", f"{site.gateway.http_url}/gateway/health") for _ in range(200)]
+    seconds = time.monotonic() - started_s
+    statuses = [answer.status for answer in answers]
+    assert set(statuses) == {200, 429}
+    assert 20 <= statuses.count(200) <= 21 + 10 * seconds + 1
+    assert b"asks for the health too often" in answers[statuses.index(429)].data
+    assert site.status("GET", "/v2/health/ready") == 200
+    time.sleep(2.5)  # for the other tests' health checks
 
 
 def grpc_status(site: Site, path: str, message: bytes) -> tuple[grpc.StatusCode, str]:
