@@ -39,9 +39,7 @@ class Retries:
         self._lock = threading.Lock()
         self._tokens = _MOST_TOKENS
         self._answered = False
-        self._error: ServerUnavailable | ModelNotFound | None = (
-            None  # the outage's last; None while there is none
-        )
+        self._error: ServerUnavailable | ModelNotFound | None = None  # of an outage that lasts
         self._failures = 0
         self._began_s = 0.0
         self._counted_s = 0.0
@@ -83,9 +81,8 @@ class Retries:
         """Whether the request that was sent at ``started_s`` and failed with ``error`` may be tried again."""
         with self._lock:
             now_s = self._now_s()
-            if type(error) is not type(
-                self._error
-            ):  # a server that has gone is another outage than its model
+            # A server that has gone is another outage than its model.
+            if type(error) is not type(self._error):
                 self._began_s = now_s
             # Requests that were under way together fail together, and count as one failure.
             if self._error is None or started_s >= self._counted_s:
