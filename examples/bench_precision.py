@@ -1,6 +1,6 @@
-"""Every precision of four detectors, measured in one run: ``make bench-precision DATA=../shared/data``.
+"""Every precision of five detectors, measured in one run: ``make bench-precision DATA=../shared/data``.
 
-Without DATA it is the zoo's detector alone, on scenes generated for it. Writes out/bench/precision.md, .csv,
+Without DATA it is the zoo's two one-stage detectors, on scenes generated for them. Writes out/bench/precision.md, .csv,
 .json and .png. Keep the machine quiet meanwhile.
 """
 
@@ -75,11 +75,12 @@ class Row:
 
 
 def subjects(data: Path | None, scratch: Path) -> Iterator[Subject]:
-    """The zoo's detector, and those of ../shared/data where it is named."""
+    """The zoo's one-stage detectors, and those of ../shared/data where it is named."""
     calibrate, evaluate = scratch / "calibrate", scratch / "evaluate"
     write_scenes(calibrate, range(300_000, 300_128), 640)
     write_scenes(evaluate, range(310_000, 310_200), 640)
-    yield Subject("codes_yolo", "codes_yolo", None, calibrate, evaluate / "instances.json", evaluate)
+    for name in ("codes_yolo", "codes_ssd"):
+        yield Subject(name, name, None, calibrate, evaluate / "instances.json", evaluate)
     if data is None:
         return
     coco = (
