@@ -37,7 +37,7 @@ repository: setup  ## build zoo/ into model_repository/ again
 bench: setup  ## measure the committed detector on this machine, into out/bench/
 	$(BIN)/python -m examples.bench $(PICTURES)
 
-bench-precision: setup  ## every precision of codes_yolo, and of the detectors under DATA, into out/bench/
+bench-precision: setup  ## every precision of codes_yolo and codes_ssd, and of the detectors under DATA, into out/bench/
 	$(BIN)/python -m examples.bench_precision $(DATA)
 
 clean:

@@ -1,7 +1,7 @@
 """Every precision of five detectors, measured in one run: ``make bench-precision DATA=../shared/data``.
 
-Without DATA it is the zoo's two one-stage detectors, on scenes generated for them. Writes out/bench/precision.md, .csv,
-.json and .png. Keep the machine quiet meanwhile.
+Without DATA it is the zoo's two one-stage detectors, on scenes generated for them. Writes
+out/bench/precision.md, .csv, .json and .png. Keep the machine quiet meanwhile.
 """
 
 from __future__ import annotations
