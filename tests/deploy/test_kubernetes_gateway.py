@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import re
 
-import pytest
 import yaml
 
 from detserve_server.gateway.settings import GatewaySettings, Limits, Upstream
 from detserve_server.shared_memory import MIB
-from tests.deploy.kubernetes import CHECKOUT, OVERLAYS, Object, pods_of, render, sidecars_of
-
-
-@pytest.fixture(scope="module")
-def rendered() -> dict[str, list[Object]]:
-    return render()
+from tests.deploy.kubernetes import CHECKOUT, OVERLAYS, Object, pods_of, sidecars_of
 
 
 def _gateway(rendered: dict[str, list[Object]], overlay: str = "cpu") -> tuple[Object, Object]:

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import re
 
-import pytest
 import yaml
 
-from tests.deploy.kubernetes import FOLDER, OVERLAYS, Object, object_of, render
-
-
-@pytest.fixture(scope="module")
-def rendered() -> dict[str, list[Object]]:
-    return render()
+from tests.deploy.kubernetes import FOLDER, OVERLAYS, Object, object_of
 
 
 def test_thresholds_follow_from_the_plan(rendered: dict[str, list[Object]]) -> None:

@@ -14,7 +14,6 @@ output { name: "scores" data_type: TYPE_FP32 dims: 1 }
 output { name: "classes" data_type: TYPE_INT32 dims: 1 }
 instance_group { count: 1 kind: KIND_CPU }
 dynamic_batching { default_queue_policy { max_queue_size: 200 } }
-parameters { key: "max_waiting" value { string_value: "200" } }
 """
 _MODEL = """
 import os

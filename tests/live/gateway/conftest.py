@@ -99,12 +99,16 @@ class Site:
         return [json.loads(line) for line in self.gateway.access_log.read_text().splitlines()]
 
 
-def read_all(connection: socket.socket) -> bytes:
+def read_all(connection: socket.socket, *, must_close: bool = False) -> bytes:
+    """What comes before the other side closes; or, unless it ``must_close``, before the timeout."""
     received = b""
     try:
         while part := connection.recv(65536):
             received += part
-    except (ConnectionError, ssl.SSLError, TimeoutError):
+    except TimeoutError:
+        if must_close:
+            raise
+    except (ConnectionError, ssl.SSLError):
         pass
     return received
 

@@ -6,7 +6,6 @@ import gzip
 import json
 import random
 import socket
-import ssl
 import statistics
 import threading
 import time
@@ -208,20 +207,9 @@ def socket_noise(site: Site, rng: random.Random, count: int) -> int:
             connection.settimeout(10)
             connection.sendall(opening + rng.randbytes(rng.randrange(1, 2000)))
             socket.socket.shutdown(connection, socket.SHUT_WR)  # its own would end the decryption too
-            reply = read_until_closed(connection)
+            reply = read_all(connection, must_close=True)
         answered += is_refusal(reply)
     return answered
-
-
-def read_until_closed(connection: ssl.SSLSocket) -> bytes:
-    """What came before the other side closed; it raises TimeoutError where it does not."""
-    received = b""
-    try:
-        while part := connection.recv(65536):
-            received += part
-    except (ConnectionError, ssl.SSLError):
-        pass
-    return received
 
 
 def is_refusal(reply: bytes) -> bool:
