@@ -2,9 +2,9 @@
 
 Writes into out/bench/: the sweep (speed, beside the same steps in-process), the accuracy on the sample
 scenes, overload, the comparison with other servers and with INT8, of placements, how many replicas a rate
-takes, large JPEGs, what the client and the gateway cost; and report.html. It takes about twenty minutes; the
-first time the other servers are installed. Keep the machine quiet meanwhile: the reports say so when other
-work took its cores.
+takes, large JPEGs, what the client and the gateway cost; and report.html. It takes about a quarter of an
+hour; the first time the other servers are installed. Keep the machine quiet meanwhile: the reports say so
+when other work took its cores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from detserve_server.embedded import embedded_server
-from zoo.scenes.samples import write_scenes
+from examples.bench_scenes import write_bench_scenes
 
 CHECKOUT = Path(__file__).parents[1]
 SAMPLES = CHECKOUT / "zoo/samples"
@@ -41,9 +41,7 @@ def build_both(repository: Path) -> None:
     for name in (MODEL, f"{MODEL}_pipeline"):
         shutil.copytree(CHECKOUT / "model_repository" / name, repository / name)
     with tempfile.TemporaryDirectory(prefix="detserve-bench-") as folder:
-        calibrate, evaluate = Path(folder) / "calibrate", Path(folder) / "evaluate"
-        write_scenes(calibrate, range(300_000, 300_128), 640)
-        write_scenes(evaluate, range(310_000, 310_200), 640)
+        calibrate, evaluate = write_bench_scenes(Path(folder))
         measured = ("--evaluate", evaluate / "instances.json", "--images", evaluate)
         built = ("--name", INT8, "--repository", repository, "--precision", "int8")
         detserve("build", MODEL, *built, "--calibrate", calibrate, *measured)

@@ -32,8 +32,8 @@ from detserve_perf.machine import this_machine
 from detserve_perf.perf_analyzer import find_perf_analyzer
 from detserve_perf.tables import Column, Figure, Report, Table
 from detserve_server.embedded import embedded_server
+from examples.bench_scenes import write_bench_scenes
 from tests.ssd_checkpoints import save_ssd_checkpoints
-from zoo.scenes.samples import write_scenes
 
 OUT = Path(__file__).parents[1] / "out/bench"
 PRUNE = "channels:0.1"
@@ -76,9 +76,7 @@ class Row:
 
 def subjects(data: Path | None, scratch: Path) -> Iterator[Subject]:
     """The zoo's one-stage detectors, and those of ../shared/data where it is named."""
-    calibrate, evaluate = scratch / "calibrate", scratch / "evaluate"
-    write_scenes(calibrate, range(300_000, 300_128), 640)
-    write_scenes(evaluate, range(310_000, 310_200), 640)
+    calibrate, evaluate = write_bench_scenes(scratch)
     for name in ("codes_yolo", "codes_ssd"):
         yield Subject(name, name, None, calibrate, evaluate / "instances.json", evaluate)
     if data is None:

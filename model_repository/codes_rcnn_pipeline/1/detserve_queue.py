@@ -12,12 +12,7 @@ from typing import Any
 PERIOD_S = 1.0
 METRICS = (
     ("waiting", "detserve_queue_pictures", "GAUGE", "Pictures that wait for a thread"),
-    (
-        "picture_seconds",
-        "detserve_queue_picture_seconds_total",
-        "COUNTER",
-        "Sum of all waits",
-    ),
+    ("picture_seconds", "detserve_queue_picture_seconds_total", "COUNTER", "Sum of all waits"),
     ("taken", "detserve_queue_taken_total", "COUNTER", "Pictures that waited no longer"),
     ("refused", "detserve_queue_refused_total", "COUNTER", "Pictures refused, the queue being full or slow"),
 )
