@@ -53,6 +53,13 @@ def _status(stack: Stack, path: str, *, key: str = "", method: str = "GET") -> i
         return answer.status
 
 
+def _accepted_key(stack: Stack, client: str, *options: str) -> str:
+    """A new key, once the gateway knows it."""
+    key = stack.new_key(client, *options)
+    assert wait_for(lambda: _status(stack, "/v2", key=key) == 200, 15), "a new key needs no restart"
+    return key
+
+
 @pytest.mark.parametrize("protocol", ["grpcs", "https"])
 def test_a_detection_through_the_gateway(stack: Stack, protocol: str) -> None:
     detections = _detect(stack, protocol)
@@ -70,8 +77,7 @@ def test_who_has_no_key_or_asks_for_more_than_inference_is_refused(stack: Stack)
 
 def test_a_key_for_one_detector_is_refused_the_other(stack: Stack) -> None:
     """Over gRPC also where only the message names the model: the step refuses, by the gateway's word."""
-    key = stack.new_key("scoped", "--models", "codes_ssd")
-    assert wait_for(lambda: _status(stack, "/v2", key=key) == 200, 15)
+    key = _accepted_key(stack, "scoped", "--models", "codes_ssd")
     for protocol in ("grpcs", "https"):
         assert len(_detect(stack, protocol, key=key, model="codes_ssd").boxes)
         with pytest.raises(AccessDenied, match="not for this model"):
@@ -194,8 +200,7 @@ def test_every_query_of_the_autoscaler_gives_data(stack: Stack) -> None:
 
 
 def test_requests_are_counted_by_client(stack: Stack) -> None:
-    key = stack.new_key("counted")
-    assert wait_for(lambda: _status(stack, "/v2", key=key) == 200, 15), "a new key needs no restart"
+    key = _accepted_key(stack, "counted")
     for _ in range(7):
         _detect(stack, "https", key=key)
     query = 'sum(detserve_requests_total{client="counted",model="codes_yolo",outcome="ok"})'
@@ -209,8 +214,7 @@ def test_requests_are_counted_by_client(stack: Stack) -> None:
 
 
 def test_triton_killed_under_load_comes_back_and_no_answer_is_wrong(stack: Stack) -> None:
-    key = stack.new_key("tireless", "--rate", "100000")
-    assert wait_for(lambda: _status(stack, "/v2", key=key) == 200, 15)
+    key = _accepted_key(stack, "tireless", "--rate", "100000")
     expected = _detect(stack, "grpcs")
     answers: list[Detections | InferenceError] = []
     stop = threading.Event()
