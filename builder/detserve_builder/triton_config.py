@@ -22,6 +22,8 @@ _QUEUE = {
     "allow_timeout_override": True,
     "max_queue_size": _MAX_WAITING,
 }
+#: The embedded server may run a pipeline within its own process (detserve_server/in_process).
+_PLACE = {"process": "server"}
 GEOMETRY = {"name": "geometry", "data_type": "TYPE_FP32", "dims": [6]}
 
 
@@ -112,7 +114,7 @@ def _pipeline(
     return {
         **step,
         "instance_group": [{"kind": "KIND_CPU", "count": 1}],
-        "parameters": {**_card_parameter(card), **_opened(runtime, floats), **_said(limits)},
+        "parameters": {**_card_parameter(card), **_opened(runtime, floats), **_said(limits), **_said(_PLACE)},
     }
 
 

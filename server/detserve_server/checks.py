@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from detserve_client.errors import DetserveError
 from detserve_server.distribution import PYTHON_VERSION, find_distribution, libpython_dir
+from detserve_server.in_process.choice import Choice, choose
 from detserve_server.manifest import Manifest, changed_files, missing_folders, read_manifests
 from detserve_server.plans import (
     SERVING_IMAGE,
@@ -60,7 +61,10 @@ def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> l
     checks = [check_glibc(platform.libc_ver()[1]), check_tritonserver(), check_libpython()]
     if isinstance(models, Check):
         return [*checks, models]
-    checks += [check_models(repository, models), check_shared_memory(models, free_bytes())]
+    where = choose(models)
+    checks += [check_models(repository, models), check_place(where)]
+    if not where.backend:
+        checks.append(check_shared_memory(models, free_bytes()))
     if isinstance(manifests, Check):
         checks.append(manifests)
     else:
@@ -135,6 +139,12 @@ def check_models(repository: Path, models: list[ModelOutline]) -> Check:
             return Check("models", f"{model.name} has no model.py", "build the model again")
     ensembles = [model.name for model in models if model.steps]
     return Check("models", f"{len(models)}, of them ensembles: {', '.join(ensembles) or 'none'}")
+
+
+def check_place(where: Choice) -> Check:
+    """Where the steps run; what this machine lacks to run them within the server's process can be mended."""
+    found, _, mend = str(where).partition("; ")
+    return Check("steps", f"run {found}", mend, stops=False)
 
 
 def check_shared_memory(models: list[ModelOutline], free: int) -> Check:

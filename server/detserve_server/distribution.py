@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
@@ -81,12 +81,15 @@ def libpython_dir() -> Path | None:
 
 
 @contextmanager
-def assembled_backends(found: TritonDistribution) -> Iterator[Path]:
-    """A temporary backend directory holding the python backend with the stub of the running Python."""
+def assembled_backends(found: TritonDistribution, in_process: Sequence[Path] = ()) -> Iterator[Path]:
+    """A temporary backend directory whose python backend is the wheel's, with the stub of the running Python.
+
+    Or consists of the files ``in_process``, for pipelines in the server's own process.
+    """
     with TemporaryDirectory(prefix="detserve-backends-") as folder:
         python = Path(folder) / "python"
         python.mkdir()
-        for source in (*found.python_backend_dir.iterdir(), found.stub):
+        for source in in_process or (*found.python_backend_dir.iterdir(), found.stub):
             if source.is_file():
                 (python / source.name).symlink_to(source)
         yield Path(folder)

@@ -20,6 +20,7 @@ from detserve_server import guard
 from detserve_server.command_line import server_arguments, server_environment
 from detserve_server.distribution import assembled_backends, find_distribution
 from detserve_server.errors import ServerStartError, ServerStopped
+from detserve_server.in_process.choice import Choice, choose
 from detserve_server.logs import ServerLog, cause_of_death, known_cause
 from detserve_server.ports import LOOPBACK, choose_ports
 from detserve_server.repository import ModelOutline, check_names, read_repository, with_steps
@@ -32,13 +33,14 @@ _DYING_S = 5.0
 
 @dataclass(frozen=True)
 class RunningServer:
-    """Where a running server listens. ``models`` are the names it loaded."""
+    """Where a running server listens. ``models`` are what it loaded, ``steps_run`` says in which process."""
 
     grpc_url: str
     http_url: str
     metrics_url: str
     pid: int
     models: tuple[str, ...]
+    steps_run: str
     log_file: Path
     region_prefix: str
     _process: subprocess.Popen[bytes] = field(repr=False, compare=False)
@@ -77,6 +79,9 @@ def embedded_server(
     With a ``gateway_secret`` only requests that carry it reach the models: those of the gateway.
     ``require_signature`` is a public key (PEM): Triton reads a private copy of what was signed with it.
 
+    Pipelines run within the server's process where they can (:mod:`detserve_server.in_process`), for which a
+    backend is compiled the first time.
+
     Raises :class:`ServerStartError`: no repository or model there, no room in ``/dev/shm``, a port in use, a
     model that does not load, no readiness in ``ready_timeout_s``. Raises
     :class:`~detserve_server.errors.SignatureError` when the repository is not what was signed.
@@ -87,7 +92,7 @@ def embedded_server(
     with (
         _checked(Path(repository).resolve(), models, require_signature) as (repository, serving),
         _log(log_file) as log,
-        assembled_backends(found) as backends,
+        assembled_backends(found, (where := _place(serving)).backend) as backends,
     ):
         arguments = server_arguments(
             found.binary,
@@ -111,6 +116,7 @@ def embedded_server(
                 metrics_url=f"http://{LOOPBACK}:{ports['metrics']}/metrics",
                 pid=process.pid,
                 models=tuple(model.name for model in serving),
+                steps_run=str(where),
                 log_file=log.path,
                 region_prefix=region_prefix,
                 _process=process,
@@ -133,18 +139,24 @@ def _checked(
 
 
 def _check_repository(repository: Path, models: Sequence[str] | None) -> list[ModelOutline]:
-    """The models that will be served; raises when something is sure to stop them from loading."""
+    """The models that will be served; raises when one of them is not there."""
     serving = read_repository(repository)
     if models is not None:
         check_names(serving, list(models), repository)
         serving = with_steps(serving, list(models))
+    return serving
+
+
+def _place(serving: list[ModelOutline]) -> Choice:
+    """Where the python models will run; raises when ``/dev/shm`` has no room for processes of their own."""
+    where = choose(serving)
     needed, free = start_bytes(serving), free_bytes()
-    if free < needed:
+    if not where.backend and free < needed:
         raise ServerStartError(
             f"{SHM_DIR} has {free / MIB:.1f} MiB free and these models need {needed / MIB:.0f} MiB to start; "
             f"enlarge it (docker run --shm-size) or serve fewer instances"
         )
-    return serving
+    return where
 
 
 @contextmanager

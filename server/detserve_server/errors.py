@@ -5,6 +5,7 @@
     DetserveError
     ├── ServerStartError      the embedded server cannot start
     │   └── PortTaken         a port it was told to listen on is in use
+    ├── BackendNotCompiled    the backend for pipelines in the server's process cannot be made here
     ├── ServerStopped         a server that was serving ended by itself
     ├── GatewayError          the gateway cannot be configured or started
     ├── KeyFileError          a file of API keys cannot be read, or has no such key
@@ -30,6 +31,10 @@ class ServerStartError(DetserveError):
 
 class PortTaken(ServerStartError):
     """A port the server was told to listen on is in use."""
+
+
+class BackendNotCompiled(DetserveError):
+    """The backend that runs pipelines in the server's process cannot be compiled on this machine."""
 
 
 class ServerStopped(DetserveError):

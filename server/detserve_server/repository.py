@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +23,17 @@ class ModelOutline:
     """What detserve needs to know of one ``config.pbtxt``.
 
     ``backend`` is "" and ``steps`` names the composing models when the model is an ensemble.
-    ``fixed_tensor_bytes`` is the size of one batch item's inputs and outputs with fixed dimensions;
-    ``open_tensors`` counts the others (strings, dimension -1).
+    ``process`` is "server" for a python model whose build lets it run within the server's process;
+    ``max_picture_pixels`` is its card's. ``fixed_tensor_bytes`` is the size of one batch item's inputs and
+    outputs with fixed dimensions; ``open_tensors`` counts the others (strings, dimension -1).
     """
 
     name: str
     backend: str
     max_batch_size: int = 0
     instances: int = 1
+    process: str = ""
+    max_picture_pixels: int = 0
     fixed_tensor_bytes: int = 0
     open_tensors: int = 0
     steps: tuple[str, ...] = field(default=())
@@ -71,6 +75,8 @@ def read_model(config_file: Path) -> ModelOutline:
         backend=config.backend,
         max_batch_size=config.max_batch_size,
         instances=_instances(config),
+        process=config.parameters["process"].string_value,
+        max_picture_pixels=_max_picture_pixels(config.parameters["detserve_card"].string_value),
         fixed_tensor_bytes=sum(size for size in sizes if size is not None),
         open_tensors=sum(size is None for size in sizes),
         steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
@@ -81,6 +87,14 @@ def _tensor_bytes(data_type: str, dims: list[int]) -> int | None:
     if data_type not in _ELEMENT_BYTES or any(dim < 0 for dim in dims):
         return None
     return math.prod(dims) * _ELEMENT_BYTES[data_type]
+
+
+def _max_picture_pixels(card: str) -> int:
+    """Of a card in JSON; 0 where it says nothing of the kind."""
+    try:
+        return int(json.loads(card)["max_picture_pixels"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def _instances(config: Any) -> int:

@@ -17,14 +17,14 @@ from detserve_perf.processes import process_tree
 from detserve_perf.reference import cores
 from detserve_perf.served import served
 from detserve_perf.service_curve import measure_curve
-from detserve_perf.soak import BOUND, Soak, courses, soak, what_is_wrong
+from detserve_perf.soak import Soak, courses, soak, what_is_wrong
 from detserve_perf.soak_report import samples_table, soak_report
 from detserve_perf.wire_requests import triton_grpc_requests
 from tests.live.conftest import DEFAULT, SAMPLES
 from tests.live.sleeping_model import NAME, write_sleeper
 
 _SHORT_BOUND = 0.10  # half a minute is mostly warm-up; the real soak takes 20 minutes and 3 %
-_SERVER_BOUND = 0.20  # of tritonserver's 45 MiB; 2 to 3 % seen, and 32 pictures wait when the machine is busy
+_SERVER_BOUND = 0.06  # 32 pictures wait when the machine is busy
 
 
 def _soak(repository: Path, model: str, duration_s: float) -> Soak:
@@ -36,9 +36,7 @@ def test_the_default_detector_does_not_leak(repository: Path) -> None:
     late = [sample for sample in result.samples if sample.time_s >= result.duration_s / 2]
     assert what_is_wrong(replace(result, samples=tuple(late)), _SERVER_BOUND) is None
     growths = {one.name: one.growth for one in courses(late, 0)}
-    assert any(name.startswith("triton_python") for name in growths)
-    assert growths.pop("tritonserver") < _SERVER_BOUND
-    assert max(growths.values()) < BOUND, growths
+    assert set(growths) == {"tritonserver"}, "the pipeline runs within it"
     failed = len(result.errors) / (result.answered + len(result.errors))
     assert failed < 0.5, "refused at half of the capacity"
 

@@ -1,4 +1,6 @@
-"""Triton python backend, the three steps in one process: IMAGE -> the contract's outputs.
+"""Triton python model, the three steps in one process: IMAGE -> the contract's outputs.
+
+It runs on Triton's python backend, or on detserve's own within the server's process.
 
 Every picture is a task of its own for a pool of threads: OpenCV and the runtime release the GIL, the session
 is shared, and nothing is copied between processes. ``execute`` hands the tasks out and returns None; a
@@ -54,8 +56,10 @@ class TritonPythonModel:
         }
         self.card_thresholds = card["thresholds"]
         folder = Path(args["model_repository"]) / args["model_version"]
-        # One thread more than cores: while one waits for Triton to take its answer, another has the core.
-        threads = _cores() + 1
+        # In a process of its own one thread more than cores: while one waits for Triton to take its answer,
+        # another has the core. Within the server's nothing waits, and a third thread on two cores would only
+        # take turns with their caches.
+        threads = _cores() + (0 if hasattr(pb_utils, "WITHIN_SERVER") else 1)
         self.session = detserve_detector.open_session(
             str(folder / "model.onnx"),
             int(said["threads"]),

@@ -123,6 +123,7 @@ def _guarded_table(guarded: GuardedServer) -> Table:
     table.add_row("HTTP", guarded.gateway.http_url)
     table.add_row("metrics", guarded.triton.metrics_url)
     table.add_row("models", "\n".join(guarded.triton.models))
+    table.add_row("steps run", guarded.triton.steps_run)
     table.add_row("access log", str(guarded.gateway.access_log))
     table.add_row("log", str(guarded.triton.log_file))
     return table
@@ -134,5 +135,6 @@ def _table(server: RunningServer) -> Table:
     table.add_row("HTTP", server.http_url)
     table.add_row("metrics", server.metrics_url)
     table.add_row("models", "\n".join(server.models))
+    table.add_row("steps run", server.steps_run)
     table.add_row("log", str(server.log_file))
     return table
