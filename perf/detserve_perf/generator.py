@@ -16,6 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detserve_client.errors import Overloaded
+from detserve_client.faults import error_from_grpc, error_from_http
+from detserve_perf.http_connections import HttpConnections, HttpFailed, post_message
+
 _TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 2**31 - 1
 _GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -76,21 +80,16 @@ Send = Callable[[int], Awaitable[bytes]]
 @asynccontextmanager
 async def http_sender(url: str, path: str, requests: Sequence[HttpRequest]) -> AsyncIterator[Send]:
     """POST to ``url`` + ``path`` over connections that are kept."""
-    import aiohttp
-
-    connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
+    messages = [post_message(path, request.body, request.headers) for request in requests]
+    async with HttpConnections(url, _TIMEOUT_S) as connections:
 
         async def send(number: int) -> bytes:
-            request = requests[number % len(requests)]
             try:
-                async with session.post(path, data=request.body, headers=request.headers) as response:
-                    answer = await response.read()
-            except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-                raise RequestFailed(str(error) or type(error).__name__) from None
-            if response.status != 200:
-                raise RequestFailed(f"status {response.status}: {answer[:200].decode(errors='replace')}")
+                status, answer = await connections.exchange(messages[number % len(messages)])
+            except HttpFailed as error:
+                raise RequestFailed(str(error)) from None
+            if status != 200:
+                raise RequestFailed(f"status {status}: {answer[:200].decode(errors='replace')}")
             return answer
 
         yield send
@@ -157,6 +156,16 @@ def poisson_arrivals_s(rate_per_s: float, duration_s: float, seed: int) -> list[
     random = np.random.default_rng(seed)
     count = random.poisson(rate_per_s * duration_s)
     return [float(time_s) for time_s in np.sort(random.uniform(0, duration_s, count))]
+
+
+def is_refusal(error: str) -> bool:
+    """Whether a failed request's text says that the queue was full, or the wait in it too long."""
+    code, _, details = error.partition(": ")
+    if code.startswith("status "):
+        found: Exception = error_from_http(int(code.removeprefix("status ")), details, url="", model="")
+    else:
+        found = error_from_grpc(code, details, url="", model="")
+    return isinstance(found, Overloaded)
 
 
 async def _timed(send: Send, number: int, due_s: float, started_s: float) -> Sample:

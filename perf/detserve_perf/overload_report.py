@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from detserve_perf.machine import Machine
-from detserve_perf.overload import CALLERS, Outcome, OverloadRun
+from detserve_perf.overload import CALLERS, OverloadRun
 from detserve_perf.tables import Cell, Column, Report, Table
 
 _COLUMNS = (
@@ -46,13 +46,13 @@ def overload_report(
 
 
 def _row(run: OverloadRun) -> list[Cell]:
-    accepted, rejected = (run.latencies_ms(outcome) for outcome in (Outcome.ACCEPTED, Outcome.REJECTED))
+    accepted, rejected = (run.latencies_ms(refused=refused) for refused in (False, True))
     return [
         run.load,
         run.offered_per_s,
         run.goodput_per_s,
         run.goodput_per_s / run.peak_per_s,
-        100 * len(rejected) / len(run.answers),
+        100 * len(rejected) / len(run.run.samples),
         percentile(rejected, 0.50),
         percentile(rejected, 0.99),
         percentile(accepted, 0.50),

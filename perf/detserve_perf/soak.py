@@ -11,11 +11,9 @@ from pathlib import Path
 from statistics import median
 
 from detserve_client.endpoint import Endpoint
-from detserve_client.errors import Overloaded
-from detserve_client.faults import error_from_grpc
 from detserve_perf.corpus import corpus_note, read_pictures
 from detserve_perf.errors import MeasurementError
-from detserve_perf.generator import Run, closed_loop, grpc_sender, open_loop, poisson_arrivals_s
+from detserve_perf.generator import Run, closed_loop, grpc_sender, is_refusal, open_loop, poisson_arrivals_s
 from detserve_perf.machine import Machine, this_machine
 from detserve_perf.processes import ProcessMemory, every, tree_memory
 from detserve_perf.served import served
@@ -154,7 +152,7 @@ def what_is_wrong(result: Soak, bound: float = BOUND) -> str | None:
 
     Requests that a full queue refused are no failure, as long as others are answered. None when all is well.
     """
-    failed = [error for error in result.errors if not _is_overload(error)]
+    failed = [error for error in result.errors if not is_refusal(error)]
     if failed:
         sent = result.answered + len(result.errors)
         return f"{len(failed)} of {sent} requests failed, the first: {failed[0]}"
@@ -186,17 +184,11 @@ def read_duration_s(text: str) -> float:
 def _failed_note(run: Run) -> str | None:
     if not run.errors:
         return None
-    refused = sum(map(_is_overload, run.errors))
+    refused = sum(map(is_refusal, run.errors))
     return (
         f"{len(run.errors)} of {len(run.samples)} requests got no detections, {refused} of them as the queue "
         f"was full; the first: {run.errors[0]}"
     )
-
-
-def _is_overload(error: str) -> bool:
-    """Whether a sender's ``CODE: details`` says that the queue was full, or the wait in it too long."""
-    code, _, details = error.partition(": ")
-    return isinstance(error_from_grpc(code, details, url="", model=""), Overloaded)
 
 
 def _course(own: Sequence[ProcessMemory], *, whole: bool) -> ProcessCourse:

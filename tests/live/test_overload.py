@@ -9,7 +9,7 @@ import time
 import urllib3
 
 from detserve_client import DetectionClient
-from detserve_perf.overload import Outcome, overload
+from detserve_perf.overload import overload
 from detserve_perf.overload_report import percentile
 from tests.live.conftest import DEFAULT, SAMPLES
 
@@ -24,11 +24,11 @@ def _queue_metrics(server) -> dict[str, float]:
 def test_overload_is_refused_at_once_and_the_rest_is_answered_in_bounded_time(server, sample) -> None:
     before = _queue_metrics(server)
     half, thrice = overload(server.grpc_url, DEFAULT, SAMPLES, [0.5, 3], 3, lambda phase: None)
-    assert not half.latencies_ms(Outcome.REJECTED)
-    accepted, rejected = (thrice.latencies_ms(one) for one in (Outcome.ACCEPTED, Outcome.REJECTED))
+    assert not half.latencies_ms(refused=True)
+    accepted, rejected = (thrice.latencies_ms(refused=refused) for refused in (False, True))
     figures = {
         "goodput / peak": thrice.goodput_per_s / thrice.peak_per_s,
-        "rejected": len(rejected) / len(thrice.answers),
+        "rejected": len(rejected) / len(thrice.run.samples),
         "rejected p50 ms": percentile(rejected, 0.5),
         "accepted p99 ms": percentile(accepted, 0.99),
     }
@@ -44,7 +44,7 @@ def test_overload_is_refused_at_once_and_the_rest_is_answered_in_bounded_time(se
     after = _queue_metrics(server)
     assert after["detserve_queue_refused_total"] - before["detserve_queue_refused_total"] == len(rejected)
     taken = after["detserve_queue_taken_total"] - before["detserve_queue_taken_total"]
-    assert taken >= len(accepted) + len(half.answers)
+    assert taken >= len(accepted) + len(half.run.samples)
     waited_s = after["detserve_queue_picture_seconds_total"] - before["detserve_queue_picture_seconds_total"]
     assert waited_s > 0.5e-3 * sum(accepted), "most of an accepted request's time was in the queue"
     assert after["detserve_queue_pictures"] == 0

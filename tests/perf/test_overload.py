@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 
 import grpc
@@ -16,8 +15,9 @@ from typer.testing import CliRunner
 
 from detserve_perf.commands import app
 from detserve_perf.errors import MeasurementError
+from detserve_perf.generator import Run, Sample
 from detserve_perf.machine import this_machine
-from detserve_perf.overload import Answer, Outcome, OverloadRun, arrivals_s, overload, request_bytes
+from detserve_perf.overload import OverloadRun, overload
 from detserve_perf.overload_report import overload_report, percentile
 
 SERVICE_S = 0.01
@@ -74,11 +74,11 @@ def test_half_of_capacity_is_answered_and_of_thrice_the_excess_is_refused(one_at
     assert phases == ["warm-up", "capacity", "0.5 times capacity", "capacity", "3 times capacity", "capacity"]
     assert half.peak_per_s <= 1 / SERVICE_S
     assert half.goodput_per_s / half.offered_per_s == pytest.approx(1, abs=0.4)  # Poisson, 75 requests
-    assert not half.latencies_ms(Outcome.REJECTED)
+    assert not half.latencies_ms(refused=True)
     assert 0.7 < thrice.goodput_per_s / thrice.peak_per_s < 1.2
-    rejected = thrice.latencies_ms(Outcome.REJECTED)
-    assert len(rejected) / len(thrice.answers) == pytest.approx(2 / 3, abs=0.2)
-    assert percentile(thrice.latencies_ms(Outcome.ACCEPTED), 0.5) > percentile(rejected, 0.5)
+    rejected = thrice.latencies_ms(refused=True)
+    assert len(rejected) / len(thrice.run.samples) == pytest.approx(2 / 3, abs=0.2)
+    assert percentile(thrice.latencies_ms(refused=False), 0.5) > percentile(rejected, 0.5)
 
 
 def test_any_other_failure_ends_the_measurement(broken, pictures) -> None:
@@ -86,45 +86,25 @@ def test_any_other_failure_ends_the_measurement(broken, pictures) -> None:
         overload(broken, "m", pictures, [1], 0.2, lambda phase: None)
 
 
-@pytest.mark.parametrize("url", ["http://localhost:8000", "grpcs://localhost:8001"])
-def test_only_plain_grpc(url: str, pictures) -> None:
-    with pytest.raises(MeasurementError, match="give a grpc:// address"):
+@pytest.mark.parametrize("url", ["https://localhost:8000", "grpcs://localhost:8001"])
+def test_no_tls(url: str, pictures) -> None:
+    with pytest.raises(MeasurementError, match="give the server's own grpc:// or http:// address"):
         overload(url, "m", pictures, [1], 1, lambda phase: None)
 
 
-def test_arrivals_are_a_poisson_stream() -> None:
-    times = list(arrivals_s(200, 50, seed=3))
-    assert times == sorted(times)
-    assert times[0] > 0
-    assert times[-1] < 50
-    assert len(times) == pytest.approx(10_000, rel=0.05)
-    gaps = [later - sooner for sooner, later in pairwise(times)]
-    mean_s = sum(gaps) / len(gaps)
-    variance = sum((gap - mean_s) ** 2 for gap in gaps) / len(gaps)
-    assert variance == pytest.approx(mean_s**2, rel=0.1)
-    assert times == list(arrivals_s(200, 50, seed=3))
-
-
-def test_a_request_is_what_triton_expects() -> None:
-    request = service_pb2.ModelInferRequest.FromString(request_bytes("m", b"picture"))
-    assert request.model_name == "m"
-    assert (request.inputs[0].name, list(request.inputs[0].shape)) == ("IMAGE", [1, 1])
-    assert request.raw_input_contents[0] == b"\x07\0\0\0picture"
-
-
 def test_the_report_has_a_row_for_every_load() -> None:
-    answers = (
-        Answer(Outcome.ACCEPTED, 0.1, 1.0),
-        Answer(Outcome.ACCEPTED, 0.3, 1.0),
-        Answer(Outcome.REJECTED, 0.002, 1.0),
-        Answer(Outcome.REJECTED, 0.004, 1.0),
+    samples = (
+        Sample(0.5, 0.1),
+        Sample(0.8, 0.3),  # comes when the load is over
+        Sample(0.5, 0.002, "UNAVAILABLE: Exceeds maximum queue size"),
+        Sample(0.5, 0.004, "UNAVAILABLE: Exceeds maximum queue size"),
     )
-    run = OverloadRun(2, 200, 95, 100, answers, 0.25)
+    run = OverloadRun(2, 200, 1, 2, Run(samples, took_s=2, cpu_s=0.5))
     report = overload_report([run], "grpc://h:1", "m", 10, this_machine(triton="2.51.0"))
     (row,) = report.tables[0].rows
-    assert row == [2, 200, 95, 0.95, 50, 4.0, 4.0, 300.0, 300.0, 0.25]
+    assert row == [2, 200, 1, 0.5, 50, 4.0, 4.0, 300.0, 300.0, 0.25]
     assert "rejected" not in [percentile([], 0.5)]
-    assert "| 0.95 |" in report.to_markdown()
+    assert "| 0.50 |" in report.to_markdown()
 
 
 @pytest.mark.parametrize("loads", ["", "0", "a", "-1", "1,,2", "nan"])

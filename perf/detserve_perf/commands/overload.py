@@ -12,7 +12,7 @@ from detserve_perf.errors import MeasurementError
 
 
 def overload(
-    url: Annotated[str, typer.Option(help="The server: grpc://HOST:PORT.")],
+    url: Annotated[str, typer.Option(help="The server: http://HOST:PORT, or grpc://.")],
     model: Annotated[str, typer.Option(help="The ensemble to send pictures to.")],
     pictures: Annotated[Path, typer.Option(help="Folder of pictures to send, 16 or more.")],
     output: Annotated[Path, typer.Option(help="Folder for overload.md, overload.csv and overload.json.")],

@@ -307,6 +307,17 @@ void start_interpreter(const std::string& backend_folder) {
   PyEval_SaveThread();
 }
 
+// Give this thread a Python state for good. One made for every call maps and unmaps memory each time, for which the
+// kernel interrupts the other cores.
+void keep_thread_state() {
+  thread_local const bool kept = [] {
+    PyGILState_Ensure();
+    PyEval_SaveThread();
+    return true;
+  }();
+  (void)kept;
+}
+
 // Of a Python exception, what it is and says; the lines after it are its call stack, which is not the caller's.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
@@ -359,6 +370,7 @@ DETSERVE_EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(TRIT
 
 DETSERVE_EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
     TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, const uint32_t count) {
+  keep_thread_state();
   py::gil_scoped_acquire acquire;
   std::vector<std::shared_ptr<Request>> taken;
   for (uint32_t index = 0; index < count; ++index) taken.push_back(std::make_shared<Request>(instance, requests[index]));
