@@ -40,6 +40,7 @@ def placement_report(result: Placement, settings: PlacementSettings) -> Report:
                 f"{settings.concurrency} requests under way, {result.pictures} distinct pictures, "
                 f"{settings.requests} requests a round, {settings.repeats} rounds",
             ),
+            ("instances", "one runs within the server's process where that is possible; more have one each"),
             ("CPU ms", "of all the server's processes for one picture"),
             ("machine", f"{machine.cpu}, {machine.cores} cores, Triton {machine.triton}"),
             ("date", machine.date),

@@ -14,6 +14,7 @@ from detserve_perf.errors import MeasurementError
 from detserve_perf.generator import Run, grpc_sender, open_loop, poisson_arrivals_s
 from detserve_perf.processes import other_cpu_s
 from detserve_perf.queueing import Replica, Waited, simulate
+from detserve_perf.service_curve import ServiceCurve, pooled
 
 _REQUESTS = 20_000
 _LEAST_LOAD, _MOST_LOAD = 0.005, 0.98
@@ -123,29 +124,36 @@ def replicas_for(
 def check(
     address: str,
     requests: Sequence[bytes],
-    replica: Replica,
-    capacity_per_s: float,
+    curve: ServiceCurve,
+    measure: Callable[[], ServiceCurve],
     duration_s: float,
     on_progress: Callable[[str], None],
     *,
     pid: int,
 ) -> list[Checked]:
-    """Load the server of process ``pid`` at random times at three loads, and simulate the same arrivals."""
-    found = []
+    """Load the server of process ``pid`` at random times at three loads, and simulate the same arrivals.
+
+    The loads are shares of the capacity of ``curve``. ``measure`` measures it again after each load, and what
+    is simulated is the mean of the two around it: the machine's own speed moves by more than is judged here.
+    """
+    found, before = [], curve
     for seed, load in enumerate(LOADS, 1):
-        rate_per_s = load * capacity_per_s
+        rate_per_s = load * curve.capacity_per_s
         on_progress(f"check at {load:.0%} of the capacity, {rate_per_s:.0f} pictures/s")
         arrivals_s = poisson_arrivals_s(rate_per_s, duration_s, seed)
         others_s = other_cpu_s([pid])
         measured = asyncio.run(_measure(address, requests, arrivals_s))
         other_cores = (other_cpu_s([pid]) - others_s) / measured.took_s
+        after = measure()
+        replica = pooled(before, after).replica()
+        before = after
         simulated = [simulate(replica, arrivals_s, other) for other in _SEEDS]
-        pooled = Waited(
+        waited = Waited(
             np.concatenate([one.latencies_ms for one in simulated]),
             np.concatenate([one.waits_ms for one in simulated]),
             sum(one.refused for one in simulated),
         )
-        found.append(Checked(load, rate_per_s, measured, pooled, other_cores))
+        found.append(Checked(load, rate_per_s, measured, waited, other_cores))
     return found
 
 

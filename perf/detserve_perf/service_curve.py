@@ -71,6 +71,19 @@ class ServiceCurve:
         return Replica(work_s, speeds, self.queue_size)
 
 
+def pooled(first: ServiceCurve, second: ServiceCurve) -> ServiceCurve:
+    """Two curves of one server at the same concurrencies, as one: what a machine does between the two."""
+    points = tuple(
+        CurvePoint(
+            one.concurrency,
+            (one.pictures_per_s + other.pictures_per_s) / 2,
+            np.concatenate([one.latencies_s, other.latencies_s]),
+        )
+        for one, other in zip(first.points, second.points, strict=True)
+    )
+    return ServiceCurve(points, first.queue_size)
+
+
 def measure_curve(
     grpc_url: str,
     model: str,

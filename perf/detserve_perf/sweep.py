@@ -243,11 +243,12 @@ def _cache_note(models: Sequence[str]) -> str | None:
 
 
 def _pipeline_note(steps: Sequence[str]) -> str | None:
-    """Triton's statistics end where a model's ``execute`` returns; the pipeline answers later."""
+    """Of the python backend Triton's statistics end where ``execute`` returns; the pipeline answers later."""
     if not any(step.endswith("_pipeline") for step in steps):
         return None
     return (
-        "the times of the pipeline are of handing pictures over: it queues and computes after Triton's clock"
+        "the times of the pipeline hold its own queue where it runs within the server's process; elsewhere "
+        "they are of handing pictures over: there it queues and computes after Triton's clock"
     )
 
 

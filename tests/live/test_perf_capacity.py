@@ -91,9 +91,7 @@ def test_a_plan_predicts_what_is_measured(tmp_path: Path) -> None:
         )
         assert curve.queue_size == 200
         address = Endpoint.parse(server.grpc_url).address
-        checks = check(
-            address, requests, curve.replica(), curve.capacity_per_s, 10, lambda phase: None, pid=server.pid
-        )
+        checks = check(address, requests, curve, lambda: curve, 10, lambda phase: None, pid=server.pid)
     assert [one.load for one in checks] == [0.3, 0.6, 0.8]
     assert not any(one.measured.errors for one in checks)
     # Some hundred random services are off by a tenth at times; neighbours only make the measured ones longer.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detserve_perf.errors import MeasurementError
-from detserve_perf.service_curve import CurvePoint, ServiceCurve, curve_from_sweep
+from detserve_perf.service_curve import CurvePoint, ServiceCurve, curve_from_sweep, pooled
 
 
 def _load(per_s: float, p50: float, p90: float, p99: float) -> dict[str, float]:
@@ -71,3 +71,13 @@ def test_a_sweep_without_its_lowest_point_is_refused(tmp_path: Path) -> None:
     file = _sweep(tmp_path, (1, 2, _load(100, 20, 30, 40)))
     with pytest.raises(MeasurementError, match="one request at a time"):
         curve_from_sweep(file)
+
+
+def test_two_curves_are_pooled_point_by_point() -> None:
+    slow, fast = (
+        ServiceCurve((CurvePoint(1, per_s, np.full(3, 1 / per_s)),), queue_size=32) for per_s in (50.0, 100.0)
+    )
+    both = pooled(slow, fast)
+    assert both.capacity_per_s == 75
+    assert sorted(both.points[0].latencies_s) == pytest.approx([0.01] * 3 + [0.02] * 3)
+    assert both.queue_size == 32

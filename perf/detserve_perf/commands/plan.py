@@ -32,7 +32,7 @@ def plan(
         Path | None, typer.Option(help="Folder of pictures to send; their size gives the network's load.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Measure at three loads what was simulated; takes two minutes.")
+        bool, typer.Option("--check", help="Measure at three loads what was simulated; takes five minutes.")
     ] = False,
     cameras: Annotated[str, typer.Option(help="Numbers of cameras to answer for.")] = "10,1000,1000000",
     fps: Annotated[float, typer.Option(min=0.001, help="Pictures a second of one camera.")] = 5.0,
@@ -87,13 +87,17 @@ def _measured(
         endpoint = Endpoint.parse(server.grpc_url)
         with TritonQueries(endpoint) as queries:
             machine = this_machine(triton=queries.version())
-        service = measure_curve(server.grpc_url, model, requests, _CURVE_POINT_S, on_progress)
+
+        def measure() -> ServiceCurve:
+            return measure_curve(server.grpc_url, model, requests, _CURVE_POINT_S, on_progress)
+
+        service = measure()
         checks = (
             check_loads(
                 endpoint.address,
                 requests,
-                service.replica(),
-                service.capacity_per_s,
+                service,
+                measure,
                 _CHECK_S,
                 on_progress,
                 pid=server.pid,
