@@ -69,7 +69,11 @@ def plan_report(
     curve_table = Table("Service curve", _CURVE, curve_rows(curve))
     check_table = Table("Measured and simulated", _CHECK, [_check(one) for one in checks])
     tables = [answer_table, *([check_table] if checks else []), curve_table]
-    said = [verdict(checks), _CHECKED, busy_note(checks)] if checks else ["not checked by measurement: see --check"]
+    said = (
+        [verdict(checks), _CHECKED, busy_note(checks)]
+        if checks
+        else ["not checked by measurement: see --check"]
+    )
     notes = [*filter(None, said), *_MODEL]
     data: dict[str, Any] = {
         "p99_ms": p99_ms,
