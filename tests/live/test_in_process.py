@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -164,19 +164,11 @@ def test_a_model_that_errs_answers_with_the_error_and_serves_on(connection, pict
 
 
 def test_many_at_a_time(connection) -> None:  # type: ignore[no-untyped-def]
-    wrong = []
+    def ask(picture: int) -> int:
+        return int(_ask(connection, "ten", str(picture).encode()).as_numpy("number")[0, 0])
 
-    def ask(number: int) -> None:
-        for picture in range(number, number + 50):
-            if _ask(connection, "ten", str(picture).encode()).as_numpy("number").tolist() != [[picture + 10]]:
-                wrong.append(picture)
-
-    threads = [threading.Thread(target=ask, args=(1000 * number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, range(400))) == list(range(10, 410))
 
 
 def test_a_model_that_does_not_load_says_why(tmp_path: Path) -> None:

@@ -78,9 +78,26 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert calls.read_text().count("called") == 1
 
 
-def test_a_cache_that_cannot_be_written_is_a_reason(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(BackendNotCompiled, match="could not be filled"):
+    with pytest.raises(BackendNotCompiled, match="there is no cache to compile it into"):
+        compiling.backend_files(tmp_path / "cache")
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert choose([PIPELINE]).why_not.endswith("(Could not determine home directory.)")
+
+
+def test_a_library_that_others_could_have_written_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", str(_compiler(tmp_path, 'while [ "$1" != -o ]; do shift; done; touch "$2"')))
+    library = compiling.backend_files(tmp_path / "cache")[0]
+    library.parent.chmod(0o777)
+    with pytest.raises(BackendNotCompiled, match=r"others can write .*; remove it$"):
         compiling.backend_files(tmp_path / "cache")
 
 

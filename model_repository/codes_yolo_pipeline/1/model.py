@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+_START_S = 10
 OUTPUTS = ("num_detections", "boxes", "scores", "classes")
 
 
@@ -36,8 +37,13 @@ class TritonPythonModel:
         said = {name: parameter["string_value"] for name, parameter in parameters.items()}
         card = json.loads(said["detserve_card"])
         # OpenCV reads this once, when it is loaded: a decompression bomb is refused from its header.
-        os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(card["max_picture_pixels"])
-        os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
+        # Written only where it changes something: within the server other threads read the environment.
+        for name, value in (
+            ("OPENCV_IO_MAX_IMAGE_PIXELS", str(card["max_picture_pixels"])),
+            ("OPENCV_LOG_LEVEL", "SILENT"),
+        ):
+            if os.environ.get(name) != value:
+                os.environ[name] = value
         import cv2
         import detserve_detector
         import detserve_postprocess
@@ -68,6 +74,9 @@ class TritonPythonModel:
             callers=threads,
         )
         self.pool = ThreadPoolExecutor(threads)
+        # All start now: a picture for which no thread can be had later would count as waiting for ever.
+        together = threading.Barrier(threads)
+        list(self.pool.map(lambda _: together.wait(_START_S), range(threads)))
         self.max_wait_s = float(said["max_wait_s"])
         self.queue = detserve_queue.PictureQueue(int(said["max_waiting"]))
         try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -30,20 +33,37 @@ def backend_files(cache: Path | None = None) -> list[Path]:
     Raises :class:`BackendNotCompiled` where this machine lacks something, or the compiler fails.
     """
     command = _command()
-    sources = sorted(path for path in _NATIVE.iterdir() if path.is_file())
-    key = hashlib.sha256(repr((command, distribution("pybind11").version)).encode())
-    for source in sources:
-        key.update(source.read_bytes())
-    folder = (cache or _default_cache()) / f"in-process-{key.hexdigest()[:16]}"
-    if not (folder / LIBRARY).is_file():
-        _compile(command, folder)
+    try:
+        folder = (cache or _default_cache()) / f"in-process-{_key(command)}"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_owner(folder)
+        if not (folder / LIBRARY).is_file():
+            _compile(command, folder)
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: there is no home
+        raise BackendNotCompiled(f"there is no cache to compile it into ({error})") from None
     return [folder / LIBRARY, *sorted(_INTERPRETER.glob("*.py"))]
+
+
+def _key(command: Sequence[str]) -> str:
+    """Of everything that makes another library: a home may be shared by machines and images."""
+    machine = (platform.machine(), platform.libc_ver(), sys.version, distribution("pybind11").version)
+    key = hashlib.sha256(repr((command, machine)).encode())
+    for source in sorted(path for path in _NATIVE.iterdir() if path.is_file()):
+        key.update(source.read_bytes())
+    return key.hexdigest()[:16]
+
+
+def _check_owner(folder: Path) -> None:
+    """What lies there is loaded into the server, so nobody else may have written it."""
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise BackendNotCompiled(f"others can write {folder}, whose library would be loaded; remove it")
 
 
 def _command() -> list[str]:
     """The compiler's call without its output; raises :class:`BackendNotCompiled` naming what is missing."""
-    compiler = shutil.which(os.environ.get("CXX") or "c++")
-    if compiler is None:
+    compiler, *options = shlex.split(os.environ.get("CXX") or "c++")
+    if shutil.which(compiler) is None:
         raise BackendNotCompiled("there is no C++ compiler; install g++")
     include = Path(sysconfig.get_paths()["include"])
     if not (include / "Python.h").is_file():
@@ -56,7 +76,7 @@ def _command() -> list[str]:
     except PackageNotFoundError:
         raise BackendNotCompiled("pybind11 is not installed; pip install 'detserve[server]'") from None
     return [
-        compiler,
+        *(compiler, *options),
         *("-std=c++17", "-O2", "-shared", "-fPIC", "-fvisibility=hidden"),
         str(_NATIVE / "backend.cpp"),
         *(f"-I{include}", f"-I{headers}", f"-L{libraries}", f"-l{_NAME}"),
@@ -70,22 +90,19 @@ def _multiarch_library() -> bool:
 
 def _compile(command: Sequence[str], folder: Path) -> None:
     """Into a folder of its own first, so that what is in the cache is whole."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".compiling-", dir=folder) as scratch:
-            made = Path(scratch) / LIBRARY
-            done = subprocess.run(
-                [*command, "-o", str(made)],
-                capture_output=True,
-                text=True,
-                timeout=_COMPILE_TIMEOUT_S,
-                check=False,
-            )
-            if done.returncode != 0:
-                raise BackendNotCompiled(f"{command[0]} failed: {_first_error(done.stderr)}")
-            made.rename(folder / LIBRARY)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendNotCompiled(f"{folder} could not be filled ({error})") from None
+    with tempfile.TemporaryDirectory(prefix=".compiling-", dir=folder) as scratch:
+        made = Path(scratch) / LIBRARY
+        done = subprocess.run(
+            [*command, "-o", str(made)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_COMPILE_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise BackendNotCompiled(f"{command[0]} failed: {_first_error(done.stderr)}")
+        made.rename(folder / LIBRARY)
 
 
 def _first_error(output: str) -> str:

@@ -48,5 +48,5 @@ def load(arguments: dict[str, str]) -> LoadedModel:
 def _forget_modules_of(folder: str) -> None:
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file is not None and str(Path(file).parent) == folder:
+        if file is not None and Path(folder) in Path(file).parents:
             del sys.modules[name]

@@ -61,8 +61,16 @@ TRITONSERVER_DataType triton_type(const py::array& values) {
 
 OutputTensor output_tensor(const std::string& name, const py::array& given) {
   py::array values = py::array::ensure(given, py::array::c_style);
+  if (!values) throw std::bad_alloc();
   std::vector<int64_t> shape(values.shape(), values.shape() + values.ndim());
   return {name, values, triton_type(values), values.data(), static_cast<size_t>(values.nbytes()), std::move(shape)};
+}
+
+// HTTP headers and JSON need not be UTF-8.
+py::str text(const char* bytes) {
+  PyObject* decoded = PyUnicode_DecodeUTF8(bytes, std::strlen(bytes), "replace");
+  if (decoded == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::str>(decoded);
 }
 
 class Request {
@@ -87,10 +95,10 @@ class Request {
       TRITONSERVER_ParameterType type;
       check(TRITONBACKEND_RequestParameter(open(), index, &name, &type, &value));
       switch (type) {
-        case PARAMETER_STRING: found[name] = static_cast<const char*>(value); break;
-        case PARAMETER_INT: found[name] = *static_cast<const int64_t*>(value); break;
-        case PARAMETER_BOOL: found[name] = *static_cast<const bool*>(value); break;
-        case PARAMETER_DOUBLE: found[name] = *static_cast<const double*>(value); break;
+        case PARAMETER_STRING: found[text(name)] = text(static_cast<const char*>(value)); break;
+        case PARAMETER_INT: found[text(name)] = *static_cast<const int64_t*>(value); break;
+        case PARAMETER_BOOL: found[text(name)] = *static_cast<const bool*>(value); break;
+        case PARAMETER_DOUBLE: found[text(name)] = *static_cast<const double*>(value); break;
         case PARAMETER_BYTES: break;  // has no place in the JSON that model.py is given
       }
     }
@@ -203,7 +211,7 @@ class Request {
       if (error.empty()) {
         for (const OutputTensor& tensor : tensors) write(request, response, tensor);
       }
-    } catch (const TritonFailure& failure) {
+    } catch (const std::exception& failure) {
       error = failure.what();
       code = ERROR_INTERNAL;
     }
@@ -290,6 +298,7 @@ py::dict model_arguments(TRITONBACKEND_ModelInstance* instance) {
 }
 
 // The packages of the first python3 on PATH, as the python backend takes them; no PYTHONPATH, no signal handlers.
+// Our module is imported before any thread but this one runs Python: pybind11 sets itself up with it.
 void start_interpreter(const std::string& backend_folder) {
   // Extension modules of wheels expect Python's symbols in the global scope, and Triton loads backends locally.
   Dl_info info;
@@ -300,10 +309,12 @@ void start_interpreter(const std::string& backend_folder) {
   PyConfig config;
   PyConfig_InitPythonConfig(&config);
   config.use_environment = 0;
+  config.install_signal_handlers = 0;
   config.user_site_directory = 0;
   PyConfig_SetString(&config, &config.program_name, L"python3");
   py::initialize_interpreter(&config, 0, nullptr, false);
-  py::module_::import("sys").attr("path").attr("append")(backend_folder);
+  py::module_::import("sys").attr("path").attr("insert")(0, backend_folder);
+  py::module_::import("_detserve_triton");
   PyEval_SaveThread();
 }
 
@@ -321,7 +332,7 @@ void keep_thread_state() {
 // Of a Python exception, what it is and says; the lines after it are its call stack, which is not the caller's.
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
-// Any exception of C++ or Python, as Triton's error; the caller holds the GIL or has no Python in it.
+// Any exception of C++ or Python, as Triton's error. Of Python's, pybind11 takes the GIL to read and to drop it.
 TRITONSERVER_Error* triton_error(const std::exception& error) {
   return TRITONSERVER_ErrorNew(ERROR_INTERNAL, error.what());
 }
@@ -359,6 +370,7 @@ DETSERVE_EXPORTED TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Bac
 
 DETSERVE_EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance* instance) {
   try {
+    keep_thread_state();
     py::gil_scoped_acquire acquire;
     py::object model = py::module_::import("model_loading").attr("load")(model_arguments(instance));
     check(TRITONBACKEND_ModelInstanceSetState(instance, model.release().ptr()));
@@ -373,8 +385,10 @@ DETSERVE_EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
   keep_thread_state();
   py::gil_scoped_acquire acquire;
   std::vector<std::shared_ptr<Request>> taken;
-  for (uint32_t index = 0; index < count; ++index) taken.push_back(std::make_shared<Request>(instance, requests[index]));
   try {
+    for (uint32_t index = 0; index < count; ++index) {
+      taken.push_back(std::make_shared<Request>(instance, requests[index]));
+    }
     void* state = nullptr;
     check(TRITONBACKEND_ModelInstanceState(instance, &state));
     py::handle(static_cast<PyObject*>(state)).attr("execute")(taken);
