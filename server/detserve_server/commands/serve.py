@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,6 +19,8 @@ from detserve_server.gateway.guarded import GuardedServer, guarded_server
 from detserve_server.ports import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_Server = TypeVar("_Server")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -77,7 +81,7 @@ def serve(
                 raise GatewayError("--gateway-port needs --tls DIR; make its files with: detserve certs init")
             if allow_shared_memory:
                 raise GatewayError("--allow-shared-memory is for clients without a gateway; leave one out")
-            with guarded_server(
+            starting = guarded_server(
                 repository,
                 tls=tls,
                 keys=keys,
@@ -89,11 +93,12 @@ def serve(
                 models=model,
                 log_file=log_file,
                 require_signature=require_signature,
-            ) as guarded:
+            )
+            with _started(starting, console) as guarded:
                 console.print(_guarded_table(guarded))
                 console.print("Serving until Ctrl-C.")
                 guarded.wait()
-        with embedded_server(
+        alone = embedded_server(
             repository,
             grpc_port=grpc_port,
             http_port=http_port,
@@ -102,12 +107,22 @@ def serve(
             allow_shared_memory=allow_shared_memory,
             log_file=log_file,
             require_signature=require_signature,
-        ) as server:
+        )
+        with _started(alone, console) as server:
             console.print(_table(server))
             console.print("Serving until Ctrl-C.")
             server.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")
+
+
+@contextmanager
+def _started(starting: AbstractContextManager[_Server], console: Console) -> Iterator[_Server]:
+    """Enter ``starting``, with something to look at meanwhile."""
+    with ExitStack() as stack:
+        with console.status("starting; the first time the backend for the steps is compiled, 12 s"):
+            server = stack.enter_context(starting)
+        yield server
 
 
 def _interrupt_once(_number: int, _frame: FrameType | None) -> None:
