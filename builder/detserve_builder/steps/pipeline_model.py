@@ -62,10 +62,11 @@ class TritonPythonModel:
         }
         self.card_thresholds = card["thresholds"]
         folder = Path(args["model_repository"]) / args["model_version"]
-        # In a process of its own one thread more than cores: while one waits for Triton to take its answer,
-        # another has the core. Within the server's nothing waits, and a third thread on two cores would only
-        # take turns with their caches.
-        threads = _cores() + (0 if hasattr(pb_utils, "WITHIN_SERVER") else 1)
+        # One thread more than cores, for while one waits, for Triton to take its answer or for OpenVINO's own
+        # threads, another has the core. Within the server's process ONNX Runtime's never wait, and a third
+        # thread on two cores would only take turns with their caches.
+        waits = said["runtime"] == "openvino" or not hasattr(pb_utils, "WITHIN_SERVER")
+        threads = _cores() + waits
         self.session = detserve_detector.open_session(
             str(folder / "model.onnx"),
             int(said["threads"]),
