@@ -32,11 +32,11 @@ class ModelOutline:
     backend: str
     max_batch_size: int = 0
     instances: int = 1
-    process: str = ""
-    max_picture_pixels: int = 0
     fixed_tensor_bytes: int = 0
     open_tensors: int = 0
     steps: tuple[str, ...] = field(default=())
+    process: str = ""
+    max_picture_pixels: int = 0
 
 
 def read_repository(folder: Path) -> list[ModelOutline]:
