@@ -356,3 +356,32 @@ def test_verify_and_usage_beside_a_running_collector(log: _Log, key: Path, tmp_p
     assert broken.returncode == 1
     assert f"detserve: {newest}:2: record 2 was changed" in broken.stderr
     assert output.read_bytes() == written
+
+
+def test_files_that_are_renamed_while_they_are_looked_for_are_read_once(tmp_path: Path) -> None:
+    """Old ones, for which nobody lingers: a file that one look misses is not deleted, and not new after it."""
+    path, hour_ago_s = tmp_path / "access.log", time.time() - 3600
+    path.touch()
+    for number in range(1, 61):
+        older = path.with_name(f"access.log.{number}")
+        older.write_bytes(access_line(number))
+        os.utime(older, (hour_ago_s, hour_ago_s))
+    over = threading.Event()
+
+    def shift() -> None:
+        for first in range(1, 80):
+            for number in range(first + 59, first - 1, -1):
+                path.with_name(f"access.log.{number}").rename(path.with_name(f"access.log.{number + 1}"))
+            time.sleep(0.005)
+        over.set()
+
+    shifting = threading.Thread(target=shift)
+    shifting.start()
+    position, records = Position({}, ""), 0
+    while not over.is_set():
+        log = AccessLog(path)  # a collector that was killed opens all anew
+        batch = log.read(position)
+        log.close()
+        position, records = batch.position, records + len(batch.records)
+    shifting.join()
+    assert records == 60

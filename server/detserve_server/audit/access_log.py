@@ -7,7 +7,6 @@ place. Open files are kept open, so that one which is rotated away and deleted i
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import time
@@ -23,6 +22,8 @@ _IDENTITY_BYTES = 4096
 _BATCH_BYTES = 2**20
 _LONGEST_LINE_BYTES = 2**18
 _LINGER_S = 10.0  # a gateway writes to a log that is rotated away until each of its workers has reopened
+_LOOKS = 50
+_LOOK_AGAIN_S = 0.01
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -107,24 +108,41 @@ class AccessLog:
         return sorted(longest.values(), key=lambda file: (file.name == self._path.name, file.modified_s))
 
     def _open_new(self) -> dict[tuple[int, int], str]:
-        """Open what was not open; the names of all files that have one."""
-        names = {}
-        for path in sorted(self._path.parent.glob(f"{glob.escape(self._path.name)}*")):
-            rest = path.name[len(self._path.name) :]
-            if (rest and rest[0] not in ".-") or path.suffix in _COMPRESSED or not path.is_file():
-                continue
-            try:
-                handle = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:  # renamed since it was listed; the next look finds it
-                continue
-            status = os.fstat(handle)
-            key = (status.st_dev, status.st_ino)
-            names[key] = path.name
-            if key in self._handles:
-                os.close(handle)
-            else:
-                self._handles[key] = handle
+        """Open what was not open; the names of all files that have one.
+
+        Files that are renamed meanwhile may be missing in one look, and a missing one counts as deleted: it
+        would be read again from its beginning. So it takes two looks that see the same.
+        """
+        for _ in range(_LOOKS):
+            listed = self._listed()
+            names = {}
+            for name in sorted(listed):
+                try:
+                    handle = os.open(self._path.with_name(name), os.O_RDONLY)
+                except FileNotFoundError:  # renamed since it was listed
+                    continue
+                status = os.fstat(handle)
+                key = (status.st_dev, status.st_ino)
+                names[key] = name
+                if key in self._handles:
+                    os.close(handle)
+                else:
+                    self._handles[key] = handle
+            if len(names) == len(set(listed.values())) and self._listed() == listed:
+                break
+            time.sleep(_LOOK_AGAIN_S)
         return names
+
+    def _listed(self) -> dict[str, int]:
+        """Name and inode of the log and its siblings."""
+        start, found = self._path.name, {}
+        with os.scandir(self._path.parent) as entries:
+            for entry in entries:
+                rest = entry.name.removeprefix(start) if entry.name.startswith(start) else "no sibling"
+                if (rest and rest[0] not in ".-") or entry.name.endswith(_COMPRESSED) or not entry.is_file():
+                    continue
+                found[entry.name] = entry.inode()
+        return found
 
 
 def _identity(handle: int) -> str:
