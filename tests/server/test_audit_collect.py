@@ -359,7 +359,7 @@ def test_verify_and_usage_beside_a_running_collector(log: _Log, key: Path, tmp_p
 
 
 def test_files_that_are_renamed_while_they_are_looked_for_are_read_once(tmp_path: Path) -> None:
-    """Old ones, for which nobody lingers: a file that one look misses is not deleted, and not new after it."""
+    """Old ones, for which nobody lingers: a file that one look misses is neither deleted nor new after it."""
     path, hour_ago_s = tmp_path / "access.log", time.time() - 3600
     path.touch()
     for number in range(1, 61):
