@@ -19,6 +19,7 @@ from detserve_perf.generator import Run, Sample
 from detserve_perf.machine import this_machine
 from detserve_perf.overload import OverloadRun, overload
 from detserve_perf.overload_report import overload_report, percentile
+from detserve_perf.wire_requests import triton_grpc_requests
 
 SERVICE_S = 0.01
 QUEUE = 12
@@ -90,6 +91,14 @@ def test_any_other_failure_ends_the_measurement(broken, pictures) -> None:
 def test_no_tls(url: str, pictures) -> None:
     with pytest.raises(MeasurementError, match="give the server's own grpc:// or http:// address"):
         overload(url, "m", pictures, [1], 1, lambda phase: None)
+
+
+def test_a_request_is_what_triton_expects() -> None:
+    (message,) = triton_grpc_requests("m", [b"picture"])
+    request = service_pb2.ModelInferRequest.FromString(message)
+    assert request.model_name == "m"
+    assert (request.inputs[0].name, list(request.inputs[0].shape)) == ("IMAGE", [1, 1])
+    assert request.raw_input_contents[0] == b"\x07\0\0\0picture"
 
 
 def test_the_report_has_a_row_for_every_load() -> None:
