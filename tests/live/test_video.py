@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from detserve_server.embedded import RunningServer
 from tests.client.clips import panned, write_clip
 from tests.live.conftest import DEFAULT
 
+_Found = TypeVar("_Found")
 SYSTEM_PYTHON = "/usr/bin/python3"
 HAS_RTSP = (
     Path(SYSTEM_PYTHON).exists()
@@ -62,9 +63,9 @@ def detecting(
         process.wait()
 
 
-def until(true: Callable[[], Any], what: str, limit_s: float = 60) -> Any:
+def until(looked_for: Callable[[], _Found | None], what: str, limit_s: float = 60) -> _Found:
     end_s = time.monotonic() + limit_s
-    while not (found := true()):
+    while (found := looked_for()) is None:
         assert time.monotonic() < end_s, f"waited {limit_s} s for {what}"
         time.sleep(0.1)
     return found
@@ -168,7 +169,8 @@ def screen() -> Iterator[str]:
     """The name of an X display that nobody sees."""
     reading, writing = os.pipe()
     process = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1280x800x24"],
+        # Without -noreset it starts over, and turns connections away, whenever its last client leaves.
+        ["Xvfb", "-noreset", "-displayfd", str(writing), "-screen", "0", "1280x800x24"],
         pass_fds=(writing,),
         stderr=subprocess.DEVNULL,
     )
@@ -181,19 +183,23 @@ def screen() -> Iterator[str]:
         process.wait()
 
 
-def pixels_of(screen: str, window: str) -> np.ndarray[Any, Any]:
-    """What stands in a window, BGR, out of an X window dump of 24 or 32 bits."""
+def picture_in(screen: str, window: str, width_px: int, height_px: int) -> np.ndarray[Any, Any] | None:
+    """What stands in a window, BGR, out of an X window dump of 24 or 32 bits; None before a picture does.
+
+    A window that takes its size while it is dumped makes xwd fail: what it asked for is no longer there.
+    """
     dump = subprocess.run(
-        ["xwd", "-silent", "-id", window, "-display", screen], capture_output=True, check=True
+        ["xwd", "-silent", "-id", window, "-display", screen], capture_output=True, check=False
     )
+    if dump.returncode:
+        return None
     header = np.frombuffer(dump.stdout[:100], ">u4")
     size, width, height, row_bytes, colors = header[0], header[4], header[5], header[12], header[19]
+    if (width, height) != (width_px, height_px):
+        return None
     rows = np.frombuffer(dump.stdout, np.uint8, offset=int(size) + 12 * int(colors))
-    return (
-        rows[: height * row_bytes]
-        .reshape(height, row_bytes)[:, : width * 4]
-        .reshape(height, width, 4)[..., :3]
-    )
+    pixels = rows[: height * row_bytes].reshape(height, row_bytes)[:, : width * 4].reshape(height, width, 4)
+    return pixels[..., :3] if pixels[..., :3].std() > 20 else None
 
 
 @needs_screen
@@ -206,15 +212,14 @@ def test_the_window_shows_the_video_and_a_key_ends_it(
     with detecting(server, clip, "--show", "--json", lines, DISPLAY=screen) as process:
         find = ["xdotool", "search", "--onlyvisible", "--name", f"{clip} - detserve"]
 
-        def window() -> str:
-            return subprocess.run(
+        def window() -> str | None:
+            found = subprocess.run(
                 find, env={**os.environ, "DISPLAY": screen}, capture_output=True, text=True, check=False
-            ).stdout.strip()
+            )
+            return found.stdout.strip() or None
 
         (number,) = until(window, "the window").split()
-        until(lambda: pixels_of(screen, number).std() > 20, "a picture in the window")
-        shown = pixels_of(screen, number)
-        assert shown.shape == (480, 640, 3)
+        shown = until(lambda: picture_in(screen, number, 640, 480), "a picture of 640x480 in the window")
         status = shown[2:20, 5:200]
         assert np.median(status) == 0, "the status line stands on black"
         assert status.max() > 200, "in white"
