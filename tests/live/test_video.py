@@ -39,8 +39,8 @@ needs_rtsp = pytest.mark.skipif(
     reason="no RTSP server: apt-get install gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good python3-gi",
 )
 needs_screen = pytest.mark.skipif(
-    not all(map(shutil.which, ("Xvfb", "xdotool", "xwd"))),
-    reason="no screen: apt-get install xvfb xdotool x11-apps",
+    not all(map(shutil.which, ("Xvfb", "openbox", "xdotool", "xprop", "xwd"))),
+    reason="no screen: apt-get install xvfb openbox xdotool x11-utils x11-apps",
 )
 
 
@@ -166,21 +166,38 @@ def test_a_stream_without_such_a_path(server: RunningServer, pictures: Path) -> 
 
 @pytest.fixture
 def screen() -> Iterator[str]:
-    """The name of an X display that nobody sees."""
+    """The name of an X display that nobody sees, with a window manager as on any desktop.
+
+    Without one, Qt now and then takes a window for hidden that is not, and never paints it.
+    """
     reading, writing = os.pipe()
-    process = subprocess.Popen(
+    with ExitStack() as running:
         # Without -noreset it starts over, and turns connections away, whenever its last client leaves.
-        ["Xvfb", "-noreset", "-displayfd", str(writing), "-screen", "0", "1280x800x24"],
-        pass_fds=(writing,),
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(writing)
-    try:
+        command = ["Xvfb", "-noreset", "-displayfd", str(writing), "-screen", "0", "1280x800x24"]
+        display = subprocess.Popen(command, pass_fds=(writing,), stderr=subprocess.DEVNULL)
+        running.callback(display.wait)
+        running.callback(display.terminate)
+        os.close(writing)
         with os.fdopen(reading) as numbers:
-            yield f":{numbers.readline().strip()}"
-    finally:
-        process.terminate()
-        process.wait()
+            name = f":{numbers.readline().strip()}"
+        manager = subprocess.Popen(
+            ["openbox", "--sm-disable"], env={**os.environ, "DISPLAY": name}, stderr=subprocess.DEVNULL
+        )
+        running.callback(manager.wait)
+        running.callback(manager.terminate)
+        until(lambda: _managed(name), "the window manager")
+        yield name
+
+
+def _managed(screen: str) -> bool | None:
+    """True when a window manager has taken the screen, by the property every one of them sets."""
+    asked = subprocess.run(
+        ["xprop", "-display", screen, "-root", "_NET_SUPPORTING_WM_CHECK"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "window id" in asked.stdout or None
 
 
 def picture_in(screen: str, window: str, width_px: int, height_px: int) -> np.ndarray[Any, Any] | None:
