@@ -45,7 +45,7 @@ class Endpoint:
             host, port = parts.hostname, parts.port
         except ValueError as error:
             raise _mistake(url, f"a host and a port of 1 to 65535 ({error})") from None
-        if not host or any(character.isspace() for character in host):
+        if not host or any(character.isspace() for character in host) or not _can_be_looked_up(host):
             raise _mistake(url, f"a host name after {scheme}://")
         if port == 0:
             raise _mistake(url, "a port of 1 to 65535")
@@ -75,6 +75,14 @@ class Endpoint:
     def __str__(self) -> str:
         """The URL, with its port."""
         return f"{self.protocol}{'s' if self.tls else ''}://{self.address}"
+
+
+def _can_be_looked_up(host: str) -> bool:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _mistake(url: str, expected: str) -> EndpointError:

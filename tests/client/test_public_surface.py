@@ -15,6 +15,7 @@ HEAVY = [
     "av",
     "cv2",
     "grpc",
+    "httptools",
     "matplotlib",
     "onnx",
     "onnxruntime",
@@ -23,7 +24,6 @@ HEAVY = [
     "torch",
     "tritonclient",
     "typer",
-    "urllib3",
 ]
 
 

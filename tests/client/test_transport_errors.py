@@ -1,24 +1,19 @@
-"""Every exception of the libraries below becomes one of detserve's errors."""
+"""Every exception of the libraries and connections below becomes one of detserve's errors."""
 
 from __future__ import annotations
 
 import asyncio
+import builtins
 import errno
 import inspect
 import socket
 import ssl
 import threading
-from http.client import BadStatusLine, RemoteDisconnected
-from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import grpc
+import httptools
 import pytest
-import urllib3
-from aiohttp.client_reqrep import ConnectionKey
-from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
 
 from detserve_client import (
     AsyncDetectionClient,
@@ -32,7 +27,7 @@ from detserve_client import (
     ServerUnavailable,
 )
 from detserve_client.faults import BY_GRPC_CODE, BY_HTTP_STATUS, error_from_http
-from detserve_client.transports import async_http, grpc_messages, http
+from detserve_client.transports import grpc_messages, http_messages
 from tests.client.triton_grpc import grpc_server, infer_response
 from tests.client.triton_http import Received, Reply, http_server, infer_reply
 
@@ -40,82 +35,48 @@ HTTP = Endpoint.parse("http://host:8000")
 GRPC = Endpoint.parse("grpc://host:8001")
 
 
-def exceptions_of(module: Any, base: type[BaseException]) -> list[type[BaseException]]:
-    found = {kind for _, kind in inspect.getmembers(module, inspect.isclass) if issubclass(kind, base)}
-    return sorted(found, key=lambda kind: kind.__name__)
+def exceptions_of(base: type[BaseException], *modules: Any) -> list[type[BaseException]]:
+    kinds = {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)}
+    return sorted((kind for kind in kinds if issubclass(kind, base)), key=lambda kind: kind.__name__)
 
 
-def made(kind: Any) -> Any:
-    """An instance, whatever its constructor asks for."""
-    key = ConnectionKey("host", 8000, False, None, None, None, None)
-    info = aiohttp.RequestInfo(URL("http://host"), "GET", CIMultiDictProxy(CIMultiDict()), URL("http://host"))
-    refused = OSError(errno.ECONNREFUSED, "Connection refused")
-    certificate = ssl.CertificateError(1, "no")
-    for values in (
-        ("http://host",) if issubclass(kind, aiohttp.InvalidURL) else (key, refused),
-        (key, certificate),
-        (info, ()),
-        (b"expected", b"got", "host", 8000),
-        (None, "/", "some words"),
-        (3, 4),
-        (SimpleNamespace(tell=lambda: 3, length_remaining=4), b"4"),
-        (errno.ECONNRESET, "Connection reset by peer"),
-        ("some words", None),
-        ("some words",),
-    ):
-        try:
-            error = kind(*values)
-            str(error)
-        except (TypeError, AttributeError, ValueError):
-            continue
-        return error
-    raise AssertionError(f"{kind} cannot be made")
+OS_ERRORS = exceptions_of(OSError, builtins, socket, ssl, asyncio)
+PARSER_ERRORS = exceptions_of(httptools.HttpParserError, httptools)
 
 
-@pytest.mark.parametrize("kind", exceptions_of(urllib3.exceptions, urllib3.exceptions.HTTPError))
-def test_urllib3(kind: type[BaseException]) -> None:
-    error = http.mapped(made(kind), HTTP, 2)
+@pytest.mark.parametrize("values", [(), ("some words",), (errno.ECONNRESET, "Connection reset by peer")])
+@pytest.mark.parametrize("kind", [*OS_ERRORS, *PARSER_ERRORS])
+def test_every_error_of_a_connection(kind: type[Exception], values: tuple[Any, ...]) -> None:
+    error = http_messages.mapped(kind(*values), HTTP, 2)
     assert isinstance(error, InferenceError)
     assert "http://host:8000" in str(error)
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "kind", "words"),
     [
-        (urllib3.exceptions.ReadTimeoutError(None, "/", "Read timed out"), DeadlineExceeded),  # type: ignore[arg-type]
-        (urllib3.exceptions.ConnectTimeoutError("x"), DeadlineExceeded),
-        (urllib3.exceptions.ProtocolError("aborted", TimeoutError()), DeadlineExceeded),
-        (urllib3.exceptions.ProtocolError("aborted", ConnectionResetError(104, "reset")), ServerUnavailable),
-        (urllib3.exceptions.ProtocolError("aborted", RemoteDisconnected("gone")), ServerUnavailable),
-        (urllib3.exceptions.ProtocolError("aborted", BadStatusLine("\x00")), ContractViolation),
-        (urllib3.exceptions.SSLError("certificate verify failed"), ServerUnavailable),
-        (urllib3.exceptions.DecodeError("not gzip"), ContractViolation),
+        (TimeoutError("timed out"), DeadlineExceeded, "within 2 s"),
+        (asyncio.TimeoutError(), DeadlineExceeded, "within 2 s"),
+        (ConnectionResetError(errno.ECONNRESET, "x"), ServerUnavailable, ": Connection reset by peer;"),
+        (
+            OSError("Multiple exceptions: [Errno 111] Connect call failed (x), [Errno 111] C"),
+            ServerUnavailable,
+            "cannot be reached: Connection refused;",
+        ),
+        (OSError(111, "Connect call failed ('127.0.0.1', 8000)"), ServerUnavailable, ": Connection refused;"),
+        (socket.gaierror(-2, "Name or service not known"), ServerUnavailable, "Name or service not known"),
+        (ssl.SSLError(1, "[SSL: TLSV1_ALERT] x (_ssl.c:12)"), ServerUnavailable, "cannot be reached"),
+        (httptools.HttpParserError("Expected HTTP/"), ContractViolation, "does not speak HTTP"),
+        (httptools.HttpParserError("Invalid chunk"), ContractViolation, "as a Triton server: Invalid chunk"),
+        (httptools.HttpParserUpgrade(12), ContractViolation, "does not answer as a Triton server"),
     ],
 )
-def test_what_urllib3_means(error: Exception, kind: type[InferenceError]) -> None:
-    assert type(http.mapped(error, HTTP, 2)) is kind
-
-
-@pytest.mark.parametrize("kind", exceptions_of(aiohttp, aiohttp.ClientError))
-def test_aiohttp(kind: type[BaseException]) -> None:
-    error = async_http.mapped(made(kind), HTTP, 2)
-    assert isinstance(error, InferenceError)
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (asyncio.TimeoutError(), DeadlineExceeded),
-        (aiohttp.ServerTimeoutError(), DeadlineExceeded),
-        (aiohttp.ServerDisconnectedError(), ServerUnavailable),
-        (aiohttp.ClientPayloadError("torn"), ServerUnavailable),
-        (aiohttp.ClientOSError(errno.ECONNRESET, "Connection reset by peer"), ServerUnavailable),
-        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), ServerUnavailable),
-        (aiohttp.InvalidURL("x"), ContractViolation),
-    ],
-)
-def test_what_aiohttp_means(error: Exception, kind: type[InferenceError]) -> None:
-    assert type(async_http.mapped(error, HTTP, 2)) is kind
+def test_what_an_error_of_a_connection_means(
+    error: Exception, kind: type[InferenceError], words: str
+) -> None:
+    found = http_messages.mapped(error, HTTP, 2)
+    assert type(found) is kind
+    assert words in str(found)
 
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import re
+import socket
+import ssl
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -13,12 +18,18 @@ from numpy.typing import NDArray
 from detserve_client import contract
 from detserve_client.endpoint import Endpoint
 from detserve_client.errors import ContractViolation, InferenceError
-from detserve_client.faults import error_from_http
+from detserve_client.faults import error_from_http, too_late, unreachable
 from detserve_client.wire import DetectionRequest, Outputs, picture_tensor
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _DTYPES: dict[str, type[np.generic]] = {"INT32": np.int32, "FP32": np.float32}
 _OUTPUTS = [{"name": name, "parameters": {"binary_data": True}} for name in contract.OUTPUTS]
+
+
+def headers_to(endpoint: Endpoint) -> dict[str, str]:
+    """The headers that every request to ``endpoint`` has."""
+    host = endpoint.address.encode("idna").decode()
+    return {"Host": host, "Accept-Encoding": "identity", **endpoint.security.headers()}
 
 
 def model_path(model: str, action: str) -> str:
@@ -73,13 +84,13 @@ def infer_body(request: DetectionRequest, timeout_s: float) -> tuple[bytes, dict
 
 
 def outputs_of(body: bytes, headers: Mapping[str, str], model: str) -> Outputs:
-    """The tensors of an answer; they are views of its body.
+    """The tensors of an answer; they are views of its body. ``headers`` by names in lower case.
 
     Raises:
         ContractViolation: the body is not what its header says.
     """
     try:
-        position = int(headers[_HEADER_LENGTH])
+        position = int(headers[_HEADER_LENGTH.lower()])
         found: dict[str, NDArray[Any]] = {}
         for output in json.loads(body[:position])["outputs"]:
             size = output["parameters"]["binary_data_size"]
@@ -117,11 +128,35 @@ def refusal(status: int, body: bytes, endpoint: Endpoint, model: str) -> Inferen
     return error_from_http(status, text, url=str(endpoint), model=model)
 
 
-def unreadable(endpoint: Endpoint, error: Exception) -> ContractViolation:
+def mapped(error: Exception, endpoint: Endpoint, timeout_s: float) -> InferenceError:
+    """One of detserve's errors for one of the operating system's, of TLS, or of the HTTP parser."""
+    url = str(endpoint)
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):  # two classes before Python 3.11
+        return too_late(timeout_s, url=url)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return unreachable(getattr(error, "verify_message", "") or str(error), url=url)
+    if isinstance(error, ssl.SSLError):
+        return unreachable((getattr(error, "reason", "") or "TLS failed").lower().replace("_", " "), url=url)
+    if isinstance(error, OSError):
+        return unreachable(_reason(error), url=url)
+    if str(error).startswith("Expected HTTP/"):
+        return _not_http(endpoint)
+    return _unreadable(endpoint, error)
+
+
+def _unreadable(endpoint: Endpoint, error: Exception) -> ContractViolation:
     """The error for an HTTP answer whose body cannot be read."""
     return ContractViolation(f"{endpoint} does not answer as a Triton server: {error}")
 
 
-def not_http(endpoint: Endpoint) -> ContractViolation:
+def _not_http(endpoint: Endpoint) -> ContractViolation:
     """The error for bytes that are no HTTP answer."""
     return ContractViolation(f"{endpoint} does not speak HTTP; is that its gRPC port?")
+
+
+def _reason(error: OSError) -> str:
+    """The words for an error of the operating system, which asyncio buries in a text of its own."""
+    number = error.errno or next(iter(re.findall(r"\[Errno (\d+)\]", str(error))), None)
+    if number is not None and not isinstance(error, socket.gaierror):
+        return os.strerror(int(number))
+    return error.strerror or str(error)
