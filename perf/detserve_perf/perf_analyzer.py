@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from detserve_client.cache import cache_folder
 from detserve_perf.errors import MeasurementError
 
 _VERSION = "2.49.0"
@@ -64,7 +65,7 @@ def find_perf_analyzer(cache: Path | None = None) -> PerfAnalyzer:
     for candidate in _installed():
         if why_not_starting(candidate) is None:
             return candidate
-    folder = (cache or _default_cache()) / f"perf_analyzer-{_VERSION}"
+    folder = (cache or cache_folder()) / f"perf_analyzer-{_VERSION}"
     cached = _in_folder(folder)
     if not cached.program.is_file():
         _fill(folder)
@@ -112,10 +113,6 @@ def _is_program(path: Path) -> bool:
             return stream.read(4) == b"\x7fELF"
     except OSError:
         return False
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detserve"
 
 
 def _in_folder(folder: Path) -> PerfAnalyzer:

@@ -63,6 +63,16 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
+def test_a_compiler_that_does_not_end_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", str(_compiler(tmp_path, "exec sleep 60")))
+    monkeypatch.setattr(compiling, "_COMPILE_TIMEOUT_S", 0.2)
+    with pytest.raises(BackendNotCompiled, match=r"took more than 0\.2 s$"):
+        compiling.backend_files(tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
 def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = tmp_path / "calls"
     script = f'echo called >> {calls}; while [ "$1" != -o ]; do shift; done; touch "$2"'

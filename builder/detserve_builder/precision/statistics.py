@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from detserve_builder.precision.calibration import CalibrationError, CalibrationSource, Progress
 from detserve_builder.precision.session import open_session
+from detserve_client.cache import cache_folder
 from detserve_client.errors import OutputError
 from detserve_client.files import write_whole
 
@@ -68,10 +68,9 @@ def measure(
     return measured
 
 
-def cache_folder() -> Path:
-    """``~/.cache/detserve/calibration``, or under XDG_CACHE_HOME where that is set."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "detserve" / "calibration"
+def statistics_folder() -> Path:
+    """Where they are kept between builds."""
+    return cache_folder() / "calibration"
 
 
 def _measure(

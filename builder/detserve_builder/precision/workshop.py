@@ -19,7 +19,7 @@ from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.precision.search import OnStep, Quantiser, search
 from detserve_builder.precision.sensitivity import Probe, probe
 from detserve_builder.precision.speed import THREADS, interleaved
-from detserve_builder.precision.statistics import Statistics, cache_folder, measure
+from detserve_builder.precision.statistics import Statistics, measure, statistics_folder
 from detserve_builder.runtime import Runtime
 from detserve_client.card import Card
 
@@ -65,7 +65,7 @@ class Workshop:
             measured_tensors(self.model, nodes),
             self.source,
             lambda done, total: self.on_step(f"measuring ranges on pictures: {done}/{total}"),
-            cache=cache_folder(),
+            cache=statistics_folder(),
         )
 
     @cached_property

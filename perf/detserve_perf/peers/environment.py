@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from detserve_client.cache import cache_folder
 from detserve_client.errors import MissingExtra
 from detserve_perf.errors import MeasurementError
 
@@ -36,7 +36,7 @@ def peer_python(
     """
     steps = _steps_requirements(runtime)
     key = hashlib.sha256(repr((sys.version_info[:2], sys.prefix)).encode()).hexdigest()[:10]
-    folder = (cache or _default_cache()) / f"peers-{key}"
+    folder = (cache or cache_folder()) / f"peers-{key}"
     wanted = {f"steps-{runtime}": (*steps, "pydantic>=2.7")} | {peer: REQUIREMENTS[peer] for peer in peers}
     with _alone(folder):
         if not (folder / "made").is_file():
@@ -104,10 +104,6 @@ def _installed(folder: Path, name: str) -> str | None:
 
 def _text(pins: Sequence[str]) -> str:
     return "\n".join(pins) + "\n"
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detserve"
 
 
 def _run(command: list[str]) -> None:

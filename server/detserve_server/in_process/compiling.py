@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from detserve_client.cache import cache_folder
 from detserve_server.errors import BackendNotCompiled
 
 LIBRARY = "libtriton_python.so"
@@ -34,12 +35,12 @@ def backend_files(cache: Path | None = None) -> list[Path]:
     """
     command = _command()
     try:
-        folder = (cache or _default_cache()) / f"in-process-{_key(command)}"
+        folder = (cache or cache_folder()) / f"in-process-{_key(command)}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check_owner(folder)
         if not (folder / LIBRARY).is_file():
             _compile(command, folder)
-    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:  # RuntimeError: there is no home
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         raise BackendNotCompiled(f"there is no cache to compile it into ({error})") from None
     return [folder / LIBRARY, *sorted(_INTERPRETER.glob("*.py"))]
 
@@ -92,14 +93,17 @@ def _compile(command: Sequence[str], folder: Path) -> None:
     """Into a folder of its own first, so that what is in the cache is whole."""
     with tempfile.TemporaryDirectory(prefix=".compiling-", dir=folder) as scratch:
         made = Path(scratch) / LIBRARY
-        done = subprocess.run(
-            [*command, "-o", str(made)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_COMPILE_TIMEOUT_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [*command, "-o", str(made)],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_COMPILE_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise BackendNotCompiled(f"{command[0]} took more than {_COMPILE_TIMEOUT_S} s") from None
         if done.returncode != 0:
             raise BackendNotCompiled(f"{command[0]} failed: {_first_error(done.stderr)}")
         made.rename(folder / LIBRARY)
@@ -108,7 +112,3 @@ def _compile(command: Sequence[str], folder: Path) -> None:
 def _first_error(output: str) -> str:
     lines = [line for line in output.splitlines() if "error" in line.lower()] or output.splitlines()
     return lines[0] if lines else "without a word"
-
-
-def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detserve"

@@ -7,7 +7,7 @@ import pytest
 
 from detserve_builder.precision.calibration import CalibrationError
 from detserve_builder.precision.session import open_session
-from detserve_builder.precision.statistics import cache_folder, measure
+from detserve_builder.precision.statistics import measure, statistics_folder
 
 
 def equal(a, b) -> bool:
@@ -37,7 +37,7 @@ def test_progress_runs_to_the_end(model, source) -> None:
 def test_the_cache_is_used_and_gives_the_same(model, source) -> None:
     def run():
         seen = []
-        return measure(model, ("wide",), source, lambda *_: seen.append(1), cache=cache_folder()), seen
+        return measure(model, ("wide",), source, lambda *_: seen.append(1), cache=statistics_folder()), seen
 
     (first, worked), (second, idle) = run(), run()
     assert worked
@@ -47,11 +47,11 @@ def test_the_cache_is_used_and_gives_the_same(model, source) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"no archive", None])
 def test_a_damaged_cache_is_measured_anew(model, source, damage) -> None:
-    first = measure(model, ("wide",), source, cache=cache_folder())
-    (entry,) = cache_folder().iterdir()
+    first = measure(model, ("wide",), source, cache=statistics_folder())
+    (entry,) = statistics_folder().iterdir()
     whole = entry.read_bytes()
     entry.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
-    assert equal(first, measure(model, ("wide",), source, cache=cache_folder()))
+    assert equal(first, measure(model, ("wide",), source, cache=statistics_folder()))
     assert entry.read_bytes() == whole
 
 
@@ -61,8 +61,8 @@ def test_an_interrupted_measurement_leaves_nothing(model, source) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure(model, ("wide",), source, interrupt, cache=cache_folder())
-    assert not cache_folder().exists() or not list(cache_folder().iterdir())
+        measure(model, ("wide",), source, interrupt, cache=statistics_folder())
+    assert not statistics_folder().exists() or not list(statistics_folder().iterdir())
 
 
 def test_other_tensors_pictures_or_preprocess_are_other_entries(model, source) -> None:
@@ -70,11 +70,11 @@ def test_other_tensors_pictures_or_preprocess_are_other_entries(model, source) -
 
     other_spec = source.card.preprocess.model_copy(update={"pad_value": 0})
     other_card = source.card.model_copy(update={"preprocess": other_spec})
-    measure(model, ("wide",), source, cache=cache_folder())
-    measure(model, ("stem",), source, cache=cache_folder())
-    measure(model, ("wide",), replace(source, sha256="0" * 64), cache=cache_folder())
-    measure(model, ("wide",), replace(source, card=other_card), cache=cache_folder())
-    assert len(list(cache_folder().iterdir())) == 4
+    measure(model, ("wide",), source, cache=statistics_folder())
+    measure(model, ("stem",), source, cache=statistics_folder())
+    measure(model, ("wide",), replace(source, sha256="0" * 64), cache=statistics_folder())
+    measure(model, ("wide",), replace(source, card=other_card), cache=statistics_folder())
+    assert len(list(statistics_folder().iterdir())) == 4
 
 
 def test_a_network_that_overflows_is_named(model, source) -> None:
