@@ -44,7 +44,7 @@ def _client(answers: list[Answer], labels: tuple[str, ...] = ("dog", "cat")) -> 
             raise chosen
         return chosen
 
-    return DetectionClient("grpc://fake", "pets", transport=FakeTransport(card, answer))
+    return DetectionClient("grpc://fake", "pets", timeout_s=1, transport=FakeTransport(card, answer))
 
 
 @pytest.fixture
