@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import gc
+import weakref
 from itertools import pairwise
 
 import httptools
@@ -14,16 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detserve_client import (
-    AccessDenied,
-    ContractViolation,
-    InferenceError,
-    RequestRejected,
-    ServerUnavailable,
-)
 from detserve_client.endpoint import Endpoint
-from detserve_client.transports import async_transport_to, transport_to
-from detserve_client.transports.http_exchange import AnswerReader, request_bytes
+from detserve_client.transports.http_exchange import AnswerReader, name_for_tls, request_bytes
+from detserve_client.transports.http_messages import headers_to
 
 OK = b"HTTP/1.1 200 OK\r\n"
 LENGTH = OK + b"Content-Length: 3\r\nX-Name: Value\r\n\r\nabc"
@@ -64,6 +54,8 @@ def test_a_part_is_no_answer(message: bytes, length: int) -> None:
         (b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nabc", 200, b"abc"),
         (OK + b"Content-Length: 3\r\nConnection: close\r\n\r\nabc", 200, b"abc"),
         (LENGTH + LENGTH.replace(b"abc", b"def").replace(b"200", b"500"), 200, b"abc"),
+        (LENGTH + b"garbage", 200, b"abc"),
+        (OK + b"Connection: close\r\nContent-Length: 3\r\n\r\nabcd", 200, b"abc"),
         (OK + b"\r\nuntil the end", 200, b"until the end"),
     ],
 )
@@ -95,155 +87,26 @@ def test_a_request() -> None:
     assert request_bytes("POST", "/a", {}) == b"POST /a HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
 
 
-class Peer:
-    """Answers each connection with what it is told, after it has read a request's head; counts them."""
-
-    def __init__(self, listener: socket.socket, answers: list[list[bytes]]) -> None:
-        self._listener, self._answers = listener, answers
-        self.connections = 0
-
-    def serve(self) -> None:
-        with suppress(OSError):
-            for answers in self._answers:
-                peer, _ = self._listener.accept()
-                self.connections += 1
-                with peer, suppress(ConnectionError):
-                    for answer in answers:
-                        if not peer.recv(65536):
-                            break
-                        peer.sendall(answer)
+def test_an_answer_is_freed_without_the_garbage_collector() -> None:
+    reader = AnswerReader()
+    reader.take(LENGTH)
+    reader.answer()
+    gone = weakref.ref(reader)
+    gc.disable()
+    try:
+        del reader
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
-@contextmanager
-def peer_with(*answers: list[bytes]) -> Iterator[tuple[Peer, str]]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        peer = Peer(listener, list(answers))
-        thread = threading.Thread(target=peer.serve, daemon=True)
-        thread.start()
-        yield peer, f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
-
-
-def asked(kind: str, url: str, times: int) -> list[bool | InferenceError]:
-    """Whether a model is ready, ``times`` times over one transport."""
-    found: list[bool | InferenceError] = []
-
-    async def in_a_loop() -> None:
-        transport = async_transport_to(Endpoint.parse(url))
-        for _ in range(times):
-            try:
-                found.append(await transport.ready("pets", 2))
-            except InferenceError as error:
-                found.append(error)
-            await asyncio.sleep(0.05)  # in which a server closes a connection
-        await transport.close()
-
-    if kind == "event loop":
-        asyncio.run(in_a_loop())
-        return found
-    transport = transport_to(Endpoint.parse(url))
-    for _ in range(times):
-        try:
-            found.append(transport.ready("pets", 2))
-        except InferenceError as error:
-            found.append(error)
-        threading.Event().wait(0.05)
-    transport.close()
-    return found
-
-
-both = pytest.mark.parametrize("kind", ["threads", "event loop"])
-
-
-@both
-def test_a_connection_is_used_again(kind: str) -> None:
-    with peer_with([LENGTH] * 3) as (peer, url):
-        assert asked(kind, url, 3) == [True] * 3
-    assert peer.connections == 1
-
-
-@both
-@pytest.mark.parametrize(
-    "answer",
-    [
-        LENGTH,  # the peer closes after it without a word
-        LENGTH + b"HTTP/1.1 500 what nobody asked for\r\n\r\n",
-        b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
-    ],
-)
-def test_a_connection_that_has_ended_is_not_used_again(kind: str, answer: bytes) -> None:
-    with peer_with(*([answer] for _ in range(3))) as (peer, url):
-        assert asked(kind, url, 3) == [True] * 3
-    assert peer.connections == 3
-
-
-@both
-@pytest.mark.parametrize(
-    ("answer", "error"),
-    [
-        (b"", ServerUnavailable),
-        (LENGTH[:-1], ServerUnavailable),
-        (CHUNKED[:-5], ServerUnavailable),
-        (OK + b"Content-Length: many\r\n\r\n", ContractViolation),
-        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", AccessDenied),
-    ],
-)
-def test_an_answer_with_a_mistake(kind: str, answer: bytes, error: type[InferenceError]) -> None:
-    with peer_with([answer], [LENGTH]) as (_, url):
-        first, second = asked(kind, url, 2)
-    assert type(first) is error
-    assert second is True
-
-
-@both
-def test_a_refusal_before_all_is_sent(kind: str) -> None:
-    """nginx says 413 when a body is too large, reads on for a while and closes."""
-    endpoint_ready = threading.Event()
-    refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    urls: list[str] = []
-
-    def serve() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            urls.append(f"http://127.0.0.1:{listener.getsockname()[1]}")
-            endpoint_ready.set()
-            peer, _ = listener.accept()
-            with peer, suppress(ConnectionError):
-                peer.recv(1000)
-                peer.sendall(refusal)
-                peer.shutdown(socket.SHUT_WR)
-                while peer.recv(2**20):
-                    pass
-
-    async def in_a_loop(endpoint: Endpoint) -> None:
-        transport = async_transport_to(endpoint)
-        try:
-            await transport.register_region("x", "y" * 20_000_000, 1, 5)
-        finally:
-            await transport.close()
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    assert endpoint_ready.wait(5)
-    with pytest.raises(RequestRejected):
-        if kind == "event loop":
-            asyncio.run(in_a_loop(Endpoint.parse(urls[0])))
-        else:
-            transport_to(Endpoint.parse(urls[0])).register_region("x", "y" * 20_000_000, 1, 5)
-    thread.join(5)
-    assert not thread.is_alive()
-
-
-@both
-def test_a_closed_transport_says_so(kind: str) -> None:
-    async def in_a_loop() -> None:
-        transport = async_transport_to(Endpoint.parse("http://127.0.0.1:1"))
-        await transport.close()
-        await transport.ready("pets", 1)
-
-    with pytest.raises(ValueError, match="the client is closed"):
-        if kind == "event loop":
-            asyncio.run(in_a_loop())
-        transport = transport_to(Endpoint.parse("http://127.0.0.1:1"))
-        transport.close()
-        transport.ready("pets", 1)
+def test_the_host_that_is_asked_for() -> None:
+    for url, host in {
+        "http://host": "host:8000",
+        "https://[::1]:5": "[::1]:5",
+        "http://m\u00fcnchen:80": "xn--mnchen-3ya:80",
+        f"http://{'x' * 63}": f"{'x' * 63}:8000",
+    }.items():
+        assert headers_to(Endpoint.parse(url))["Host"] == host
+    assert name_for_tls("host.") == name_for_tls("host") == "host"
+    assert name_for_tls("fe80::1%eth0") == "fe80::1"

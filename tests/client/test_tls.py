@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +22,13 @@ from detserve_client import (
     DetectionClient,
     Detections,
     EndpointError,
+    RequestRejected,
     Security,
     ServerUnavailable,
 )
+from detserve_client.wire import config_with
 from detserve_server.certificates.authority import new_authority, new_client, new_server, write_certified
+from tests.client.test_http_connections import peer
 from tests.client.triton_grpc import grpc_server, infer_response
 from tests.client.triton_http import Received, Reply, http_server, infer_reply
 
@@ -70,15 +76,15 @@ def tls_server(protocol: str, card: Card, found: Detections, folder: Path) -> It
             yield url
 
 
-def detect(kind: str, url: str, security: Security) -> Detections:
+def detect(kind: str, url: str, security: Security, picture: bytes = b"picture") -> Detections:
     async def go() -> Detections:
         async with AsyncDetectionClient(url, "pets", security=security) as client:
-            return await client.detect(b"picture", timeout_s=2)
+            return await client.detect(picture, timeout_s=5)
 
     if kind == "event loop":
         return asyncio.run(go())
     with DetectionClient(url, "pets", security=security) as client:
-        return client.detect(b"picture", timeout_s=2)
+        return client.detect(picture, timeout_s=5)
 
 
 @pytest.mark.parametrize("kind", ["threads", "event loop"])
@@ -93,6 +99,27 @@ def test_key_and_certificates(card: Card, found: Detections, folder: Path, proto
             detect(kind, url, Security(KEY, folder / "other.crt", certificate))
         with pytest.raises(ServerUnavailable):
             detect(kind, url, Security(KEY, ca))
+
+
+@pytest.mark.parametrize("kind", ["threads", "event loop"])
+def test_a_refusal_before_all_is_sent(card: Card, folder: Path, kind: str) -> None:
+    """As nginx says that a body is too large, and closes a moment later."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "server.crt", folder / "server.key")
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(2):
+            with context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+                if connection.recv(65536).startswith(b"GET"):
+                    body = json.dumps(config_with(card)).encode()
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+                else:
+                    connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+                    time.sleep(0.3)
+
+    picture = b"\xff\xd8" + bytes(20_000_000)
+    with peer(serve) as url, pytest.raises(RequestRejected):
+        detect(kind, url.replace("http", "https"), Security(ca=folder / "ca.crt"), picture)
 
 
 @pytest.mark.parametrize("client", [DetectionClient, AsyncDetectionClient])

@@ -56,7 +56,9 @@ def test_every_error_of_a_connection(kind: type[Exception], values: tuple[Any, .
     ("error", "kind", "words"),
     [
         (TimeoutError("timed out"), DeadlineExceeded, "within 2 s"),
-        (asyncio.TimeoutError(), DeadlineExceeded, "within 2 s"),
+        (TimeoutError(errno.ETIMEDOUT, "x"), ServerUnavailable, "cannot be reached: Connection timed out"),
+        (ssl.SSLEOFError(), ServerUnavailable, "cannot be reached: tls failed"),
+        (ConnectionAbortedError(), ServerUnavailable, "cannot be reached: the connection was closed;"),
         (ConnectionResetError(errno.ECONNRESET, "x"), ServerUnavailable, ": Connection reset by peer;"),
         (
             OSError("Multiple exceptions: [Errno 111] Connect call failed (x), [Errno 111] C"),

@@ -82,16 +82,16 @@ class AsyncHttpTransport:
         request = request_bytes(method, path, {**self._headers, **(headers or {})}, body)
         try:
             answer = await self._exchange(request, time.monotonic() + timeout_s)
-        except (OSError, asyncio.TimeoutError, self._not_http) as error:
+        except (OSError, self._not_http) as error:
             raise messages.mapped(error, self._endpoint, timeout_s) from error
         if answer.status != 200:
             raise messages.refusal(answer.status, answer.body, self._endpoint, model)
         return answer
 
     async def _exchange(self, request: bytes, deadline_s: float) -> Answer:
-        connection = await self._connection(deadline_s)
+        connection = self._connection()
         try:
-            answer, reusable = await connection.exchange(request, deadline_s - time.monotonic())
+            answer, reusable = await connection.exchange(request, deadline_s)
         except BaseException:
             connection.close()
             raise
@@ -101,12 +101,10 @@ class AsyncHttpTransport:
             connection.close()
         return answer
 
-    async def _connection(self, deadline_s: float) -> AsyncHttpConnection:
+    def _connection(self) -> AsyncHttpConnection:
         while self._idle:
             connection = self._idle.pop()  # the last one used: the others may be closed by the server
             if connection.idle():
                 return connection
             connection.close()
-        return await AsyncHttpConnection.connected(
-            self._endpoint.host, self._endpoint.port, self._tls, deadline_s - time.monotonic()
-        )
+        return AsyncHttpConnection(self._endpoint.host, self._endpoint.port, self._tls)

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from typing import cast
+import time
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import TypeVar, cast
 
-from detserve_client.transports.http_exchange import ENDED_EARLY, Answer, AnswerReader
+from detserve_client.transports.http_exchange import ENDED_EARLY, Answer, AnswerReader, name_for_tls
+
+_Result = TypeVar("_Result")
 
 
 class AsyncHttpConnection(asyncio.Protocol):
-    """A connection that carries one HTTP exchange after another. :meth:`connected` makes one."""
+    """To ``host``, an address or a name; its first exchange connects it, and its event loop is that one's."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self._host, self._port, self._tls = host, port, tls
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._was_connected = False
         self._reader: AnswerReader | None = None
         self._answered: asyncio.Future[tuple[Answer, bool]] | None = None
 
-    @classmethod
-    async def connected(
-        cls, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float
-    ) -> AsyncHttpConnection:
-        """A connection to ``host``, an address or a name.
-
-        Raises:
-            OSError: there is no way to it; ssl.SSLError among them.
-            asyncio.TimeoutError: ``timeout_s`` has passed.
-        """
-        connecting = asyncio.get_running_loop().create_connection(cls, host, port, ssl=tls)
-        return (await asyncio.wait_for(connecting, timeout_s))[1]
-
-    async def exchange(self, request: bytes, timeout_s: float) -> tuple[Answer, bool]:
+    async def exchange(self, request: bytes, deadline_s: float) -> tuple[Answer, bool]:
         """Send a request; its answer, and whether the connection can be used again.
 
+        ``deadline_s`` is a time of ``time.monotonic``.
+
         Raises:
-            OSError: the connection was lost.
-            TimeoutError: ``timeout_s`` has passed.
+            OSError: there is no way to the host, or the connection was lost; ssl.SSLError among them, and
+                TimeoutError without a number when ``deadline_s`` has passed.
             httptools.HttpParserError: what came is no HTTP answer.
         """
+        if not self._was_connected:
+            await self._connect(deadline_s)
         if self._transport is None:
             raise ConnectionResetError(ENDED_EARLY)
-        loop = asyncio.get_running_loop()
-        self._reader, self._answered = AnswerReader(), loop.create_future()
-        too_late = loop.call_later(timeout_s, self._fail, TimeoutError("timed out"))
+        self._reader, self._answered = AnswerReader(), self._loop.create_future()
+        left_s = deadline_s - time.monotonic()
+        too_late = self._loop.call_later(left_s, self._fail, TimeoutError("timed out"))
         try:
             self._transport.write(request)
             return await self._answered
@@ -51,17 +51,21 @@ class AsyncHttpConnection(asyncio.Protocol):
             self._reader = self._answered = None
 
     def idle(self) -> bool:
-        """Whether nothing has happened to it since its last answer; a server may have closed it."""
+        """Whether nothing has come since its last answer, and it belongs to the event loop that runs."""
+        if self._loop is not asyncio.get_running_loop():
+            return False
         return self._transport is not None and not self._transport.is_closing()
 
     def close(self) -> None:
         """Close it, without waiting for what is not sent yet."""
         if self._transport is not None:
-            self._transport.abort()
+            with suppress(RuntimeError):  # its event loop is closed
+                self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """For the event loop."""
         self._transport = cast(asyncio.Transport, transport)
+        self._was_connected = True
 
     def data_received(self, data: bytes) -> None:
         """For the event loop."""
@@ -93,3 +97,43 @@ class AsyncHttpConnection(asyncio.Protocol):
     def _fail(self, error: Exception) -> None:
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(error)
+
+    async def _connect(self, deadline_s: float) -> None:
+        """Try the host's addresses in turn; each may take its share of the time that is left."""
+        looked_up = self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        addresses = await _within(deadline_s - time.monotonic(), looked_up)
+        failed: OSError = TimeoutError("timed out")
+        for number, (family, kind, protocol, _, address) in enumerate(addresses):
+            connecting = socket.socket(family, kind, protocol)
+            try:
+                connecting.setblocking(False)
+                share_s = (deadline_s - time.monotonic()) / (len(addresses) - number)
+                await _within(share_s, self._loop.sock_connect(connecting, address))
+                break
+            except OSError as error:
+                connecting.close()
+                failed = error
+            except BaseException:
+                connecting.close()
+                raise
+        else:
+            raise failed
+        name = name_for_tls(self._host) if self._tls else None
+        # From here on the event loop closes the socket.
+        making = self._loop.create_connection(
+            lambda: self, sock=connecting, ssl=self._tls, server_hostname=name
+        )
+        await _within(deadline_s - time.monotonic(), making)
+
+
+async def _within(timeout_s: float, awaitable: Awaitable[_Result]) -> _Result:
+    """As ``asyncio.wait_for``, which before Python 3.12 loses a cancellation that comes with the result."""
+    task = asyncio.ensure_future(awaitable)
+    try:
+        await asyncio.wait({task}, timeout=max(0, timeout_s))
+    finally:
+        task.cancel()  # does nothing to one that is done
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    if not task.done():
+        raise TimeoutError("timed out")
+    return task.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -25,6 +26,7 @@ class HttpTransport:
         self._tls = endpoint.security.ssl_context() if endpoint.tls else None
         self._headers = messages.headers_to(endpoint)
         self._idle: list[HttpConnection] = []
+        self._pid = os.getpid()
         self._closed = False
 
     def infer(
@@ -93,28 +95,33 @@ class HttpTransport:
         return answer
 
     def _exchange(self, request: bytes, deadline_s: float, cancellation: Cancellation | None) -> Answer:
-        connection = self._connection(deadline_s)
+        connection = self._connection()
         try:
             if cancellation is None:
                 answer, reusable = connection.exchange(request, deadline_s)
             else:
                 with cancellation.on_cancel(connection.end):
                     answer, reusable = connection.exchange(request, deadline_s)
+                cancellation.check()  # it may be about to end this connection
         except BaseException:
             connection.close()
             raise
         if reusable and not self._closed and len(self._idle) < MOST_IDLE:
             self._idle.append(connection)
+            if self._closed:  # meanwhile
+                self.close()
         else:
             connection.close()
         return answer
 
-    def _connection(self, deadline_s: float) -> HttpConnection:
+    def _connection(self) -> HttpConnection:
+        if self._pid != os.getpid():  # a fork's connections are its parent's
+            self._idle, self._pid = [], os.getpid()
         while True:
             try:
                 connection = self._idle.pop()  # the last one used: the others may be closed by the server
             except IndexError:
-                return HttpConnection(self._endpoint.host, self._endpoint.port, self._tls, deadline_s)
+                return HttpConnection(self._endpoint.host, self._endpoint.port, self._tls)
             if connection.idle():
                 return connection
             connection.close()

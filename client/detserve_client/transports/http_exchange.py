@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 #: So many unused connections a client keeps for its next requests.
 MOST_IDLE = 64
@@ -29,6 +30,11 @@ def request_bytes(method: str, path: str, headers: Mapping[str, str], body: byte
     return b"".join(("\r\n".join(lines).encode("latin-1"), b"\r\n\r\n", body))
 
 
+def name_for_tls(host: str) -> str:
+    """The name that the certificate of ``host`` is for: without the root's dot or an IPv6 zone."""
+    return host.rstrip(".").partition("%")[0]
+
+
 class AnswerReader:
     """Takes bytes as they arrive until the answer is whole; parsed by llhttp, the parser of Node.js.
 
@@ -40,7 +46,7 @@ class AnswerReader:
         import httptools
 
         self._upgrade, self._mistake = httptools.HttpParserUpgrade, httptools.HttpParserError
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._status = 0
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
@@ -60,6 +66,10 @@ class AnswerReader:
             self._parser.feed_data(data)
         except self._upgrade:
             raise self._mistake("an upgrade that nobody asked for") from None
+        except self._mistake:
+            if not self.whole:
+                raise
+            self.reusable = False
         return self.whole
 
     def end(self) -> bool:
@@ -69,7 +79,8 @@ class AnswerReader:
         return self.whole
 
     def answer(self) -> Answer:
-        """The answer, once it is whole."""
+        """The answer, once it is whole. The reader is of no use after that."""
+        self._parser = None  # which holds this reader: the answer must not wait for the garbage collector
         return Answer(self._status, self._headers, b"".join(self._body))
 
     def on_message_begin(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import socket
 import ssl
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -28,7 +28,7 @@ _OUTPUTS = [{"name": name, "parameters": {"binary_data": True}} for name in cont
 
 def headers_to(endpoint: Endpoint) -> dict[str, str]:
     """The headers that every request to ``endpoint`` has."""
-    host = endpoint.address.encode("idna").decode()
+    host = replace(endpoint, host=endpoint.host.encode("idna").decode()).address
     return {"Host": host, "Accept-Encoding": "identity", **endpoint.security.headers()}
 
 
@@ -58,7 +58,7 @@ def regions_of(body: bytes, endpoint: Endpoint) -> list[str]:
     """
     try:
         return [str(region["name"]) for region in json.loads(body)]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ContractViolation(
             f"{endpoint} does not answer as a Triton server: no list of regions"
         ) from None
@@ -100,7 +100,7 @@ def outputs_of(body: bytes, headers: Mapping[str, str], model: str) -> Outputs:
             )
             position += size
         return found
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ContractViolation(f"the answer of model {model!r} cannot be read: {error!r}") from None
 
 
@@ -112,7 +112,7 @@ def config_of(body: bytes, endpoint: Endpoint) -> dict[str, Any]:
     """
     try:
         config = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise ContractViolation(f"{endpoint} does not answer as a Triton server: no JSON configuration")
@@ -123,7 +123,7 @@ def refusal(status: int, body: bytes, endpoint: Endpoint, model: str) -> Inferen
     """The error for an answer with another status than 200."""
     try:
         text = str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):  # not Triton's words
+    except (ValueError, KeyError, TypeError, RecursionError):  # not Triton's words
         text = ""
     return error_from_http(status, text, url=str(endpoint), model=model)
 
@@ -131,7 +131,7 @@ def refusal(status: int, body: bytes, endpoint: Endpoint, model: str) -> Inferen
 def mapped(error: Exception, endpoint: Endpoint, timeout_s: float) -> InferenceError:
     """One of detserve's errors for one of the operating system's, of TLS, or of the HTTP parser."""
     url = str(endpoint)
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):  # two classes before Python 3.11
+    if isinstance(error, TimeoutError) and not error.errno:  # with a number it is the kernel's
         return too_late(timeout_s, url=url)
     if isinstance(error, ssl.SSLCertVerificationError):
         return unreachable(getattr(error, "verify_message", "") or str(error), url=url)
@@ -159,4 +159,4 @@ def _reason(error: OSError) -> str:
     number = error.errno or next(iter(re.findall(r"\[Errno (\d+)\]", str(error))), None)
     if number is not None and not isinstance(error, socket.gaierror):
         return os.strerror(int(number))
-    return error.strerror or str(error)
+    return error.strerror or str(error) or "the connection was closed"
