@@ -80,9 +80,11 @@ def test_a_plan_predicts_what_is_measured(tmp_path: Path) -> None:
         checks = check(address, requests, curve, lambda: curve, 10, lambda phase: None, pid=server.pid)
     assert [one.load for one in checks] == [0.3, 0.6, 0.8]
     assert not any(one.measured.errors for one in checks)
-    # Some hundred random services are off by a tenth at times; neighbours only make the measured ones longer.
+    # Triton leaves a request lying for half a second now and then, with an instance idle: the mean of some hundred
+    # is moved by that, the median is not. Neighbours only make the measured ones longer.
     least = -0.3 if busy_note(checks) is None else -0.55
-    assert all(least < one.error() < 0.3 for one in checks[:2]), [one.error() for one in checks]
+    medians = [one.error(50) for one in checks]
+    assert all(least < median < 0.3 for median in medians[:2]), medians
     simulated_ms = [one.simulated.mean_ms for one in checks]
     assert simulated_ms[2] > 1.25 * simulated_ms[0], "there is a queue at 80 %, on any machine"
     report = plan_report(curve, [], checks, p99_ms=100, machine=None, source="measured")

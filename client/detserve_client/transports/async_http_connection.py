@@ -104,7 +104,11 @@ class AsyncHttpConnection(asyncio.Protocol):
         addresses = await _within(deadline_s - time.monotonic(), looked_up)
         failed: OSError = TimeoutError("timed out")
         for number, (family, kind, protocol, _, address) in enumerate(addresses):
-            connecting = socket.socket(family, kind, protocol)
+            try:
+                connecting = socket.socket(family, kind, protocol)
+            except OSError as error:  # no IPv6 here, say
+                failed = error
+                continue
             try:
                 connecting.setblocking(False)
                 share_s = (deadline_s - time.monotonic()) / (len(addresses) - number)

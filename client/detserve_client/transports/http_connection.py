@@ -83,29 +83,31 @@ class HttpConnection:
         addresses = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         failed: OSError = TimeoutError("timed out")
         for number, (family, kind, protocol, _, address) in enumerate(addresses):
-            self._socket = connecting = socket.socket(family, kind, protocol)
             try:
+                self._socket = connecting = socket.socket(family, kind, protocol)
+                self._check_not_ended()
                 connecting.settimeout(_left_s(deadline_s) / (len(addresses) - number))
                 connecting.connect(address)
                 connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 break
             except OSError as error:
-                connecting.close()
+                self.close()
                 failed = error
-                if self._ended:
-                    break
         else:
             raise failed
         if self._tls is not None:
             name = name_for_tls(self._host)
             secured = self._tls.wrap_socket(connecting, server_hostname=name, do_handshake_on_connect=False)
             self._socket = connecting = secured
-        if self._ended:
-            raise ConnectionAbortedError("ended by another thread")
+        self._check_not_ended()
         if isinstance(connecting, ssl.SSLSocket):
             connecting.settimeout(_left_s(deadline_s))
             connecting.do_handshake()
         return connecting
+
+    def _check_not_ended(self) -> None:
+        if self._ended:
+            raise ConnectionAbortedError("ended by another thread")
 
 
 def _left_s(deadline_s: float) -> float:
