@@ -80,8 +80,8 @@ def test_a_plan_predicts_what_is_measured(tmp_path: Path) -> None:
         checks = check(address, requests, curve, lambda: curve, 10, lambda phase: None, pid=server.pid)
     assert [one.load for one in checks] == [0.3, 0.6, 0.8]
     assert not any(one.measured.errors for one in checks)
-    # Triton leaves a request lying for half a second now and then, with an instance idle: the mean of some hundred
-    # is moved by that, the median is not. Neighbours only make the measured ones longer.
+    # Now and then Triton leaves a request lying for half a second, with an instance idle: the mean of some
+    # hundred is moved by that, the median is not. Neighbours only make the measured ones longer.
     least = -0.3 if busy_note(checks) is None else -0.55
     medians = [one.error(50) for one in checks]
     assert all(least < median < 0.3 for median in medians[:2]), medians
