@@ -28,7 +28,7 @@ from detserve_client import (
 )
 from detserve_client.wire import config_with
 from detserve_server.certificates.authority import new_authority, new_client, new_server, write_certified
-from tests.client.test_http_connections import peer
+from tests.client.raw_peer import peer
 from tests.client.triton_grpc import grpc_server, infer_response
 from tests.client.triton_http import Received, Reply, http_server, infer_reply
 

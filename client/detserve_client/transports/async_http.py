@@ -10,7 +10,8 @@ from detserve_client.endpoint import Endpoint
 from detserve_client.errors import ModelNotFound
 from detserve_client.transports import http_messages as messages
 from detserve_client.transports.async_http_connection import AsyncHttpConnection
-from detserve_client.transports.http_exchange import MOST_IDLE, Answer, request_bytes
+from detserve_client.transports.http_exchange import Answer, request_bytes
+from detserve_client.transports.http_pool import HttpPool
 from detserve_client.wire import DetectionRequest, Outputs
 
 
@@ -22,10 +23,8 @@ class AsyncHttpTransport:
 
         self._not_http = httptools.HttpParserError
         self._endpoint = endpoint
-        self._tls = endpoint.security.ssl_context() if endpoint.tls else None
         self._headers = messages.headers_to(endpoint)
-        self._idle: list[AsyncHttpConnection] = []
-        self._closed = False
+        self._pool = HttpPool(endpoint, AsyncHttpConnection)
 
     async def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
         """Send one request; see :class:`~detserve_client.transports.base.AsyncTransport`."""
@@ -63,9 +62,7 @@ class AsyncHttpTransport:
 
     async def close(self) -> None:
         """Close the connections; one that has a request under way is closed after it."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self._pool.close()
         await asyncio.sleep(0)  # the event loop closes them at its next turn
 
     async def _send(
@@ -77,8 +74,6 @@ class AsyncHttpTransport:
         body: bytes = b"",
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        if self._closed:
-            raise ValueError("the client is closed")
         request = request_bytes(method, path, {**self._headers, **(headers or {})}, body)
         try:
             answer = await self._exchange(request, time.monotonic() + timeout_s)
@@ -89,22 +84,11 @@ class AsyncHttpTransport:
         return answer
 
     async def _exchange(self, request: bytes, deadline_s: float) -> Answer:
-        connection = self._connection()
+        connection = self._pool.take()
         try:
             answer, reusable = await connection.exchange(request, deadline_s)
         except BaseException:
             connection.close()
             raise
-        if reusable and not self._closed and len(self._idle) < MOST_IDLE:
-            self._idle.append(connection)
-        else:
-            connection.close()
+        self._pool.give_back(connection, reusable)
         return answer
-
-    def _connection(self) -> AsyncHttpConnection:
-        while self._idle:
-            connection = self._idle.pop()  # the last one used: the others may be closed by the server
-            if connection.idle():
-                return connection
-            connection.close()
-        return AsyncHttpConnection(self._endpoint.host, self._endpoint.port, self._tls)

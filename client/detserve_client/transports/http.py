@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -11,7 +10,8 @@ from detserve_client.endpoint import Endpoint
 from detserve_client.errors import ModelNotFound
 from detserve_client.transports import http_messages as messages
 from detserve_client.transports.http_connection import HttpConnection
-from detserve_client.transports.http_exchange import MOST_IDLE, Answer, request_bytes
+from detserve_client.transports.http_exchange import Answer, request_bytes
+from detserve_client.transports.http_pool import HttpPool
 from detserve_client.wire import DetectionRequest, Outputs
 
 
@@ -23,11 +23,8 @@ class HttpTransport:
 
         self._not_http = httptools.HttpParserError
         self._endpoint = endpoint
-        self._tls = endpoint.security.ssl_context() if endpoint.tls else None
         self._headers = messages.headers_to(endpoint)
-        self._idle: list[HttpConnection] = []
-        self._pid = os.getpid()
-        self._closed = False
+        self._pool = HttpPool(endpoint, HttpConnection)
 
     def infer(
         self, request: DetectionRequest, timeout_s: float, cancellation: Cancellation | None = None
@@ -67,9 +64,7 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the connections; one that has a request under way is closed after it."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        self._pool.close()
 
     def _send(
         self,
@@ -81,8 +76,6 @@ class HttpTransport:
         headers: dict[str, str] | None = None,
         cancellation: Cancellation | None = None,
     ) -> Answer:
-        if self._closed:
-            raise ValueError("the client is closed")
         request = request_bytes(method, path, {**self._headers, **(headers or {})}, body)
         try:
             answer = self._exchange(request, time.monotonic() + timeout_s, cancellation)
@@ -95,7 +88,7 @@ class HttpTransport:
         return answer
 
     def _exchange(self, request: bytes, deadline_s: float, cancellation: Cancellation | None) -> Answer:
-        connection = self._connection()
+        connection = self._pool.take()
         try:
             if cancellation is None:
                 answer, reusable = connection.exchange(request, deadline_s)
@@ -106,22 +99,5 @@ class HttpTransport:
         except BaseException:
             connection.close()
             raise
-        if reusable and not self._closed and len(self._idle) < MOST_IDLE:
-            self._idle.append(connection)
-            if self._closed:  # meanwhile
-                self.close()
-        else:
-            connection.close()
+        self._pool.give_back(connection, reusable)
         return answer
-
-    def _connection(self) -> HttpConnection:
-        if self._pid != os.getpid():  # a fork's connections are its parent's
-            self._idle, self._pid = [], os.getpid()
-        while True:
-            try:
-                connection = self._idle.pop()  # the last one used: the others may be closed by the server
-            except IndexError:
-                return HttpConnection(self._endpoint.host, self._endpoint.port, self._tls)
-            if connection.idle():
-                return connection
-            connection.close()

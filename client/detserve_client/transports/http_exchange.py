@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: So many unused connections a client keeps for its next requests.
-MOST_IDLE = 64
 #: The text of the error for an answer that is not whole.
 ENDED_EARLY = "the connection was closed before the answer was whole"
 
