@@ -1,0 +1,52 @@
+"""What a network gives for a picture, where its graph alone does not tell what its outputs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detserve_builder.checkpoint import Checkpoint
+from detserve_builder.graph import cell_grid
+from detserve_client.card import Wh
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def probe_outputs(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
+    """What the network gives for one picture of noise, by output; empty where ONNX Runtime cannot run it."""
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    image = checkpoint.inputs[0]
+    shape = [1, *(size for size in image.shape[1:] if isinstance(size, int))]
+    noise = np.random.default_rng(0).random(shape, np.float32)
+    try:
+        content = checkpoint.model.SerializeToString()
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, {image.name: noise}), strict=True))
+    except (failures.Fail, failures.InvalidArgument, failures.NotImplemented, failures.RuntimeException):
+        return {}
+
+
+def slope_over_cells(rows: NDArray[Any], wh: Wh, strides: Sequence[int]) -> float:
+    """How far the centres in the first two columns of ``rows`` [A,...] move for each pixel between their cells.
+
+    1 for boxes in network pixels, one over the input's size for shares of it, and 0 where they do not follow the
+    cells: offsets that are yet to be decoded. Rows may stand in several sets of A, one an anchor of a cell.
+    """
+    grids = [(cell_grid(-(-wh[0] // s), -(-wh[1] // s)) + 0.5) * s for s in strides]
+    per_cell = len(rows) // sum(map(len, grids))
+    centers = np.concatenate([np.tile(grid, (per_cell, 1)) for grid in grids])
+    slopes = []
+    for found, cell in zip(np.asarray(rows, np.float64)[:, :2].T, centers.T, strict=True):
+        if not np.isfinite(found).all() or found.std() == 0 or np.corrcoef(found, cell)[0, 1] < 0.9:
+            return 0.0
+        slopes.append(np.cov(found, cell)[0, 1] / cell.var(ddof=1))
+    return float(np.mean(slopes))
