@@ -41,7 +41,10 @@ def labels_of(names: Mapping[int, str], num_classes: int | None) -> tuple[list[s
         return texts, ""
     if first >= 0 and last + 1 == (num_classes or last + 1):
         return [names.get(number, f"class_{number}") for number in range(last + 1)], ""
-    return [], f"the file's {len(names)} names, numbers {first} to {last}, do not fit the {num_classes} classes of its graph"
+    return (
+        [],
+        f"the file's {len(names)} names, numbers {first} to {last}, do not fit the {num_classes} classes of its graph",
+    )
 
 
 def _parsed(written: str) -> Any:

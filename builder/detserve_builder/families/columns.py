@@ -104,7 +104,11 @@ class _Origins:
         parts = [self.columns(source, axis) for source in node.input]
         if along != axis:
             return parts[0]
-        return None if any(part is None for part in parts) else [column for part in parts for column in part or ()]
+        return (
+            None
+            if any(part is None for part in parts)
+            else [column for part in parts for column in part or ()]
+        )
 
     def _cut(self, node: onnx.NodeProto, name: str, axis: int, split_axis: int) -> list[Column] | None:
         rank = len(self._shapes[name])

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detserve_builder.checkpoint import Checkpoint
+from detserve_builder.checkpoint import Checkpoint, TensorInfo
+from detserve_builder.families.columns import Column
 from detserve_builder.graph import cell_grid
 from detserve_client.card import Wh
 
@@ -50,3 +51,16 @@ def slope_over_cells(rows: NDArray[Any], wh: Wh, strides: Sequence[int]) -> floa
             return 0.0
         slopes.append(np.cov(found, cell)[0, 1] / cell.var(ddof=1))
     return float(np.mean(slopes))
+
+
+def gives_class_numbers(checkpoint: Checkpoint, output: TensorInfo, columns: Sequence[Column]) -> bool:
+    """Whether the sixth column of ``output`` [N,A,6] is the number of a class, and no score of one.
+
+    ``columns`` are where its columns come from; where they do not tell, the network is run once.
+    """
+    if output.shape[2] != 6:
+        return False
+    if len(columns) == 6 and (columns[5].is_index or columns[5].is_sigmoid):
+        return columns[5].is_index
+    rows = probe_outputs(checkpoint).get(output.name)
+    return rows is not None and bool((rows[..., 5] == np.round(rows[..., 5])).all())

@@ -141,3 +141,12 @@ def _integers(checkpoint: Checkpoint) -> dict[str, int]:
     }
     values = {name: numpy_helper.to_array(t) for name, t in tensors.items() if t.data_type in (6, 7)}
     return {name: int(value.item()) for name, value in values.items() if np.size(value) == 1}
+
+
+def num_classes_of_arg_max(checkpoint: Checkpoint) -> int | None:
+    """C of a graph that takes the best of C scores itself, by ArgMax along the last axis."""
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in checkpoint.model.graph.value_info}
+    found = [n for n in checkpoint.model.graph.node if n.op_type == "ArgMax" and n.input[0] in shapes]
+    axes = [next((a.i for a in node.attribute if a.name == "axis"), 0) for node in found]
+    sizes = {shapes[node.input[0]][axis].dim_value for node, axis in zip(found, axes, strict=True)}
+    return sizes.pop() or None if len(sizes) == 1 else None

@@ -46,13 +46,10 @@ def classes_and_behind(
     ``found`` is what the graph shows, ``prototypes`` are the outputs [N,M,h,w] beside. Raises :class:`BuildError`
     where the columns behind the classes are an angle, or nothing that is known.
     """
-    said = _said_behind(checkpoint, prototypes)
+    said = said_behind(checkpoint, prototypes)
     classes, behind = found or (columns - (said or 0), said or 0)
     if behind == 1:
-        raise BuildError(
-            f"{checkpoint.path}: YOLO obb: the column behind the class scores is the angle of a rotated box, but "
-            "detserve serves upright boxes; bring a model of the task detect, segment or pose"
-        )
+        raise BuildError(angle_behind(checkpoint))
     key_points = behind % 3 == 0 or behind % 2 == 0  # x, y and maybe visibility
     if classes < 1 or not (behind == said or (said is None and key_points)):
         raise BuildError(
@@ -63,7 +60,15 @@ def classes_and_behind(
     return classes, behind
 
 
-def _said_behind(checkpoint: Checkpoint, prototypes: Sequence[TensorInfo]) -> int | None:
+def angle_behind(checkpoint: Checkpoint) -> str:
+    """The sentence for a head with one column more than box and classes."""
+    return (
+        f"{checkpoint.path}: YOLO obb: the column behind the classes is the angle of a rotated box, but detserve serves "
+        "upright boxes; bring a model of the task detect, segment or pose"
+    )
+
+
+def said_behind(checkpoint: Checkpoint, prototypes: Sequence[TensorInfo]) -> int | None:
     """Columns of mask coefficients or key points, as metadata and outputs say; None where they say nothing."""
     task = checkpoint.metadata.get("task")
     if prototypes and task in (None, "segment"):

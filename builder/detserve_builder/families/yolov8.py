@@ -46,7 +46,15 @@ if TYPE_CHECKING:
 
 REG_MAX = 16
 STRIDE_SETS = ([8, 16, 32], [8, 16, 32, 64], [4, 8, 16, 32])  # the usual, P6 and P2 models
-RARE_STRIDE_SETS = ([16, 32], [4, 8, 16], [8, 16], [8], [16], [32], [4, 8, 16, 32, 64])  # YOLOv3-tiny, cut heads
+RARE_STRIDE_SETS = (
+    [16, 32],
+    [4, 8, 16],
+    [8, 16],
+    [8],
+    [16],
+    [32],
+    [4, 8, 16, 32, 64],
+)  # YOLOv3-tiny, cut heads
 
 _Positive = Annotated[int, Field(gt=0)]
 
@@ -89,12 +97,16 @@ def _recognise_decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | N
             continue
         columns = columns_of(checkpoint, output, axis)
         found = box_and_classes(columns)
-        known = found is not None and (axis == 1 or len({column.tensor for column in columns[4 : 4 + found[0]]}) == 1)
+        known = found is not None and (
+            axis == 1 or len({column.tensor for column in columns[4 : 4 + found[0]]}) == 1
+        )
         sets = (*STRIDE_SETS, *RARE_STRIDE_SETS) if known else STRIDE_SETS
         strides = next((strides for strides in sets if num_cells(wh, strides) == anchors), None)
         if strides is None or (axis == 2 and not known):
             continue
-        classes, behind = ultralytics.classes_and_behind(checkpoint, fields - 4, found if known else None, prototypes)
+        classes, behind = ultralytics.classes_and_behind(
+            checkpoint, fields - 4, found if known else None, prototypes
+        )
         head = {"strides": strides, "columns_behind": behind} if behind else {"strides": strides}
         return _draft(checkpoint, wh, head, classes)
     return None
@@ -132,7 +144,9 @@ def _decode(graph: gs.Graph, card: Card) -> Candidates:
     anchors_last = output.shape[1] != anchors
     expect_anchors("head.strides", str(head.strides), anchors, output, output.shape[2 if anchors_last else 1])
     box_columns = 4 + head.columns_behind
-    columns = classes_beside("head.columns_behind", box_columns, output, output.shape[1 if anchors_last else 2])
+    columns = classes_beside(
+        "head.columns_behind", box_columns, output, output.shape[1 if anchors_last else 2]
+    )
     expect_classes(card, output, columns)
     rows = layer(graph, "Transpose", output, perm=[0, 2, 1]) if anchors_last else output
     boxes = corners(graph, slice_last(graph, rows, 0, 2), slice_last(graph, rows, 2, 4))

@@ -21,8 +21,14 @@ from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families import ultralytics
 from detserve_builder.families.columns import Column, box_and_classes, columns_of
 from detserve_builder.families.family import Candidates, Draft, Family
-from detserve_builder.families.probing import probe_outputs, slope_over_cells
-from detserve_builder.families.reading import channel_parts, expect_anchors, expect_classes, image_wh, num_cells
+from detserve_builder.families.probing import gives_class_numbers, probe_outputs, slope_over_cells
+from detserve_builder.families.reading import (
+    channel_parts,
+    expect_anchors,
+    expect_classes,
+    image_wh,
+    num_cells,
+)
 from detserve_builder.graph import cell_grid, corners, layer, slice_last
 from detserve_client.card import Card, Wh
 
@@ -55,11 +61,11 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     if len(output.shape) != 3 or not isinstance(output.shape[2], int) or output.shape[2] <= 5:
         return None
     strides = next((strides for strides in STRIDE_SETS if num_cells(wh, strides) == output.shape[1]), None)
-    # YOLOX joins three branches; two are scores and distances.
-    if strides is None or len(channel_parts(checkpoint, output)) == 2 or not _fits(columns_of(checkpoint, output, 2)):
-        return None
+    columns = columns_of(checkpoint, output, 2)
+    if strides is None or len(channel_parts(checkpoint, output)) == 2 or not _fits(columns):
+        return None  # YOLOX joins three branches; two are scores and distances
     rows = probe_outputs(checkpoint).get(output.name)
-    if rows is None:
+    if rows is None or gives_class_numbers(checkpoint, output, columns):
         return None
     slope = slope_over_cells(rows[0], wh, strides)
     decoded = 0.8 < slope < 1.25
@@ -80,7 +86,7 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
 def _fits(columns: Sequence[Column]) -> bool:
     """Whether objectness and classes are two tensors, and no column behind is another thing, as far as can be seen."""
     if not any(column.is_sigmoid for column in columns):
-        return not any(column.is_index for column in columns)
+        return True
     objectness, classes = columns[4], columns[5:]
     if box_and_classes(columns) and objectness.tensor == columns[5].tensor:
         return False
