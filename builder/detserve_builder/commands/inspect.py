@@ -31,6 +31,7 @@ def inspect(
     from detserve_builder.checkpoint import load_checkpoint
     from detserve_builder.infer_card import families_that_fit, infer_card
     from detserve_builder.prepare import prepare
+    from detserve_builder.proof import refuse_impossible
 
     console = Console()
     loaded = load_checkpoint(checkpoint, structure_only=True)
@@ -42,7 +43,9 @@ def inspect(
         raise
     table = _outside(loaded, inferred.family)
     if loaded.sha256:
-        prepared = prepare(loaded, inferred, probe_pictures(inferred))
+        probe = probe_pictures(inferred)
+        prepared = prepare(loaded, inferred, probe)
+        refuse_impossible(loaded, inferred, prepared.model, probe)
         table.add_row("batch", prepared.batch_obstacle or "any")
     else:
         table.add_row("weights", f"none: {loaded.path.with_suffix('.weights')} is missing")
