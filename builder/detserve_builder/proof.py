@@ -233,7 +233,7 @@ def _difference(pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> str:
     clipped = [(np.clip(one, -_HUGE, _HUGE), np.clip(other, -_HUGE, _HUGE)) for one, other in pairs[:2]]
     boxes, scores = (float(np.nanmax(np.abs(one - other), initial=0)) for one, other in clipped)
     return (
-        f"the prepared network gives other numbers than the file, boxes by up to {boxes:.3g} px and scores by "
+        f"the prepared network gives other numbers than the file, boxes by up to {boxes:.3g} px, scores by "
         f"up to {scores:.3g}"
     )
 

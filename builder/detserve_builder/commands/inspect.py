@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
+from detserve_builder.errors import BuildError
 from detserve_client.errors import CardError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def inspect(
 ) -> None:
     """Show the family, the inputs and outputs and the card a checkpoint is taken for."""
     from rich.console import Console
+    from rich.text import Text
 
     from detserve_builder.build import probe_pictures
     from detserve_builder.checkpoint import load_checkpoint
@@ -45,8 +47,11 @@ def inspect(
     if loaded.sha256:
         probe = probe_pictures(inferred)
         prepared = prepare(loaded, inferred, probe)
-        refuse_impossible(loaded, inferred, prepared.model, probe)
         table.add_row("batch", prepared.batch_obstacle or "any")
+        try:
+            refuse_impossible(loaded, inferred, prepared.model, probe)
+        except BuildError as refusal:
+            table.add_row("a build refuses it", Text(str(refusal), style="red"))
     else:
         table.add_row("weights", f"none: {loaded.path.with_suffix('.weights')} is missing")
     table.add_row("classes", f"{len(inferred.labels)}: {', '.join(inferred.labels[:8])}…")
