@@ -83,9 +83,8 @@ def read_card(
         card = card.model_copy(update={"candidates": anchors})
     if labels_are is Source.GUESS:
         others = "the names in the order the network was trained with"
-        draft = replace(
-            draft, guesses={"labels": f"{others} ({why_not})" if why_not else others, **draft.guesses}
-        )
+        said = {"labels": f"{others} ({why_not})" if why_not else others}
+        draft = replace(draft, guesses={**said, **draft.guesses})
     from_metadata = {"labels"} if labels_are is Source.METADATA else set()
     if "input_wh" not in fields and not input_size_is_fixed(checkpoint.original):
         from_metadata.add("input_wh")
@@ -104,8 +103,8 @@ def _of_said_size(checkpoint: Checkpoint, input_wh: Any) -> Checkpoint:
     image = checkpoint.inputs[0]
     if not all(isinstance(size, int) for size in image.shape[2:]):
         raise BuildError(
-            f"{checkpoint.path}: the size of the input {image} is not fixed, and nothing beside it says one; say it "
-            "with --input-size WIDTHxHEIGHT or as input_wh in the card"
+            f"{checkpoint.path}: the size of the input {image} is not fixed, and nothing beside it says one; "
+            "say it with --input-size WIDTHxHEIGHT or as input_wh in the card"
         )
     return checkpoint
 
@@ -189,7 +188,7 @@ def _guess_name(path: Path) -> str:
 
 
 def _labels(checkpoint: Checkpoint, draft: Draft) -> tuple[list[str], Source, str]:
-    """The file's own names; where it has none, COCO's 80 for 80 classes, as published weights have them; or numbers.
+    """The file's own names; or COCO's 80 for 80 classes, as published weights have them; or numbers.
 
     The last is why the file's names are not used, where it has some.
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def written_names(metadata: Mapping[str, str], configs: Mapping[str, Mapping[str, Any]]) -> dict[int, str]:
-    """Names by class number: ``names`` of the metadata, or Hugging Face's ``id2label``; empty where there are none.
+    """Names by class number: ``names`` of the metadata, or Hugging Face's ``id2label``; empty where none are.
 
     Ultralytics writes ``names`` as a Python dict or list, others as JSON, with numbers or text as keys.
     """
@@ -27,10 +27,10 @@ def written_names(metadata: Mapping[str, str], configs: Mapping[str, Mapping[str
 
 
 def labels_of(names: Mapping[int, str], num_classes: int | None) -> tuple[list[str], str]:
-    """``names`` as one label a class, or none and the reason; ``num_classes`` is the graph's, None where unknown.
+    """``names`` as one label a class, or none and the reason; ``num_classes`` is the graph's, if known.
 
-    Numbers may begin at 1 where there are as many names as classes; a number that is left out in between is class_N.
-    Names that are the class numbers themselves say nothing: untrained networks have them.
+    Numbers may begin at 1 where there are as many names as classes; a number that is left out in between is
+    class_N. Names that are the class numbers themselves say nothing: untrained networks have them.
     """
     if not names:
         return [], ""
@@ -41,10 +41,8 @@ def labels_of(names: Mapping[int, str], num_classes: int | None) -> tuple[list[s
         return texts, ""
     if first >= 0 and last + 1 == (num_classes or last + 1):
         return [names.get(number, f"class_{number}") for number in range(last + 1)], ""
-    return (
-        [],
-        f"the file's {len(names)} names, numbers {first} to {last}, do not fit the {num_classes} classes of its graph",
-    )
+    numbered = f"{len(names)} names, numbers {first} to {last}"
+    return [], f"the file's {numbered}, do not fit the {num_classes} classes of its graph"
 
 
 def _parsed(written: str) -> Any:

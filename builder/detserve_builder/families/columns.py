@@ -39,7 +39,7 @@ def columns_of(checkpoint: Checkpoint, output: TensorInfo, axis: int) -> list[Co
 
 
 def box_and_classes(columns: Sequence[Column]) -> tuple[int, int] | None:
-    """C class columns and what lies behind them, for columns that are four of a box, then C sigmoids, then others.
+    """C class columns and the number of those behind, for columns of a box, then C sigmoids, then others.
 
     None where the columns are in no such order.
     """

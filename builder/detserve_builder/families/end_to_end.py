@@ -1,9 +1,10 @@
 """End-to-end YOLO: YOLOv10 (Wang et al. 2024, arXiv:2405.14458), YOLO26; one box an object, no suppression.
 
-One output [N,R,6]: x1, y1, x2, y2 in network pixels, score, class; also what Ultralytics writes with ``nms=True``.
-Mask coefficients or key points may lie behind, and prototypes [N,M,h,w] beside. Ultralytics' RT-DETR has the same
-columns with cx, cy, w, h as shares of the input, and up to 2025 [N,R,4+C] with the scores of all classes.
-DeepStream's exporters (marcoslucianops/DeepStream-Yolo) give six columns for every anchor: those are suppressed.
+One output [N,R,6]: x1, y1, x2, y2 in network pixels, score, class; Ultralytics' ``nms=True`` gives that too.
+Mask coefficients or key points may lie behind, and prototypes [N,M,h,w] beside. Ultralytics' RT-DETR has the
+same columns with cx, cy, w, h as shares of the input, and up to 2025 [N,R,4+C] with the scores of all classes.
+DeepStream's exporters (marcoslucianops/DeepStream-Yolo) give six columns for every anchor: those are
+suppressed.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class BoxCoding(str, Enum):
 class Head(BaseModel):
     """``detections`` is R, the rows of the output.
 
-    ``columns_behind`` counts the columns behind the class: mask coefficients or key points. With ``class_scores`` the
-    columns behind the box are the scores of all classes instead.
+    ``columns_behind`` counts the columns behind the class: mask coefficients or key points. With
+    ``class_scores`` the columns behind the box are the scores of all classes instead.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -158,8 +159,8 @@ def _decode(graph: gs.Graph, card: Card) -> Candidates:
         return Candidates(boxes, slice_last(graph, rows, 4, 4 + len(card.labels)))
     if rows.shape[2] != 6 + head.columns_behind:
         raise CardError(
-            f"card: head.columns_behind: {head.columns_behind} makes {6 + head.columns_behind} columns with box, score "
-            f"and class, but the graph's output {rows.name} has {rows.shape[2]}"
+            f"card: head.columns_behind: {head.columns_behind} makes {6 + head.columns_behind} columns with "
+            f"box, score and class, but the graph's output {rows.name} has {rows.shape[2]}"
         )
     scores = layer(graph, "Squeeze", slice_last(graph, rows, 4, 5), int64(2))
     classes = layer(graph, "Squeeze", slice_last(graph, rows, 5, 6), int64(2))

@@ -37,14 +37,13 @@ def probe_outputs(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
 
 
 def slope_over_cells(rows: NDArray[Any], wh: Wh, strides: Sequence[int]) -> float:
-    """How far the centres in the first two columns of ``rows`` [A,...] move for each pixel between their cells.
+    """How far the centres in the first two columns of ``rows`` [A,...] move for a pixel between their cells.
 
-    1 for boxes in network pixels, one over the input's size for shares of it, and 0 where they do not follow the
-    cells: offsets that are yet to be decoded. Rows may stand in several sets of A, one an anchor of a cell.
+    1 for boxes in network pixels, one over the input's size for shares of it, and 0 where they do not follow
+    the cells: offsets that are yet to be decoded.
     """
     grids = [(cell_grid(-(-wh[0] // s), -(-wh[1] // s)) + 0.5) * s for s in strides]
-    per_cell = len(rows) // sum(map(len, grids))
-    centers = np.concatenate([np.tile(grid, (per_cell, 1)) for grid in grids])
+    centers = np.concatenate(grids)
     slopes = []
     for found, cell in zip(np.asarray(rows, np.float64)[:, :2].T, centers.T, strict=True):
         if not np.isfinite(found).all() or found.std() == 0 or np.corrcoef(found, cell)[0, 1] < 0.9:

@@ -43,8 +43,8 @@ def classes_and_behind(
 ) -> tuple[int, int]:
     """How many of ``columns`` behind a box are class scores, and how many lie behind those.
 
-    ``found`` is what the graph shows, ``prototypes`` are the outputs [N,M,h,w] beside. Raises :class:`BuildError`
-    where the columns behind the classes are an angle, or nothing that is known.
+    ``found`` is what the graph shows, ``prototypes`` are the outputs [N,M,h,w] beside. Raises
+    :class:`BuildError` where the columns behind the classes are an angle, or nothing that is known.
     """
     said = said_behind(checkpoint, prototypes)
     classes, behind = found or (columns - (said or 0), said or 0)
@@ -54,7 +54,7 @@ def classes_and_behind(
     if classes < 1 or not (behind == said or (said is None and key_points)):
         raise BuildError(
             f"{checkpoint.path}: behind its boxes are {columns} columns, {classes} of class scores and {behind} "
-            f"others, but its metadata and its other outputs have it that {said or 0} are mask coefficients or key "
+            f"others, but its metadata and other outputs have it that {said or 0} are mask coefficients or key "
             "points; say what the columns are in a card of the family generic"
         )
     return classes, behind
@@ -63,13 +63,13 @@ def classes_and_behind(
 def angle_behind(checkpoint: Checkpoint) -> str:
     """The sentence for a head with one column more than box and classes."""
     return (
-        f"{checkpoint.path}: YOLO obb: the column behind the classes is the angle of a rotated box, but detserve serves "
-        "upright boxes; bring a model of the task detect, segment or pose"
+        f"{checkpoint.path}: YOLO obb: the column behind the classes is the angle of a rotated box, but "
+        "detserve serves upright boxes; bring a model of the task detect, segment or pose"
     )
 
 
 def said_behind(checkpoint: Checkpoint, prototypes: Sequence[TensorInfo]) -> int | None:
-    """Columns of mask coefficients or key points, as metadata and outputs say; None where they say nothing."""
+    """Columns of mask coefficients or key points, by metadata and outputs; None where they do not say."""
     task = checkpoint.metadata.get("task")
     if prototypes and task in (None, "segment"):
         channels = prototypes[0].shape[1]

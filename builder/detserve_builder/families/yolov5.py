@@ -1,8 +1,8 @@
 """YOLOv5 (Ultralytics 2020) and YOLOv7 (Wang et al. 2022, arXiv:2207.02696): three anchors a cell.
 
-Decoded, as exported (YOLOv7: with --grid): one output [N,A,5+C] with A three times the cells: cx, cy, w, h in network
-pixels, objectness and class scores, sigmoid already. Models for segmentation have M mask coefficients behind them and
-a second output [N,M,h,w]. Raw: per stride [N,3,h,w,5+C] or [N,3*(5+C),h,w], logits.
+Decoded, as exported (YOLOv7: with --grid): one output [N,A,5+C] with A three times the cells: cx, cy, w, h in
+network pixels, objectness and class scores, sigmoid already. Models for segmentation have M mask coefficients
+behind them and a second output [N,M,h,w]. Raw: per stride [N,3,h,w,5+C] or [N,3*(5+C),h,w], logits.
 Decode, models/yolo.py (Detect) of both: ``centre = (2 * sigmoid(t_xy) - .5 + cell) * stride``,
 ``size = (2 * sigmoid(t_wh))**2 * anchor``, ``score = objectness * class``.
 """
@@ -99,7 +99,7 @@ def _recognise_decoded(
     scores = columns[5 : fields - behind]
     if any(column.is_sigmoid for column in scores) and not all(column.is_sigmoid for column in scores):
         return None  # key points among the columns
-    head = {"strides": strides, "columns_behind": behind} if behind else {"strides": strides}
+    head: dict[str, object] = {"strides": strides, **({"columns_behind": behind} if behind else {})}
     return _draft(checkpoint, wh, head, fields - 5 - behind)
 
 

@@ -1,8 +1,8 @@
-"""YOLOv8 to YOLO26 (Ultralytics 2023-2026): anchor-free, no objectness; distances as distributions up to YOLO12.
+"""YOLOv8 to YOLO26 (Ultralytics 2023-2026): anchor-free, no objectness; distances as distributions.
 
 Decoded, as exported: one output [N,4+C,A] or [N,A,4+C]: cx, cy, w, h in network pixels and C scores, sigmoid
-already. Models of the task segment have M mask coefficients behind them and a second output [N,M,h,w], those of the
-task pose the key points: their boxes are served.
+already. Models of the task segment have M mask coefficients behind them and a second output [N,M,h,w], those
+of the task pose the key points: their boxes are served.
 Raw heads: per stride [N,4*reg_max+C,h,w]. Decode: a distance is the softmax expectation over reg_max bins
 (arXiv:2006.04388), ``x1y1 = (cell + .5 - left_top) * stride``,
 ``x2y2 = (cell + .5 + right_bottom) * stride``, ``score = sigmoid(class)``.
@@ -107,7 +107,7 @@ def _recognise_decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | N
         classes, behind = ultralytics.classes_and_behind(
             checkpoint, fields - 4, found if known else None, prototypes
         )
-        head = {"strides": strides, "columns_behind": behind} if behind else {"strides": strides}
+        head: dict[str, object] = {"strides": strides, **({"columns_behind": behind} if behind else {})}
         return _draft(checkpoint, wh, head, classes)
     return None
 

@@ -4,8 +4,8 @@ One output [N,A,5+C]: centre offset, log size, objectness, class scores; the las
 Decode, demo_utils.demo_postprocess of the official code: ``centre = (t_xy + cell) * stride``,
 ``size = exp(t_wh) * stride``, ``score = objectness * class``.
 
-Exported with --decode_in_inference, the graph does that itself and gives centre and size in network pixels; so does
-YOLOv6 (Li et al. 2022, arXiv:2209.02976), whose objectness is 1 throughout and whose pictures are RGB in 0..1.
+Exported with --decode_in_inference, the graph does that itself and gives centre and size in network pixels; so
+does YOLOv6 (Li et al. 2022, arXiv:2209.02976), whose objectness is 1 and whose pictures are RGB in 0..1.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
 
 
 def _fits(columns: Sequence[Column]) -> bool:
-    """Whether objectness and classes are two tensors, and no column behind is another thing, as far as can be seen."""
+    """Whether objectness and classes are two tensors, with nothing behind, as far as can be seen."""
     if not any(column.is_sigmoid for column in columns):
         return True
     objectness, classes = columns[4], columns[5:]
