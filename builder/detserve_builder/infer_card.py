@@ -83,8 +83,8 @@ def read_card(
         card = card.model_copy(update={"candidates": anchors})
     if labels_are is Source.GUESS:
         others = "the names in the order the network was trained with"
-        said = {"labels": f"{others} ({why_not})" if why_not else others}
-        draft = replace(draft, guesses={**said, **draft.guesses})
+        guess = {"labels": f"{others} ({why_not})" if why_not else others}
+        draft = replace(draft, guesses={**guess, **draft.guesses})
     from_metadata = {"labels"} if labels_are is Source.METADATA else set()
     if "input_wh" not in fields and not input_size_is_fixed(checkpoint.original):
         from_metadata.add("input_wh")

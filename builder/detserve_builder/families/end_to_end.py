@@ -2,7 +2,7 @@
 
 One output [N,R,6]: x1, y1, x2, y2 in network pixels, score, class; Ultralytics' ``nms=True`` gives that too.
 Mask coefficients or key points may lie behind, and prototypes [N,M,h,w] beside. Ultralytics' RT-DETR has the
-same columns with cx, cy, w, h as shares of the input, and up to 2025 [N,R,4+C] with the scores of all classes.
+same columns with cx, cy, w, h as shares of the input; up to 2025 it gave [N,R,4+C], all classes' scores.
 DeepStream's exporters (marcoslucianops/DeepStream-Yolo) give six columns for every anchor: those are
 suppressed.
 """

@@ -53,9 +53,9 @@ def classes_and_behind(
     key_points = behind % 3 == 0 or behind % 2 == 0  # x, y and maybe visibility
     if classes < 1 or not (behind == said or (said is None and key_points)):
         raise BuildError(
-            f"{checkpoint.path}: behind its boxes are {columns} columns, {classes} of class scores and {behind} "
-            f"others, but its metadata and other outputs have it that {said or 0} are mask coefficients or key "
-            "points; say what the columns are in a card of the family generic"
+            f"{checkpoint.path}: behind its boxes are {columns} columns, {classes} of class scores and "
+            f"{behind} others, but by its metadata and other outputs {said or 0} are mask coefficients or "
+            "key points; say what the columns are in a card of the family generic"
         )
     return classes, behind
 

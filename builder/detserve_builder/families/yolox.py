@@ -4,8 +4,8 @@ One output [N,A,5+C]: centre offset, log size, objectness, class scores; the las
 Decode, demo_utils.demo_postprocess of the official code: ``centre = (t_xy + cell) * stride``,
 ``size = exp(t_wh) * stride``, ``score = objectness * class``.
 
-Exported with --decode_in_inference, the graph does that itself and gives centre and size in network pixels; so
-does YOLOv6 (Li et al. 2022, arXiv:2209.02976), whose objectness is 1 and whose pictures are RGB in 0..1.
+Exported with --decode_in_inference, the graph does that itself and gives centre and size in network pixels;
+so does YOLOv6 (Li et al. 2022, arXiv:2209.02976), whose objectness is 1 and whose pictures are RGB in 0..1.
 """
 
 from __future__ import annotations
