@@ -45,9 +45,11 @@ def postprocess(
     """Class-wise NMS, back to the picture, clip, pad.
 
     Takes boxes [K,4] in network pixels, scores [K] descending, classes [K] (negative: padding) and the
-    geometry of the preprocess step. Rows that are no box are dropped: those with a number that is not finite,
-    and those whose right or lower edge does not lie beyond the other. Returns num_detections int32 [1], boxes float32 [rows,4], scores
+    geometry of the preprocess step. Returns num_detections int32 [1], boxes float32 [rows,4], scores
     float32 [rows] and classes int32 [rows].
+
+    Rows that are no box are dropped first: those with a number that is not finite, and those whose right or
+    lower edge does not lie beyond the other. Heads without distributions give such.
     """
     is_box = np.isfinite(boxes).all(1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     candidates = np.flatnonzero((scores >= score_threshold) & (scores < np.inf) & (classes >= 0) & is_box)
