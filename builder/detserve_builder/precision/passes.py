@@ -82,8 +82,13 @@ def apply_precision(
     request: PrecisionRequest,
     source: CalibrationSource | None,
     on_step: OnStep,
+    *,
+    float_ap: float | None = None,
 ) -> Outcome:
-    """Precision of the prepared ``model`` as asked; ``source`` is there where pictures are needed."""
+    """Precision of the prepared ``model`` as asked; ``source`` is there where pictures are needed.
+
+    ``float_ap`` is the model's AP where it was measured already.
+    """
     if source is None:
         precision = request.precision or Precision.FP32
         return Outcome(Candidate(precision.value, precision, model, {}, runtime=place.runtimes[0]))
@@ -96,7 +101,7 @@ def apply_precision(
         record["built"] = {"label": candidate.label, **candidate.settings}
         return Outcome(candidate, record)
     gate = _gate(request, place)
-    measure_one = works.measure_against(floats, dataset)
+    measure_one = works.measure_against(floats, dataset, float_ap)
     tried = [measure_one(floats)]
     tried += works.tried(request, gate, measure_one)
     chosen = gate.fastest(tried)

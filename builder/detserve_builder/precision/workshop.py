@@ -204,11 +204,11 @@ class Workshop:
                 tried += works.halves(gate, try_one)  # the next precision down in speed
         return tried
 
-    def measure_against(self, floats: Candidate, dataset: Dataset) -> Measure:
-        """Figures against the float model; its own AP is measured once."""
+    def measure_against(self, floats: Candidate, dataset: Dataset, known_ap: float | None = None) -> Measure:
+        """Figures against the float model, whose own AP is ``known_ap`` or measured once."""
         images = self.probe.images
         self.on_step(f"measuring {floats.label}")
-        float_ap = average_precision(floats.open(), self.card, dataset)
+        float_ap = average_precision(floats.open(), self.card, dataset) if known_ap is None else known_ap
         float_session = floats.open(threads=THREADS)
 
         def measure_one(candidate: Candidate) -> Measured:
