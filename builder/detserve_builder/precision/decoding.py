@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from detserve_builder.precision.evaluation import Dataset, average_precision, labelled_dataset
+from detserve_builder.precision.evaluation import Truth, average_precision, labelled_dataset
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.precision.search import OnStep
 from detserve_builder.precision.session import open_session
@@ -40,15 +40,15 @@ def choose_decoding(
     said = "decode" in card.preprocess.model_fields_set
     if said or request.evaluate is None or request.images is None:
         return Decoding(card)
-    dataset = labelled_dataset(request.evaluate, request.images, card)
-    count = _reducible(dataset, card)
+    truth = labelled_dataset(request.evaluate, request.images, card)
+    count = _reducible(truth, card)
     if count == 0:
         return Decoding(card)
     session = open_session(model)
     ap = {}
     for decode in Decode:
         on_step(f"measuring AP with JPEGs decoded {decode.value}")
-        ap[decode] = average_precision(session, decoded(card, decode), dataset)
+        ap[decode] = average_precision(session, decoded(card, decode), truth)
     kept = ap[Decode.REDUCED] >= ap[Decode.WHOLE] - MAX_AP_DROP
     chosen = Decode.REDUCED if kept else Decode.WHOLE
     record = {decode.value: round(figure, 4) for decode, figure in ap.items()}
@@ -62,10 +62,10 @@ def decoded(card: Card, decode: Decode) -> Card:
     return card.model_copy(update={"preprocess": card.preprocess.model_copy(update={"decode": decode})})
 
 
-def _reducible(dataset: Dataset, card: Card) -> int:
+def _reducible(truth: Truth, card: Card) -> int:
     """How many of the pictures are JPEGs so large that they would be reduced."""
     from detserve_builder.steps.detserve_preprocess import jpeg_reduction, jpeg_size
 
-    sizes = [jpeg_size(path.read_bytes()) for path in dataset.pictures.values()]
+    sizes = [jpeg_size(picture.path.read_bytes()) for picture in truth.dataset.read()]
     resize = card.preprocess.resize.value
     return sum(jpeg_reduction(size, input_wh=card.input_wh, resize=resize) > 1 for size in sizes)
