@@ -60,7 +60,7 @@ def _require_boxes_of_the_pictures(dataset: Dataset) -> None:
     boxes = out = 0
     reach_px, first_out = 0.0, ""
     for picture in dataset.read():
-        size_wh = _size_wh(picture)
+        size_wh = _size_wh(picture, dataset)
         corners = picture.boxes_xywh[:, :2] + picture.boxes_xywh[:, 2:]
         boxes += len(corners)
         reach_px = max(reach_px, float(corners.max(initial=0)))
@@ -90,7 +90,7 @@ def _require_boxes_of_the_pictures(dataset: Dataset) -> None:
         )
 
 
-def _size_wh(picture: AnnotatedPicture) -> tuple[int, int] | None:
+def _size_wh(picture: AnnotatedPicture, dataset: Dataset) -> tuple[int, int] | None:
     """Of the upright picture; None where its header cannot be read, which the detector will say."""
     try:
         width, height = upright_size_wh(picture.path)
@@ -99,7 +99,7 @@ def _size_wh(picture: AnnotatedPicture) -> tuple[int, int] | None:
     if picture.said_wh not in (None, (width, height), (height, width)):
         said = "x".join(map(str, picture.said_wh or ()))
         raise DatasetError(
-            f"{shown(str(picture.path))} is {width}x{height}, but its annotation says {said}; "
+            f"{dataset.path}: {shown(picture.path.name)} is {width}x{height}, but its label says {said}; "
             "give the pictures that were annotated as --images, or mend width and height"
         )
     return width, height
