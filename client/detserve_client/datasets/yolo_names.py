@@ -47,6 +47,13 @@ class Description:
             )
         return [self._found(str(entry), str(split)) for entry in entries]
 
+    def folders(self) -> list[Path]:
+        """Of :meth:`sources` those that are folders; none where they are absent."""
+        try:
+            return [source for source in self.sources() if source.is_dir()]
+        except DatasetError:
+            return []
+
     def _found(self, entry: str, split: str) -> Path:
         beside = self.file.resolve().parent if self.file else Path()
         root = beside / str(self.content.get("path") or "")
@@ -55,8 +62,8 @@ class Description:
             if exists(path):
                 return path
         raise DatasetError(
-            f"{self.file}: {split} is {shown(entry)}, which is not in {beside}; mend it or give the pictures' "
-            "folder as --images"
+            f"{self.file}: {split} is {shown(entry)}, which is not in {beside}; mend it or give the "
+            "pictures' folder as --images"
         )
 
 
