@@ -65,7 +65,7 @@ def _require_boxes_of_the_pictures(dataset: Dataset) -> None:
         corners = picture.boxes_xywh[:, :2] + picture.boxes_xywh[:, 2:]
         reach_px = max(reach_px, float(corners.max(initial=0)))
         size_wh = _size_wh(picture, dataset)
-        far = picture.boxes_xywh[_far_out(picture, size_wh)] if size_wh else []
+        far = picture.boxes_xywh[_far_out(picture, size_wh)] if size_wh else picture.boxes_xywh[:0]
         out += len(far)
         if size_wh and len(far) and not first_out:
             box = [round(float(n), 1) for n in far[0]]
