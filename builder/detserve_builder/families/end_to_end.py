@@ -82,8 +82,7 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
         return None
     detections = output.shape[1] if isinstance(output.shape[1], int) else last_top_k(checkpoint)
     every_anchor = detections in [per_cell * num_cells(wh, (8, 16, 32)) for per_cell in _ANCHORS_PER_CELL]
-    class_scores = len(columns) > 4 and all(column.is_sigmoid for column in columns)
-    if class_scores and not prototypes and not every_anchor:
+    if _gives_class_scores(checkpoint, columns) and not prototypes and not every_anchor:
         head: dict[str, object] = {"boxes": BoxCoding.CXCYWH_SHARE.value, "class_scores": True}
         return _draft(checkpoint, wh, head, detections, fields - 4)
     behind = _columns_behind(checkpoint, output, prototypes)
@@ -94,6 +93,14 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
         head["columns_behind"] = behind
     num_classes = num_classes_of_arg_max(checkpoint) if every_anchor else num_classes_of_top_k(checkpoint)
     return _draft(checkpoint, wh, head, detections, num_classes, suppressed=not every_anchor)
+
+
+def _gives_class_scores(checkpoint: Checkpoint, columns: Sequence[Column]) -> bool:
+    """Whether boxes and scores are two sigmoids of a transformer that selects its queries."""
+    parts = [column.tensor for column in columns[:4]], [column.tensor for column in columns[4:]]
+    transformer = ultralytics.is_rtdetr(checkpoint) or bool({"GridSample", "TopK"} & ops(checkpoint))
+    two = len(parts[1]) > 0 and [len(set(part)) for part in parts] == [1, 1] and parts[0][0] != parts[1][0]
+    return transformer and two and all(column.is_sigmoid for column in columns)
 
 
 def _columns_behind(

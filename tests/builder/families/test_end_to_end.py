@@ -96,7 +96,10 @@ def test_deepstream_is_suppressed_and_yolov10_is_not(tmp_path) -> None:
 def class_scores_of_rtdetr() -> Tail:
     """Ultralytics' RT-DETR up to 2025 (ultralytics/nn/modules/head.py): shares and scores, both sigmoids."""
     tail = Tail()
-    parts = [tail.node("Sigmoid", [name], f"{name}_share") for name in ("box", "class")]
+    tail.node("TopK", ["all_queries", tail.constant("k", [30])], "queries", "index", axis=1)
+    chosen = tail.node("Unsqueeze", ["queries", tail.constant("axis", [2])], "chosen")
+    tail.node("Add", ["class", chosen], "class_of_chosen")
+    parts = [tail.node("Sigmoid", [name], f"{name}_share") for name in ("box", "class_of_chosen")]
     tail.output(tail.node("Concat", parts, "output0", axis=2), [30, 7])
     return tail
 
@@ -104,13 +107,14 @@ def class_scores_of_rtdetr() -> Tail:
 def class_scores_formula(heads):
     cx, cy, w, h = sigmoid(heads["box"]).T * SIDE_PX
     boxes = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], 1)
-    return boxes, sigmoid(heads["class"])
+    chosen = -np.sort(-heads["all_queries"])[:30]
+    return boxes, sigmoid(heads["class"] + chosen[:, None])
 
 
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_scores_of_all_classes(tmp_path_factory, seed) -> None:
-    folder, heads = tmp_path_factory.mktemp("net"), {"box": [30, 4], "class": [30, 3]}
+    folder, heads = tmp_path_factory.mktemp("net"), {"box": [30, 4], "class": [30, 3], "all_queries": [50]}
     tail = class_scores_of_rtdetr()
     assert_decodes(folder, heads, class_scores_formula, family="end_to_end", batch=2, seed=seed, tail=tail)
 
