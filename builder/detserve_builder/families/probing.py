@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from detserve_client.card import Wh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_FOLLOWS = 0.9  # correlation of centres with their cells; trained networks reach .98 and more
+_PIXELS = 0.5  # of a pixel for a pixel: shares move by at most 1/32
 
 
 def probe_outputs(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
@@ -36,17 +40,34 @@ def probe_outputs(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
         return {}
 
 
-def slope_over_cells(rows: NDArray[Any], wh: Wh, strides: Sequence[int]) -> float:
-    """How far the centres in the first two columns of ``rows`` [A,...] move for a pixel between their cells.
+class BoxForm(str, Enum):
+    """What four columns of decoded rows are: in network pixels, or shares of the input."""
 
-    1 for boxes in network pixels, one over the input's size for shares of it, and 0 where they do not follow
-    the cells: offsets that are yet to be decoded.
+    CXCYWH = "cxcywh"
+    XYXY = "xyxy"
+    SHARES = "shares"
+
+
+def box_form(rows: NDArray[Any], wh: Wh, strides: Sequence[int]) -> BoxForm | None:
+    """The form of the boxes in the first columns of ``rows`` [A,...], one a cell of the strides.
+
+    A centre or corner that is decoded moves with its cell, pixel for pixel or as a share of the input; sizes
+    do not. None where nothing does: offsets that are yet to be decoded, or a network that is not trained.
     """
+    slope = _slope_over_cells(rows[:, :2], wh, strides)
+    if slope == 0:
+        return None
+    if slope < _PIXELS:
+        return BoxForm.SHARES
+    return BoxForm.XYXY if _slope_over_cells(rows[:, 2:4], wh, strides) > _PIXELS else BoxForm.CXCYWH
+
+
+def _slope_over_cells(points: NDArray[Any], wh: Wh, strides: Sequence[int]) -> float:
+    """How far ``points`` [A,2] move for a pixel between their cells, 0 where they do not move with them."""
     grids = [(cell_grid(-(-wh[0] // s), -(-wh[1] // s)) + 0.5) * s for s in strides]
-    centers = np.concatenate(grids)
     slopes = []
-    for found, cell in zip(np.asarray(rows, np.float64)[:, :2].T, centers.T, strict=True):
-        if not np.isfinite(found).all() or found.std() == 0 or np.corrcoef(found, cell)[0, 1] < 0.9:
+    for found, cell in zip(np.asarray(points, np.float64).T, np.concatenate(grids).T, strict=True):
+        if not np.isfinite(found).all() or found.std() == 0 or np.corrcoef(found, cell)[0, 1] < _FOLLOWS:
             return 0.0
         slopes.append(np.cov(found, cell)[0, 1] / cell.var(ddof=1))
     return float(np.mean(slopes))

@@ -10,15 +10,18 @@ Raw heads: per stride [N,4*reg_max+C,h,w]. Decode: a distance is the softmax exp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from detserve_builder.checkpoint import Checkpoint
+from detserve_builder.errors import BuildError
 from detserve_builder.families import ultralytics
 from detserve_builder.families.columns import box_and_classes, columns_of
 from detserve_builder.families.family import Candidates, Draft, Family
+from detserve_builder.families.probing import BoxForm, box_form, probe_outputs
 from detserve_builder.families.reading import (
     channel_parts,
     classes_beside,
@@ -62,13 +65,15 @@ _Positive = Annotated[int, Field(gt=0)]
 class Head(BaseModel):
     """Strides, finest first, and the bins of a distance's distribution (raw heads only).
 
-    ``columns_behind`` counts the columns behind the class scores: mask coefficients or key points.
+    ``columns_behind`` counts the columns behind the class scores: mask coefficients or key points. ``boxes``
+    in network pixels are centre and size, or corners as other anchor-free heads join them.
     """
 
     model_config = ConfigDict(extra="forbid")
     strides: Annotated[list[_Positive], Field(min_length=1)] = STRIDE_SETS[0]
     reg_max: _Positive = REG_MAX
     columns_behind: Annotated[int, Field(ge=0)] = 0
+    boxes: Literal["cxcywh", "xyxy"] = "cxcywh"
 
 
 def _num_anchors(card: Card) -> int:
@@ -108,8 +113,29 @@ def _recognise_decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | N
             checkpoint, fields - 4, found if known else None, prototypes
         )
         head: dict[str, object] = {"strides": strides, **({"columns_behind": behind} if behind else {})}
-        return _draft(checkpoint, wh, head, classes)
+        draft = _draft(checkpoint, wh, head, classes)
+        if ultralytics.is_export(checkpoint):
+            return draft
+        rows = probe_outputs(checkpoint).get(output.name)
+        form = None
+        if rows is not None:
+            form = box_form(rows[0] if axis == 2 else rows[0].T, wh, strides)
+        return _with_form(checkpoint, draft, form)
     return None
+
+
+def _with_form(checkpoint: Checkpoint, draft: Draft, form: BoxForm | None) -> Draft:
+    """``draft`` with what the boxes are; raises BuildError for shares."""
+    if form is BoxForm.SHARES:
+        raise BuildError(
+            f"{checkpoint.path}: its boxes are shares of the input, where YOLOv8 has network pixels; "
+            'describe it in a card of the family generic, with "units": "normalised"'
+        )
+    if form is None:
+        return replace(draft, guesses={"head.boxes": "xyxy"})
+    return replace(
+        draft, card_fields={**draft.card_fields, "head": {**draft.card_fields["head"], "boxes": form.value}}
+    )
 
 
 def _recognise_raw(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
@@ -149,7 +175,9 @@ def _decode(graph: gs.Graph, card: Card) -> Candidates:
     )
     expect_classes(card, output, columns)
     rows = layer(graph, "Transpose", output, perm=[0, 2, 1]) if anchors_last else output
-    boxes = corners(graph, slice_last(graph, rows, 0, 2), slice_last(graph, rows, 2, 4))
+    boxes = slice_last(graph, rows, 0, 4)
+    if head.boxes == "cxcywh":
+        boxes = corners(graph, slice_last(graph, boxes, 0, 2), slice_last(graph, boxes, 2, 4))
     return Candidates(boxes, slice_last(graph, rows, 4, 4 + len(card.labels)))
 
 

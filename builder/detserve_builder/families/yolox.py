@@ -21,7 +21,7 @@ from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families import ultralytics
 from detserve_builder.families.columns import Column, box_and_classes, columns_of
 from detserve_builder.families.family import Candidates, Draft, Family
-from detserve_builder.families.probing import gives_class_numbers, probe_outputs, slope_over_cells
+from detserve_builder.families.probing import BoxForm, box_form, gives_class_numbers, probe_outputs
 from detserve_builder.families.reading import (
     channel_parts,
     expect_anchors,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 STRIDE_SETS = ([8, 16, 32], [8, 16, 32, 64])  # the second is YOLOv6's P6
+_CONVOLVED = {"Conv", "QLinearConv", "Add"}
 
 
 class Head(BaseModel):
@@ -67,20 +68,29 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     rows = probe_outputs(checkpoint).get(output.name)
     if rows is None or gives_class_numbers(checkpoint, output, columns):
         return None
-    slope = slope_over_cells(rows[0], wh, strides)
-    decoded = 0.8 < slope < 1.25
-    if not decoded and (slope or strides != STRIDE_SETS[0]):
-        return None  # boxes in other units
+    form = box_form(rows[0], wh, strides)
+    decoded = _is_decoded(columns) if form is None else form is BoxForm.CXCYWH
+    if not decoded and (form is not None or strides != STRIDE_SETS[0]):
+        return None  # boxes of another form
     yolov6 = decoded and bool((rows[..., 4] == 1).all())
     preprocess = {"resize": "letterbox_topleft", "pad_value": 114, "color": "bgr"}
     return Draft(
         card_fields={
             "input_wh": list(wh),
             "preprocess": ultralytics.PREPROCESS if yolov6 else preprocess,
-            "head": {"strides": strides, "decoded": decoded},
+            "head": {"strides": strides, "decoded": bool(decoded)},
         },
         num_classes=output.shape[2] - 5,
+        guesses={"head.decoded": "true, for boxes in network pixels"} if decoded is None else {},
     )
+
+
+def _is_decoded(columns: Sequence[Column]) -> bool | None:
+    """Whether boxes end in a product with strides, or in a convolution with its bias; None where unseen."""
+    made = {column.op for column in columns[:4]}
+    if not any(column.is_sigmoid for column in columns):
+        return None
+    return True if made == {"Mul"} else False if len(made) == 1 and made <= _CONVOLVED else None
 
 
 def _fits(columns: Sequence[Column]) -> bool:

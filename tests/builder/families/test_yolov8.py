@@ -197,3 +197,51 @@ def test_a_card_of_the_generic_family_reads_what_is_refused(tmp_path) -> None:
     (tmp_path / "said.json").write_text(json.dumps(card))
     checkpoint = described(path, task="obb", names=NAMES)
     assert infer_card(checkpoint, said=tmp_path / "said.json").family == "generic"
+
+
+def placed(form: str, *, unit: float = 1.0) -> Tail:
+    """Boxes around their cells, as cx, cy, w, h or as corners, and classes."""
+    tail = Tail()
+    grids = [
+        ((x + 0.5) * stride, (y + 0.5) * stride)
+        for stride in STRIDES
+        for y in range(SIDE_PX // stride)
+        for x in range(SIDE_PX // stride)
+    ]
+    centers = np.array(grids, np.float32).T[None] * unit
+    sizes = np.full_like(centers, 4 * unit)
+    base = [centers, sizes] if form == "cxcywh" else [centers - sizes, centers + sizes]
+    moved = tail.node("Mul", ["box", tail.constant("little", np.float32(0.01 * unit))], "moved")
+    box = tail.node("Add", [moved, tail.constant("base", np.concatenate(base, 1))], "placed_box")
+    score = tail.node("Sigmoid", ["class"], "score")
+    tail.output(tail.node("Concat", [box, score], "output0", axis=1), [4 + NUM_CLASSES, 84])
+    return tail
+
+
+@pytest.mark.parametrize("form", ["cxcywh", "xyxy"])
+def test_values_tell_corners_from_centres(tmp_path, form) -> None:
+    path, _ = save_network(tmp_path, SPLIT, placed(form))
+    read = read_card(load_checkpoint(str(path)))
+    assert read.card.head["boxes"] == form
+    assert read.sources["head.boxes"] is Source.GRAPH
+
+
+def test_boxes_in_shares_are_refused(tmp_path) -> None:
+    path, _ = save_network(tmp_path, SPLIT, placed("cxcywh", unit=1 / SIDE_PX))
+    with pytest.raises(BuildError, match="its boxes are shares of the input"):
+        infer_card(load_checkpoint(str(path)))
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_corners(tmp_path_factory, seed) -> None:
+    folder, card = tmp_path_factory.mktemp("net"), {"head": {"boxes": "xyxy"}}
+    assert_decodes(
+        folder,
+        DECODED,
+        lambda heads: (heads["output0"][:4].T, heads["output0"][4:].T),
+        family="yolov8",
+        batch=2,
+        seed=seed,
+        card=card,
+    )

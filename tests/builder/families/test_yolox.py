@@ -128,3 +128,13 @@ def test_a_decoded_yolox_serves_what_the_raw_one_does() -> None:
     (raw_boxes, raw_scores), (boxes, scores) = found
     np.testing.assert_allclose(scores, raw_scores, atol=1e-4)
     np.testing.assert_allclose(boxes[:, :20], raw_boxes[:, :20], atol=0.05)
+
+
+def test_structure_tells_where_an_untrained_network_does_not(tmp_path) -> None:
+    """Boxes of a network without training need not follow their cells; what makes them still tells."""
+    wild = {**HEADS, "box": [84, 4]}
+    tail = decoded()
+    tail.constants = [c for c in tail.constants if c.name != "grid"]
+    tail.constant("grid", np.random.default_rng(0).uniform(0, 8, (1, 84, 2)).astype(np.float32))
+    path, _ = save_network(tmp_path, wild, tail)
+    assert infer_card(load_checkpoint(str(path))).head["decoded"] is True
