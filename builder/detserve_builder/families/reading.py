@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
+from detserve_builder.graph import float32, int64, layer
 from detserve_client.card import Card
 from detserve_client.errors import CardError
 
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
+    from numpy.typing import NDArray
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of pixels 0..255, RGB
+IMAGENET_STD = (58.395, 57.12, 57.375)
+_SHARES_UP_TO = 4.0  # boxes reach beyond the picture, but shares not four times its side
+_PICTURE = Path(__file__).parents[1] / "warmup.jpg"
 
 # Ops that move values about without changing them.
 
@@ -129,7 +139,6 @@ def _channels(checkpoint: Checkpoint) -> dict[str, int]:
 
 def _integers(checkpoint: Checkpoint) -> dict[str, int]:
     """The integer constants of one element, by name."""
-    import numpy as np
     from onnx import numpy_helper
 
     graph = checkpoint.model.graph
@@ -141,3 +150,71 @@ def _integers(checkpoint: Checkpoint) -> dict[str, int]:
     }
     values = {name: numpy_helper.to_array(t) for name, t in tensors.items() if t.data_type in (6, 7)}
     return {name: int(value.item()) for name, value in values.items() if np.size(value) == 1}
+
+
+def probe(checkpoint: Checkpoint) -> list[dict[str, NDArray[Any]]]:
+    """What the network gives for real pictures, one after the other, by output: one form's arrays of batch 1.
+
+    A picture upright and turned, as 0..1, 0..255 and with ImageNet's statistics, for nobody has said yet which
+    the network wants. Empty where ONNX Runtime cannot run the graph; a network that finds nothing gives no rows.
+    """
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+    wh = image_wh(checkpoint)
+    if wh is None:
+        return []
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    names = [output.name for output in checkpoint.outputs]
+    try:
+        session = ort.InferenceSession(
+            checkpoint.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        feeds = ({checkpoint.inputs[0].name: pixels} for pixels in _probe_pictures(wh))
+        return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
+    except (failures.Fail, failures.InvalidArgument, failures.NotImplemented, failures.RuntimeException):
+        return []
+
+
+def _probe_pictures(wh: tuple[int, int]) -> list[NDArray[np.float32]]:
+    import cv2
+
+    pixels = cv2.resize(cv2.imread(str(_PICTURE))[..., ::-1], wh).astype(np.float32)
+    upright = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+    mean, std = (float32(value).reshape(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
+    return [
+        made
+        for picture in (upright, np.ascontiguousarray(upright[..., ::-1, ::-1]))
+        for made in (picture / 255, picture, (picture - mean) / std)
+    ]
+
+
+def in_pixels(boxes: Iterable[NDArray[Any]]) -> bool:
+    """Whether boxes [..,4] of real pictures are network pixels: shares of the input stay small."""
+    return max((float(np.abs(found).max()) for found in boxes if found.size), default=np.inf) > _SHARES_UP_TO
+
+
+def class_of_number(
+    graph: gs.Graph, numbers: gs.Tensor, of_labels: Sequence[int]
+) -> tuple[gs.Tensor, gs.Tensor]:
+    """The index of each of ``numbers`` int64 [..] in ``of_labels``, and whether it is there, bool [..].
+
+    A number that is not there gives class -1.
+    """
+    is_number = layer(graph, "Equal", layer(graph, "Unsqueeze", numbers, int64(-1)), int64(*of_labels))
+    is_number = layer(graph, "Cast", is_number, to=1)
+    classes = layer(graph, "ArgMax", is_number, axis=-1, keepdims=0)
+    known = layer(graph, "Cast", layer(graph, "ReduceMax", is_number, axes=[-1], keepdims=0), to=9)
+    return layer(graph, "Where", known, classes, int64(-1)), known
+
+
+def shapes(checkpoint: Checkpoint) -> dict[str, tuple[int | None, ...]]:
+    """The shape of every inner tensor that inference follows; None for a size that it leaves open."""
+    graph = checkpoint.model.graph
+    return {
+        value.name: tuple(
+            dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim
+        )
+        for value in (*graph.value_info, *graph.output, *graph.input)
+    }

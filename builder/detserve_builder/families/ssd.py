@@ -16,8 +16,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
+from detserve_builder.checkpoint.nms_plugins import plugin_of
 from detserve_builder.coco_labels import COCO_CATEGORY_IDS
 from detserve_builder.families.family import Candidates, Draft, Family
+from detserve_builder.families.pair import decoded_pair
+from detserve_builder.families.reading import in_pixels, probe
 from detserve_builder.families.ssd_priors import PriorGrid, PriorTensors
 from detserve_builder.families.ssd_trace import Trace, float_constants, trace
 from detserve_builder.graph import corners, float32, int64, layer, slice_last
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 _Positive = Annotated[float, Field(gt=0)]
 _Column = Annotated[int, Field(ge=0)]
+_BACKGROUND_SHARE = 0.9  # of the anchors of a picture
 
 
 class Head(BaseModel):
@@ -76,16 +80,23 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     height, width = checkpoint.inputs[0].shape[2:]
     if not (isinstance(height, int) and isinstance(width, int)):
         return None
+    if plugin_of(checkpoint.metadata) is not None or decoded_pair(checkpoint, (width, height)) is not None:
+        return None
     traces = {output.name: trace(checkpoint.model, output.name) for output in checkpoint.outputs}
     outputs = _boxes_and_scores(checkpoint, traces)
     if outputs is None or any(found.layers != {"Conv"} for found in traces.values()):
         return None  # boxes that matrix products predict are a transformer's
     boxes, scores = outputs
     anchors = next((size for size in (boxes.shape[1], scores.shape[1]) if isinstance(size, int)), None)
-    coding = _coding(traces[boxes.name], anchors, max(height, width))
+    coding = _coding(traces[boxes.name], anchors)
     if coding is None:
         return None
-    columns = _class_columns(int(scores.shape[2]))
+    pictures = probe(checkpoint)
+    if coding["coding"] == "decoded":
+        coding["units"] = "px" if in_pixels(outputs[boxes.name] for outputs in pictures) else "normalized"
+    columns, guesses = _class_columns(
+        int(scores.shape[2]), [outputs[scores.name] for outputs in pictures], traces[scores.name].activated
+    )
     head: dict[str, Any] = {"boxes_output": boxes.name, "class_columns": columns, **coding}
     if anchors is not None:
         head["num_anchors"] = anchors
@@ -100,6 +111,7 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
             "head": head,
         },
         num_classes=len(columns),
+        guesses=guesses,
     )
 
 
@@ -122,7 +134,7 @@ def _boxes_and_scores(
     return (first, second) if fours[0] is first else (second, first)
 
 
-def _coding(boxes: Trace, anchors: int | str | None, side_px: int) -> dict[str, str] | None:
+def _coding(boxes: Trace, anchors: int | str | None) -> dict[str, str] | None:
     """Raw boxes come from their layers unchanged; a decode inside the graph brings the priors with it."""
     if boxes.only_layout:
         return {"coding": "center_size"}
@@ -130,19 +142,35 @@ def _coding(boxes: Trace, anchors: int | str | None, side_px: int) -> dict[str, 
     whole = any(_is_per_anchor(array, anchors, 4) for array in boxes.constants)
     if not (whole or (centers_or_sizes and "Exp" in boxes.ops)):
         return None
-    in_px = any(array.size and np.abs(array).max() >= side_px / 2 for array in boxes.constants)
-    return {"coding": "decoded", "units": "px" if in_px else "normalized"}
+    return {"coding": "decoded"}
 
 
 def _is_per_anchor(array: NDArray[np.float64], anchors: int | str | None, fields: int) -> bool:
     return array.shape[-2:] == (anchors, fields)
 
 
-def _class_columns(count: int) -> list[int]:
-    """Column 0 is the background; 91 columns are COCO's category ids, which have gaps."""
+def _class_columns(
+    count: int, pictures: list[NDArray[np.float32]], activated: bool
+) -> tuple[list[int], dict[str, str]]:
+    """The columns of the labels, and what else they could be; 91 are COCO's category ids, which have gaps.
+
+    ``pictures`` are the scores [1,A,C] of real pictures. A softmax has the background in column 0. Of sigmoids it is
+    background where it is the best of nearly every anchor.
+    """
     if count == 91:
-        return list(COCO_CATEGORY_IDS)
-    return list(range(1, count)) or [0]
+        return list(COCO_CATEGORY_IDS), {}
+    everything, classes = list(range(count)), list(range(1, count))
+    if count == 1:
+        return everything, {}
+    rows = np.concatenate([scores.reshape(-1, count) for scores in pictures] or [np.zeros((0, count))])
+    without = f"0 to {count - 1}, where column 0 is no background"
+    if not activated or not len(rows):
+        return classes, {"head.class_columns": without}
+    if np.allclose(rows.sum(axis=1), 1, atol=1e-3):
+        return classes, {}
+    if (rows.argmax(axis=1) == 0).mean() > _BACKGROUND_SHARE:
+        return classes, {"head.class_columns": without}
+    return everything, {"head.class_columns": f"1 to {count - 1}, where column 0 is the background"}
 
 
 def _prior_tensors(model: onnx.ModelProto, anchors: int) -> dict[str, Any]:
