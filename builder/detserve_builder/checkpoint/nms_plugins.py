@@ -1,8 +1,8 @@
 """Suppression by a TensorRT plugin at the end of a graph, cut off: what it was given becomes the outputs.
 
 NVIDIA/TensorRT, plugin/efficientNMSPlugin and plugin/batchedNMSPlugin (README.md of each), and mmdeploy's
-TRTBatchedNMS: boxes [N,A,4] or [N,A,1|C,4] and scores [N,A,C] in, the best boxes out. Here suppression is a step
-of its own, so that such a file serves on every target.
+TRTBatchedNMS: boxes [N,A,4] or [N,A,1|C,4] and scores [N,A,C] in, the best boxes out. Here suppression is a
+step of its own, so that such a file serves on every target.
 """
 
 from __future__ import annotations
@@ -141,7 +141,9 @@ def _described(model: onnx.ModelProto, name: str) -> onnx.ValueInfoProto:
     from onnx import helper
 
     inferred = onnx.shape_inference.infer_shapes(model)
-    described = {value.name: value for value in (*inferred.graph.value_info, *inferred.graph.input)}
+    described: dict[str, onnx.ValueInfoProto] = {
+        value.name: value for value in (*inferred.graph.value_info, *inferred.graph.input)
+    }
     if name in described and described[name].type.tensor_type.HasField("shape"):
         return described[name]
     return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, None, None])

@@ -1,9 +1,9 @@
 """Boxes that are decoded and scores that are activated, as two outputs, before any suppression.
 
 YOLO-NAS (Deci, SuperGradients): boxes [N,A,4] x1, y1, x2, y2 in network pixels and sigmoid scores [N,A,C], no
-background. PP-YOLOE (Xu et al. 2022, arXiv:2203.16250) exported without NMS: the same with scores [N,C,A]. And
-what a suppression plugin at the end of a graph was given, which says itself what boxes and scores are; there boxes
-may be [N,A,1,4], or [N,A,C,4], one of each class.
+background. PP-YOLOE (Xu et al. 2022, arXiv:2203.16250) exported without NMS: the same with scores [N,C,A].
+And what a suppression plugin at the end of a graph was given, which says itself what boxes and scores are;
+there boxes may be [N,A,1,4], or [N,A,C,4], one of each class.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from detserve_client.errors import CardError
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+_OUT_OF_ORDER = 0.15  # centre and size pass as corners for the few boxes in the first corner alone
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (8, 16), (16, 32), (8,), (16,), (32,))
 
 
@@ -95,7 +96,7 @@ _YOLO_NAS = {"resize": "letterbox_center", "color": "bgr", "scale": 1 / 255}
 
 
 def decoded_pair(checkpoint: Checkpoint, wh: tuple[int, int]) -> tuple[TensorInfo, TensorInfo, bool] | None:
-    """Boxes [N,A,4] and activated scores, and whether these are [N,C,A]; one anchor for each cell of the maps."""
+    """Boxes [N,A,4] and activated scores, and whether these are [N,C,A]; one anchor a cell of the maps."""
     rows = [o for o in checkpoint.outputs if len(o.shape) == 3 and o.dtype == "FLOAT"]
     if len(rows) != 2 or "GridSample" in ops(checkpoint):
         return None

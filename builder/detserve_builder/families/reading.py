@@ -155,8 +155,8 @@ def _integers(checkpoint: Checkpoint) -> dict[str, int]:
 def probe(checkpoint: Checkpoint) -> list[dict[str, NDArray[Any]]]:
     """What the network gives for real pictures, one after the other, by output: one form's arrays of batch 1.
 
-    A picture upright and turned, as 0..1, 0..255 and with ImageNet's statistics, for nobody has said yet which
-    the network wants. Empty where ONNX Runtime cannot run the graph; a network that finds nothing gives no rows.
+    A picture upright and turned, as 0..1, 0..255 and with ImageNet's statistics, for nobody has said yet what
+    the network wants. Empty where ONNX Runtime cannot run it; a network that finds nothing gives no rows.
     """
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as failures

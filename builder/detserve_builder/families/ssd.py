@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _Positive = Annotated[float, Field(gt=0)]
 _Column = Annotated[int, Field(ge=0)]
+_NEXT_TO_NOTHING = 0.1
 _BACKGROUND_SHARE = 0.9  # of the anchors of a picture
 
 
@@ -88,12 +89,12 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
         return None  # boxes that matrix products predict are a transformer's
     boxes, scores = outputs
     anchors = next((size for size in (boxes.shape[1], scores.shape[1]) if isinstance(size, int)), None)
-    coding = _coding(traces[boxes.name], anchors)
+    coding = _coding(traces[boxes.name], anchors, max(height, width))
     if coding is None:
         return None
     pictures = probe(checkpoint)
-    if coding["coding"] == "decoded":
-        coding["units"] = "px" if in_pixels(outputs[boxes.name] for outputs in pictures) else "normalized"
+    if pictures and coding["coding"] == "decoded" and not in_pixels(o[boxes.name] for o in pictures):
+        coding["units"] = "normalized"  # whatever the priors are in
     columns, guesses = _class_columns(
         int(scores.shape[2]), [outputs[scores.name] for outputs in pictures], traces[scores.name].activated
     )
@@ -134,7 +135,7 @@ def _boxes_and_scores(
     return (first, second) if fours[0] is first else (second, first)
 
 
-def _coding(boxes: Trace, anchors: int | str | None) -> dict[str, str] | None:
+def _coding(boxes: Trace, anchors: int | str | None, side_px: int) -> dict[str, str] | None:
     """Raw boxes come from their layers unchanged; a decode inside the graph brings the priors with it."""
     if boxes.only_layout:
         return {"coding": "center_size"}
@@ -142,7 +143,8 @@ def _coding(boxes: Trace, anchors: int | str | None) -> dict[str, str] | None:
     whole = any(_is_per_anchor(array, anchors, 4) for array in boxes.constants)
     if not (whole or (centers_or_sizes and "Exp" in boxes.ops)):
         return None
-    return {"coding": "decoded"}
+    in_px = any(array.size and np.abs(array).max() >= side_px / 2 for array in boxes.constants)
+    return {"coding": "decoded", "units": "px" if in_px else "normalized"}
 
 
 def _is_per_anchor(array: NDArray[np.float64], anchors: int | str | None, fields: int) -> bool:
@@ -154,23 +156,24 @@ def _class_columns(
 ) -> tuple[list[int], dict[str, str]]:
     """The columns of the labels, and what else they could be; 91 are COCO's category ids, which have gaps.
 
-    ``pictures`` are the scores [1,A,C] of real pictures. A softmax has the background in column 0. Of sigmoids it is
-    background where it is the best of nearly every anchor.
+    ``pictures`` are the scores [1,A,C] of real pictures. A softmax has the background in column 0. So have
+    sigmoids, unless most anchors score next to nothing in every column.
     """
     if count == 91:
         return list(COCO_CATEGORY_IDS), {}
     everything, classes = list(range(count)), list(range(1, count))
     if count == 1:
         return everything, {}
-    rows = np.concatenate([scores.reshape(-1, count) for scores in pictures] or [np.zeros((0, count))])
+    rows = np.concatenate([np.zeros((0, count)), *(scores.reshape(-1, count) for scores in pictures)])
     without = f"0 to {count - 1}, where column 0 is no background"
     if not activated or not len(rows):
         return classes, {"head.class_columns": without}
     if np.allclose(rows.sum(axis=1), 1, atol=1e-3):
         return classes, {}
-    if (rows.argmax(axis=1) == 0).mean() > _BACKGROUND_SHARE:
-        return classes, {"head.class_columns": without}
-    return everything, {"head.class_columns": f"1 to {count - 1}, where column 0 is the background"}
+    best, is_best = rows.max(axis=1), rows.argmax(axis=1)
+    if (best < _NEXT_TO_NOTHING).mean() > 0.5 and (is_best == 0).mean() < _BACKGROUND_SHARE:
+        return everything, {"head.class_columns": f"1 to {count - 1}, where column 0 is the background"}
+    return classes, {"head.class_columns": without}
 
 
 def _prior_tensors(model: onnx.ModelProto, anchors: int) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Detections after the network's own suppression, as rows that hold box, score and class.
 
 No paper: what exporters put behind a detector. The parts are outputs of their own or columns of one: boxes
-[N,K,4], scores [N,K], classes [N,K]; boxes and scores [N,K,5] beside labels [N,K] (mmdeploy); rows [D,6] and their
-count (PaddleDetection); rows [D,7] that begin with the number of the picture (YOLOv7 --end2end). Rows that are
-padding, by their class or the count, have score 0 and class -1.
+[N,K,4], scores [N,K], classes [N,K]; boxes and scores [N,K,5] beside labels [N,K] (mmdeploy); rows [D,6] and
+their count (PaddleDetection); rows [D,7] that begin with the number of the picture (YOLOv7 --end2end). Rows
+that are padding, by their class or the count, have score 0 and class -1.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Part(BaseModel):
 class Head(BaseModel):
     """Where the parts of a row are.
 
-    ``rows`` is K, or None where there are as many rows as objects. ``count`` names the output that says how many
-    rows count. ``label_numbers`` is the network's number of each label, 0, 1, 2 … if left out; rows of other
-    numbers are dropped.
+    ``rows`` is K, or None where there are as many rows as objects. ``count`` names the output that says how
+    many rows count. ``label_numbers`` is the network's number of each label, 0, 1, 2 … if left out; rows of
+    other numbers are dropped.
     """
 
     model_config = ConfigDict(extra="forbid")
