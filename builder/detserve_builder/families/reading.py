@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
+from detserve_builder.checkpoint.branches import all_graphs
 from detserve_builder.graph import float32, int64, layer
 from detserve_client.card import Card
 from detserve_client.errors import CardError
@@ -218,3 +219,22 @@ def shapes(checkpoint: Checkpoint) -> dict[str, tuple[int | None, ...]]:
         )
         for value in (*graph.value_info, *graph.output, *graph.input)
     }
+
+
+def suppresses(checkpoint: Checkpoint) -> bool:
+    """Whether there is a NonMaxSuppression, in the branches of the graph too."""
+    graphs = all_graphs(checkpoint.model.graph)
+    return any(node.op_type == "NonMaxSuppression" for graph in graphs for node in graph.node)
+
+
+def rows_of_one_picture(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """Names of the outputs boxes [D,4], labels int64 [D] and scores [D]; others may be beside them."""
+    found: dict[str, list[str]] = {"boxes": [], "labels": [], "scores": []}
+    for output in checkpoint.outputs:
+        if output.dtype == "FLOAT" and len(output.shape) == 2 and output.shape[1] == 4:
+            found["boxes"].append(output.name)
+        elif len(output.shape) == 1 and output.dtype in ("INT64", "FLOAT"):
+            found["labels" if output.dtype == "INT64" else "scores"].append(output.name)
+    if any(len(names) != 1 for names in found.values()):
+        return None
+    return {kind: names[0] for kind, names in found.items()}

@@ -24,7 +24,9 @@ from detserve_builder.families.reading import (
     num_classes_of_top_k,
     ops,
     probe,
+    rows_of_one_picture,
     shapes,
+    suppresses,
 )
 
 _Outputs = dict[str, NDArray[Any]]
@@ -60,9 +62,9 @@ def recognise(checkpoint: Checkpoint) -> Draft | None:
 
 def _apart(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]] | None:
     """Boxes, scores and classes, an output each: [N,K,4], [N,K], [N,K], or as many rows as objects."""
+    if rows_of_one_picture(checkpoint) is not None and suppresses(checkpoint):
+        return None  # torchvision's
     for boxes in _ending_in(checkpoint.outputs, 4):
-        if len(boxes.shape) == 2 and "NonMaxSuppression" in ops(checkpoint):
-            return None  # torchvision's
         beside = [o for o in checkpoint.outputs if o is not boxes and _row_each(o, boxes)]
         scores = _chosen(beside, _SCORE, ("FLOAT",))
         beside = [output for output in beside if output is not scores]
