@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,15 +85,34 @@ def channel_parts(checkpoint: Checkpoint, output: TensorInfo) -> tuple[int, ...]
 
 
 def num_classes_of_top_k(checkpoint: Checkpoint) -> int | None:
-    """C of a graph that takes the top K of A*C scores: it divides the index by C."""
+    """C of a graph that takes the top K of A*C scores: it divides the index by C, a constant or computed."""
     constants, nodes = _integers(checkpoint), checkpoint.model.graph.node
-    ranked = {name for node in nodes if node.op_type == "TopK" for name in node.output}
-    divisors = {
-        constants[node.input[1]]
-        for node in nodes
-        if node.op_type in ("Mod", "Div") and node.input[0] in ranked and node.input[1] in constants
-    }
-    return divisors.pop() if len(divisors) == 1 else None
+    ranked: set[str] = set()
+    divisors: set[str] = set()
+    for node in nodes:
+        if node.op_type == "TopK" or (node.op_type in _MOVES and ranked & set(node.input)):
+            ranked.update(node.output)
+        elif node.op_type in ("Mod", "Div") and node.input[0] in ranked:
+            divisors.add(node.input[1])
+    if not divisors <= set(constants):
+        constants = constants | _measured(checkpoint, divisors - set(constants))
+    values = {constants.get(name) for name in divisors}
+    return values.pop() if len(values) == 1 else None
+
+
+def _measured(checkpoint: Checkpoint, names: set[str]) -> dict[str, int]:
+    """The inner tensors ``names`` that are one number, for a real picture."""
+    import onnx
+
+    model = onnx.ModelProto()
+    model.CopyFrom(checkpoint.model)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
+    wh = image_wh(checkpoint)
+    pictures = _probe_pictures(wh)[:1] if wh is not None else []
+    for outputs in _run_all(model, sorted(names), checkpoint.inputs[0].name, pictures):
+        return {name: int(value.item()) for name, value in outputs.items() if value.size == 1}
+    return {}
 
 
 def last_top_k(checkpoint: Checkpoint) -> int | None:
@@ -159,22 +178,44 @@ def probe(checkpoint: Checkpoint) -> list[dict[str, NDArray[Any]]]:
     A picture upright and turned, as 0..1, 0..255 and with ImageNet's statistics, for nobody has said yet what
     the network wants. Empty where ONNX Runtime cannot run it; a network that finds nothing gives no rows.
     """
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures
-
     wh = image_wh(checkpoint)
     if wh is None:
         return []
+    names = [output.name for output in checkpoint.outputs]
+    found = _run_all(checkpoint.model, names, checkpoint.inputs[0].name, _probe_pictures(wh))
+    return [outputs for outputs in found if _as_declared(outputs, checkpoint.outputs)]
+
+
+def _as_declared(outputs: Mapping[str, NDArray[Any]], declared: Iterable[TensorInfo]) -> bool:
+    """Whether every output has the number of dimensions, and the last of them, that the file says."""
+    return all(
+        outputs[info.name].ndim == len(info.shape)
+        and (
+            not info.shape
+            or not isinstance(info.shape[-1], int)
+            or outputs[info.name].shape[-1] == info.shape[-1]
+        )
+        for info in declared
+    )
+
+
+def _run_all(
+    model: onnx.ModelProto, names: list[str], input_name: str, pictures: list[NDArray[np.float32]]
+) -> list[dict[str, NDArray[Any]]]:
+    """Outputs by name for each picture; none where ONNX Runtime cannot run it."""
+    import onnxruntime as ort
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    names = [output.name for output in checkpoint.outputs]
+    cannot = (
+        failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented,
+        failures.RuntimeException,
+    )  # fmt: skip
     try:
-        session = ort.InferenceSession(
-            checkpoint.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        feeds = ({checkpoint.inputs[0].name: pixels} for pixels in _probe_pictures(wh))
-        return [dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
-    except (failures.Fail, failures.InvalidArgument, failures.NotImplemented, failures.RuntimeException):
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return [dict(zip(names, session.run(names, {input_name: p}), strict=True)) for p in pictures]
+    except cannot:
         return []
 
 

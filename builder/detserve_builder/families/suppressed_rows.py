@@ -214,8 +214,9 @@ def _rows(outputs: _Outputs, head: Mapping[str, Any]) -> NDArray[np.float64]:
     )
     if "boxes" not in head:
         return rows[counted]
-    if "column" not in head["scores"]:
-        counted &= outputs[head["scores"]["output"]].ravel() > 0
+    scores = outputs[head["scores"]["output"]].ravel()
+    if len(scores) == len(rows):
+        counted &= scores > 0
     return rows[counted][:, slice(part.get("column", 0), part.get("column", 0) + 4)]
 
 
