@@ -92,7 +92,7 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     )
 
 
-_YOLO_NAS = {"resize": "letterbox_center", "color": "bgr", "scale": 1 / 255}
+_YOLO_NAS = {"resize": "letterbox_center", "color": "rgb", "scale": 1 / 255}
 
 
 def decoded_pair(checkpoint: Checkpoint, wh: tuple[int, int]) -> tuple[TensorInfo, TensorInfo, bool] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from detserve_builder.families.reading import (
     shapes,
     suppresses,
 )
+
+if TYPE_CHECKING:
+    import onnx
 
 _Outputs = dict[str, NDArray[Any]]
 # First column of boxes, scores and classes.
@@ -281,11 +284,15 @@ def _num_classes(checkpoint: Checkpoint) -> int | None:
     """C as the graph's suppression, its choice of the best class, or its TopK over all of them shows it."""
     known = shapes(checkpoint)
     nodes = checkpoint.model.graph.node
-    for node in nodes:
-        if node.op_type == "NonMaxSuppression":
-            classes = known.get(node.input[1], (0, 0, 0))[1]
-            if isinstance(classes, int) and classes > 1:
-                return classes
-    best = {known.get(node.input[0], (0,))[-1] for node in nodes if node.op_type == "ArgMax"}
-    found = [size for size in best if isinstance(size, int) and size > 1]
-    return found[0] if len(best) == 1 and found else num_classes_of_top_k(checkpoint)
+    suppressed = [known.get(n.input[1], (None,) * 3)[1] for n in nodes if n.op_type == "NonMaxSuppression"]
+    best = {_size_along_axis(node, known) for node in nodes if node.op_type == "ArgMax"}
+    for found in (suppressed[-1:], list(best) if len(best) == 1 else [], [num_classes_of_top_k(checkpoint)]):
+        if found and found[0] is not None and found[0] > 1:
+            return found[0]
+    return 1 if suppressed[-1:] == [1] and not best else None
+
+
+def _size_along_axis(node: onnx.NodeProto, known: Mapping[str, tuple[int | None, ...]]) -> int | None:
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    shape = known.get(node.input[0], ())
+    return shape[axis] if -len(shape) <= axis < len(shape) else None
