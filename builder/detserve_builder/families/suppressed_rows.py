@@ -54,8 +54,10 @@ def recognise(checkpoint: Checkpoint) -> Draft | None:
     pictures = probe(checkpoint)
     head, guesses = found
     if "columns" in head:
-        head, more = _in_columns(head, pictures, wh)
+        head, more = _in_columns(head, pictures)
         guesses |= more
+        if "boxes" not in head and not _can_only_be_rows(checkpoint):
+            return None
     if "boxes" in head:
         rows = [_rows(outputs, head) for outputs in pictures]
         more_fields, more = _units_and_coding(head, rows)
@@ -162,9 +164,7 @@ def _chosen(
     return None
 
 
-def _in_columns(
-    head: dict[str, Any], pictures: list[_Outputs], wh: tuple[int, int]
-) -> tuple[dict[str, Any], dict[str, str]]:
+def _in_columns(head: dict[str, Any], pictures: list[_Outputs]) -> tuple[dict[str, Any], dict[str, str]]:
     """The part of each column, as its name, its exporter or the rows themselves say.
 
     Where the rows fit no order that is known, the parts are left out: they are for the card to say.
@@ -191,6 +191,12 @@ def _in_columns(
     return kept | {
         part: {"output": head["output"], "column": column} for part, column in columns.items()
     }, guesses
+
+
+def _can_only_be_rows(checkpoint: Checkpoint) -> bool:
+    """Whether it is known without a look at the rows: as many as objects, or suppression in the graph."""
+    shape = checkpoint.outputs[0].shape
+    return len(shape) == 2 and (shape[-1] == 7 or not isinstance(shape[0], int) or suppresses(checkpoint))
 
 
 def _fits(rows: NDArray[np.float64], order: tuple[int, int, int]) -> bool:

@@ -57,12 +57,11 @@ def apart(*, names: tuple[str, str, str] = ("boxes", "scores", "classes"), count
     if count:
         tail.constant("enough", np.float32(KEPT_ABOVE))
         tail.node("Greater", ["score", "enough"], "good")
-        tail.node("Cast", ["good"], "good_number", to=TensorProto.INT32)
-        tail.node("ReduceSum", ["good_number", tail.constant("rows", np.array([1, 2]))], "found", keepdims=0)
+        tail.node("Cast", ["good"], "good_number", to=TensorProto.FLOAT)
+        tail.node("ReduceL1", ["good_number"], "found", axes=[2], keepdims=0)
+        tail.node("ReduceL1", ["found"], "found_in_all", axes=[1], keepdims=1)
         tail.output(
-            tail.node("Unsqueeze", ["found", tail.constant("second", np.array([1]))], "num_dets"),
-            [1],
-            TensorProto.INT32,
+            tail.node("Cast", ["found_in_all"], "num_dets", to=TensorProto.INT32), [1], TensorProto.INT32
         )
     tail.output(tail.node("Identity", ["box"], boxes), [ROWS, 4])
     tail.output(tail.node("Squeeze", ["score", "last"], scores), [ROWS])

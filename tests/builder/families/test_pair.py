@@ -15,7 +15,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import families_that_fit, infer_card, read_card
 from detserve_builder.prepare import prepare
 from tests.builder.families import pair_networks as networks
-from tests.builder.families.harness import LIVELY, assert_decodes, assert_same_detections
+from tests.builder.families.harness import LIVELY, assert_decodes, assert_same_detections, save_network
 from tests.builder.families.pair_networks import (
     ANCHORS,
     CLASSES,
@@ -25,6 +25,7 @@ from tests.builder.families.pair_networks import (
     save_plugin,
     sigmoid,
 )
+from tests.builder.families.test_opsets import assert_same_at_every_opset
 from tests.builder.test_decoders import run_original
 from tests.builder.tiny_networks import SIDE_PX, pictures
 from tests.shared_data import SHARED, needs_shared
@@ -46,6 +47,12 @@ def test_a_pair_is_read_as_it_is(tmp_path_factory, classes_first, batch, seed) -
         batch=batch,
         seed=seed,
     )
+
+
+@pytest.mark.parametrize("classes_first", [False, True])
+def test_a_pair_at_every_opset(tmp_path, classes_first) -> None:
+    path, _ = save_network(tmp_path, HEADS, networks.plain(classes_first=classes_first))
+    assert_same_at_every_opset(path, {"preprocess": LIVELY})
 
 
 EFFICIENT = {"box_coding": 0, "iou_threshold": 0.65, "score_threshold": 0.35, "max_output_boxes": 10}

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from detserve_builder.checkpoint import load_checkpoint
-from detserve_builder.infer_card import infer_card, read_card
+from detserve_builder.infer_card import families_that_fit, infer_card, read_card
 from detserve_builder.prepare import prepare
 from detserve_client.errors import CardError
 from tests.builder.families import suppressed_networks as networks
 from tests.builder.families.harness import Tail, save_network
 from tests.builder.families.suppressed_networks import KEPT_ABOVE, ORDERS, ROWS, formula
+from tests.builder.families.test_opsets import assert_same_at_every_opset
 from tests.builder.test_decoders import run_original
 from tests.builder.tiny_networks import pictures
 from tests.shared_data import SHARED, needs_shared
@@ -78,6 +79,12 @@ def test_rows_are_the_networks_own(tmp_path_factory, packing: str, seed: int) ->
     assert_same_rows(found, boxes[counted], scores[counted], classes[counted])
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_every_packing_at_every_opset(tmp_path, packing) -> None:
+    make, options = PACKINGS[packing]
+    assert_same_at_every_opset(networks.save(tmp_path, make(**options))[0], LIVELY)
+
+
 @pytest.mark.parametrize("packing", ["apart", "apart with a count", "boxes with score"])
 def test_fixed_rows_come_in_batches(tmp_path, packing) -> None:
     make, options = PACKINGS[packing]
@@ -107,6 +114,12 @@ def test_columns_that_fit_no_order_are_asked_for(tmp_path) -> None:
     }
     (tmp_path / "said.json").write_text(json.dumps({"head": parts, "labels": ["a"]}))
     assert infer_card(load_checkpoint(str(path)), said=tmp_path / "said.json").family == "suppressed"
+
+
+def test_seven_columns_alone_are_no_rows(tmp_path) -> None:
+    """YOLOv5 with two classes gives [1,84,7] too."""
+    path, _ = save_network(tmp_path, {"output": [84, 7]})
+    assert "suppressed" not in [family.name for family, _ in families_that_fit(load_checkpoint(str(path)))]
 
 
 def _without_batch(name: str, output: str) -> Tail:
