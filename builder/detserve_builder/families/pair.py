@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.checkpoint.nms_plugins import NmsPlugin, plugin_of
+from detserve_builder.errors import BuildError
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.reading import (
     IMAGENET_MEAN,
@@ -127,6 +128,11 @@ def _seen(checkpoint: Checkpoint, boxes: TensorInfo) -> tuple[dict[str, str], di
 def _recognise_plugin(checkpoint: Checkpoint, wh: tuple[int, int], plugin: NmsPlugin) -> Draft | None:
     by_name = {output.name: output for output in checkpoint.outputs}
     boxes, scores = by_name[plugin.boxes], by_name[plugin.scores]
+    if len(scores.shape) != 3 or len(boxes.shape) not in (3, 4) or boxes.shape[:2] != scores.shape[:2]:
+        raise BuildError(
+            f"{checkpoint.path}: the plugin {plugin.operator} is given {boxes} and {scores}, expected "
+            "boxes [N,A,4] or [N,A,1,4] and scores [N,A,C]; export without the option that adds it"
+        )
     columns, anchors = scores.shape[2], scores.shape[1]
     fields, guesses = _seen(checkpoint, boxes)
     if plugin.normalised is not None:

@@ -202,6 +202,7 @@ def _can_only_be_rows(checkpoint: Checkpoint) -> bool:
 def _fits(rows: NDArray[np.float64], order: tuple[int, int, int]) -> bool:
     """Whether these columns can be boxes, scores and classes."""
     boxes, scores, classes = order
+    rows = rows[np.isfinite(rows).all(axis=1)]
     of_class, of_score, corners = rows[:, classes], rows[:, scores], rows[:, boxes : boxes + 4]
     if rows.shape[1] == 7 and rows[:, 0].any():
         return False
