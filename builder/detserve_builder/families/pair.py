@@ -8,6 +8,7 @@ there boxes may be [N,A,1,4], or [N,A,C,4], one of each class.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ from detserve_client.errors import CardError
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+_IN_ORDER = 0.9  # of the boxes of a picture
 _OUT_OF_ORDER = 0.15  # centre and size pass as corners for the few boxes in the first corner alone
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (8, 16), (16, 32), (8,), (16,), (32,))
 
@@ -121,8 +123,15 @@ def _seen(checkpoint: Checkpoint, boxes: TensorInfo) -> tuple[dict[str, str], di
         "coding": "xyxy" if in_order > _OUT_OF_ORDER else "cxcywh",
         "units": "pixels" if in_pixels(found) else "normalised",
     }
-    guesses = {} if in_order > 0.9 else {"head.coding": "cxcywh" if in_order > _OUT_OF_ORDER else "xyxy"}
-    return fields, guesses
+    return fields, {} if in_order > _IN_ORDER else _else(fields)
+
+
+def _else(fields: Mapping[str, str]) -> dict[str, str]:
+    """What boxes could be that are not plain to see."""
+    return {
+        "head.coding": "cxcywh" if fields["coding"] == "xyxy" else "xyxy",
+        "head.units": "pixels" if fields["units"] == "normalised" else "normalised",
+    }
 
 
 def _recognise_plugin(checkpoint: Checkpoint, wh: tuple[int, int], plugin: NmsPlugin) -> Draft | None:
@@ -137,8 +146,11 @@ def _recognise_plugin(checkpoint: Checkpoint, wh: tuple[int, int], plugin: NmsPl
     fields, guesses = _seen(checkpoint, boxes)
     if plugin.normalised is not None:
         fields["units"] = "normalised" if plugin.normalised else "pixels"
+        guesses.pop("head.units", None)
     fields["coding"] = "cxcywh" if plugin.center_size else "xyxy"
-    guesses = {} if plugin.center_size else {"head.coding": "yxyx, which the plugin does not tell from xyxy"}
+    guesses.pop("head.coding", None)
+    if not plugin.center_size:
+        guesses["head.coding"] = "yxyx, which the plugin does not tell from xyxy"
     head: dict[str, Any] = {
         "boxes": boxes.name,
         "scores": scores.name,

@@ -233,8 +233,11 @@ def _probe_pictures(wh: tuple[int, int]) -> list[NDArray[np.float32]]:
 
 
 def in_pixels(boxes: Iterable[NDArray[Any]]) -> bool:
-    """Whether boxes [..,4] of real pictures are network pixels: shares of the input stay small."""
-    return max((float(np.abs(found).max()) for found in boxes if found.size), default=np.inf) > _SHARES_UP_TO
+    """Whether boxes [..,4] of real pictures are network pixels.
+
+    Shares of the input stay small, but for pictures that are not normalised as the network was trained with.
+    """
+    return min((float(np.abs(found).max()) for found in boxes if found.size), default=np.inf) > _SHARES_UP_TO
 
 
 def class_of_number(

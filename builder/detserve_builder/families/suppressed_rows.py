@@ -37,6 +37,7 @@ _Outputs = dict[str, NDArray[Any]]
 _ORDERS_OF_6 = {"paddle": (2, 1, 0), "score, class": (0, 4, 5), "class, score": (0, 5, 4)}
 _ORDERS_OF_7 = {"YOLOv7": (1, 6, 5), "YOLO-NAS": (1, 5, 6), "class, score first": (3, 2, 1)}
 _SEVEN_NAMED = "classid_score_x1y1x2y2"  # PINTO's outputs say their columns
+_IN_ORDER = 0.9  # of the boxes of a picture
 _OUT_OF_ORDER = 0.15  # centre and size pass as corners for the few boxes in the first corner alone
 _SCORE = re.compile("score|conf|prob", re.IGNORECASE)
 _CLASS = re.compile("class|label|categor", re.IGNORECASE)
@@ -244,8 +245,12 @@ def _units_and_coding(
         "units": "pixels" if in_pixels(pictures) else "normalised",
         "coding": "xyxy" if in_order > _OUT_OF_ORDER else "cxcywh",
     }
-    sure = in_order > 0.9
-    return fields, {} if sure else {"head.coding": "cxcywh" if in_order > _OUT_OF_ORDER else "xyxy"}
+    if in_order > _IN_ORDER:
+        return fields, {}
+    return fields, {
+        "head.coding": "cxcywh" if fields["coding"] == "xyxy" else "xyxy",
+        "head.units": "pixels" if fields["units"] == "normalised" else "normalised",
+    }
 
 
 def _draft(
