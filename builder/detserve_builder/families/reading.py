@@ -12,6 +12,7 @@ from detserve_client.errors import CardError
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
+    from numpy.typing import NDArray
 
 # Ops that move values about without changing them.
 
@@ -141,3 +142,28 @@ def _integers(checkpoint: Checkpoint) -> dict[str, int]:
     }
     values = {name: numpy_helper.to_array(t) for name, t in tensors.items() if t.data_type in (6, 7)}
     return {name: int(value.item()) for name, value in values.items() if np.size(value) == 1}
+
+
+def passed_on_way_back(checkpoint: Checkpoint, output: TensorInfo) -> set[str]:
+    """The operators that move values about between ``output`` and the one of :func:`last_op`."""
+    producers, passed = _producers(checkpoint), set()
+    node = producers.get(output.name)
+    while node is not None and node.op_type in _MOVES:
+        passed.add(node.op_type)
+        node = producers.get(node.input[0])
+    return passed
+
+
+def constant_added_last(checkpoint: Checkpoint, output: TensorInfo) -> NDArray[Any] | None:
+    """The bias of the layer that made the values of ``output``, or None where none is seen."""
+    from onnx import numpy_helper
+
+    producers = _producers(checkpoint)
+    node = producers.get(output.name)
+    while node is not None and node.op_type in _MOVES:
+        node = producers.get(node.input[0])
+    if node is None or node.op_type not in ("Add", "Gemm"):
+        return None
+    added = {tensor.name: tensor for tensor in checkpoint.model.graph.initializer if len(tensor.dims) == 1}
+    found = [added[name] for name in node.input if name in added]
+    return numpy_helper.to_array(found[0]) if found else None

@@ -25,8 +25,14 @@ def softmax_formula(heads):
     return boxes_of(heads), (exponentials / exponentials.sum(1, keepdims=True))[:, :-1]
 
 
+def all_pairs(boxes, scores):
+    """Each query once for every class."""
+    queries, classes = (flat.ravel() for flat in np.indices(scores.shape))
+    return boxes[queries], scores.ravel(), classes
+
+
 def sigmoid_formula(heads):
-    return boxes_of(heads), sigmoid(heads["logits"])
+    return all_pairs(boxes_of(heads), sigmoid(heads["logits"]))
 
 
 def published_head(columns) -> Tail:

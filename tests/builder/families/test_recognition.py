@@ -189,7 +189,7 @@ CASES = {
         {"labels_raw": [20], "boxes_raw": [20, 4], "scores": [20]},
         own_export_of_rtdetr(),
         said=LABELS,
-        head={"queries": 20},
+        head={"queries": 20, "scores": "decoded"},
     ),
 }
 
