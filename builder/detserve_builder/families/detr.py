@@ -7,8 +7,8 @@ of each column and rank all pairs of query and class, so that a query can be fou
 
 RT-DETR's, D-FINE's (arXiv:2410.13842) and DEIM's (arXiv:2412.04234) own exports do that inside and give
 labels [N,K], boxes [N,K,4] and scores [N,K], with boxes x1, y1, x2, y2 in pixels of the second input,
-orig_target_sizes: that is fed the input size. Ultralytics' RT-DETR of 2023 to 2025 gives one output [N,Q,4+C]:
-cx, cy, w, h as shares, scores 0..1.
+orig_target_sizes: that is fed the input size. Ultralytics' RT-DETR of 2023 to 2025 gives one output
+[N,Q,4+C]: cx, cy, w, h as shares, scores 0..1.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _decode(graph: gs.Graph, card: Card) -> Candidates:
 def _best_pairs(
     graph: gs.Graph, card: Card, boxes: gs.Tensor, scores: gs.Tensor, *, done: bool
 ) -> Candidates:
-    """The best of all pairs of query and class (Deformable DETR's postprocess), as many as the card's candidates.
+    """The best of all pairs of query and class, as many as the card wants (Deformable DETR's postprocess).
 
     Logits are ranked, not their sigmoid, which is 1 for all that lie above 17.
     """

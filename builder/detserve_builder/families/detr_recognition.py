@@ -87,7 +87,7 @@ def _decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
     head: dict[str, Any] = {"scores": "decoded"}
     if queries is not None:
         head["queries"] = queries
-    # Pixels are 0..1, but DEIMv2's larger ones begin with DINOv3's transformer, which has ImageNet's statistics.
+    # Pixels are 0..1, but DEIMv2's larger ones begin with DINOv3's transformer, with ImageNet's statistics.
     imagenet = _has_patch_embedding(checkpoint.model)
     return _draft(wh, head, num_classes_of_top_k(checkpoint), Said(), {}, imagenet=imagenet)
 
@@ -115,7 +115,7 @@ def _is_rf_detr(logits: TensorInfo, boxes: TensorInfo) -> bool:
 def _refuse_keypoints(checkpoint: Checkpoint) -> None:
     if {"dets", "labels", "keypoints"} <= {output.name for output in checkpoint.outputs}:
         raise BuildError(
-            f"{checkpoint.path}: RF-DETR with key points: its scores depend on them, and they are not served; "
+            f"{checkpoint.path}: RF-DETR with key points: its scores depend on them, which are not served; "
             "export a detection or segmentation variant"
         )
 
