@@ -17,9 +17,9 @@ from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import prepare
 from tests.builder.families.harness import save_network
 from tests.builder.families.nms_network import save_nms_network
+from tests.builder.families.test_recognition import CASES
 from tests.builder.families.test_ssd import CASES as SSD_CASES
 from tests.builder.families.test_ssd import network as save_ssd
-from tests.builder.families.test_recognition import CASES
 from tests.builder.tiny_networks import pictures
 
 OPSETS = (11, 13, 17, 18, 20, 22, NEWEST_OPSET)
