@@ -7,8 +7,7 @@ of each column and rank all pairs of query and class, so that a query can be fou
 
 RT-DETR's, D-FINE's (arXiv:2410.13842) and DEIM's (arXiv:2412.04234) own exports do that inside and give
 labels [N,K], boxes [N,K,4] and scores [N,K], with boxes x1, y1, x2, y2 in pixels of the second input,
-orig_target_sizes: that is fed the input size. Ultralytics' RT-DETR of 2023 to 2025 gives one output
-[N,Q,4+C]: cx, cy, w, h as shares, scores 0..1.
+orig_target_sizes: that is fed the input size.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from detserve_builder.checkpoint import TensorInfo
 from detserve_builder.families.detr_recognition import DECODED, logits_and_boxes, recognise
 from detserve_builder.families.family import Candidates, Family
-from detserve_builder.families.reading import classes_beside, expect_anchors, expect_classes
+from detserve_builder.families.reading import expect_anchors, expect_classes
 from detserve_builder.graph import corners, float32, int64, layer, slice_last
 from detserve_client.card import Card
 from detserve_client.errors import CardError
@@ -65,15 +64,8 @@ def _decode(graph: gs.Graph, card: Card) -> Candidates:
     if all(name in by_name for name in DECODED):
         return _decoded(graph, head, by_name)
     described = tuple(TensorInfo(out.name, "", tuple(out.shape)) for out in graph.outputs)
-    pair = logits_and_boxes(described)
-    if pair is not None:
-        columns, boxes = (by_name[info.name] for info in pair)
-    else:
-        rows = graph.outputs[0]
-        classes_beside("head", 4, rows, rows.shape[2])
-        columns, boxes = slice_last(graph, rows, 4, rows.shape[2]), slice_last(graph, rows, 0, 4)
-        columns.shape = [*rows.shape[:2], rows.shape[2] - 4]
-    expect_anchors("head.queries", str(head.queries), head.queries, boxes, boxes.shape and boxes.shape[1])
+    columns, boxes = (by_name[info.name] for info in logits_and_boxes(described) or ())
+    expect_anchors("head.queries", str(head.queries), head.queries, boxes, boxes.shape[1])
     chosen = _class_columns(card, head, columns)
     boxes = layer(graph, "Mul", boxes, float32([*card.input_wh, *card.input_wh]))
     boxes = corners(graph, slice_last(graph, boxes, 0, 2), slice_last(graph, boxes, 2, 4))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.coco_labels import COCO_CATEGORY_IDS
 from detserve_builder.errors import BuildError
-from detserve_builder.families.detr_config import Said, said_in_configs
+from detserve_builder.families.detr_config import IMAGENET, Said, said_of
 from detserve_builder.families.family import Draft
 from detserve_builder.families.reading import (
     constant_added_last,
@@ -26,21 +26,20 @@ if TYPE_CHECKING:
 DECODED = ("labels", "boxes", "scores")
 _SIZES = "orig_target_sizes"
 _RANKED = 300  # rows of the postprocess of RT-DETR, D-FINE, DINO and RF-DETR
-_IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 _SOFTMAX_OR_SIGMOID = "softmax with the last column for no object, or sigmoid"
 
 
 def recognise(checkpoint: Checkpoint) -> Draft | None:
     """The draft of a DETR; raises :class:`BuildError` for kin that cannot be served."""
-    said = said_in_configs(checkpoint.configs)
+    said = said_of(checkpoint)
     wh = image_wh(checkpoint)
     if wh is None or len(checkpoint.inputs) != 1:
         return None
     if _SIZES in checkpoint.fed:
-        return _decoded(checkpoint, wh)
+        return _decoded(checkpoint, wh, said)
     pair = logits_and_boxes(checkpoint.outputs)
     if pair is None:
-        return _rows(checkpoint, wh)
+        return None
     logits, boxes = pair
     if not (said.scores or "logits" in logits.name or _is_detr_like(checkpoint, boxes)):
         return None
@@ -48,17 +47,18 @@ def recognise(checkpoint: Checkpoint) -> Draft | None:
         return None  # an SSD's; a transformer's boxes come from matrix products
     if last_op(checkpoint, boxes) == "Sub":
         return None  # corners, which no DETR gives: made by somebody's own postprocess
-    _refuse_keypoints(checkpoint)
+    _refuse_more_than_boxes(checkpoint)
     head: dict[str, Any] = {}
     if isinstance(boxes.shape[1], int):
         head["queries"] = boxes.shape[1]
     guesses: dict[str, str] = {}
-    head["scores"] = said.scores or _scores(checkpoint, logits, guesses)
+    rf_detr = _is_rf_detr(logits, boxes)
+    head["scores"] = said.scores or _scores(checkpoint, logits, guesses, rf_detr=rf_detr)
     columns = logits.shape[2]
     num_classes = columns if isinstance(columns, int) else None
     if num_classes is not None:
         num_classes -= head["scores"] == "softmax"
-        num_classes = _choose_columns(head, num_classes, said, guesses, surplus=_is_rf_detr(logits, boxes))
+        num_classes = _choose_columns(head, num_classes, said, guesses, surplus=rf_detr)
     return _draft(wh, head, num_classes, said, guesses, imagenet=not _has_hybrid_encoder(checkpoint.model))
 
 
@@ -76,7 +76,7 @@ def logits_and_boxes(outputs: tuple[TensorInfo, ...]) -> tuple[TensorInfo, Tenso
     return (logits, boxes) if logits is not None else None
 
 
-def _decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
+def _decoded(checkpoint: Checkpoint, wh: tuple[int, int], said: Said) -> Draft | None:
     """RT-DETR's, D-FINE's and DEIM's own export."""
     outputs = {output.name: output.shape for output in checkpoint.outputs}
     if not all(name in outputs for name in DECODED):
@@ -89,18 +89,7 @@ def _decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
         head["queries"] = queries
     # Pixels are 0..1, but DEIMv2's larger ones begin with DINOv3's transformer, with ImageNet's statistics.
     imagenet = _has_patch_embedding(checkpoint.model)
-    return _draft(wh, head, num_classes_of_top_k(checkpoint), Said(), {}, imagenet=imagenet)
-
-
-def _rows(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
-    """Ultralytics' RT-DETR before it ranked in the graph: one output [N,Q,4+C]."""
-    shape = checkpoint.outputs[0].shape if len(checkpoint.outputs) == 1 else ()
-    if len(shape) != 3 or "GridSample" not in ops(checkpoint) or num_classes_of_top_k(checkpoint) is not None:
-        return None
-    queries, columns = shape[1:]
-    if not isinstance(queries, int) or not isinstance(columns, int) or columns < 5:
-        return None
-    return _draft(wh, {"queries": queries, "scores": "decoded"}, columns - 4, Said(), {}, imagenet=False)
+    return _draft(wh, head, num_classes_of_top_k(checkpoint), said, {}, imagenet=imagenet)
 
 
 def _is_detr_like(checkpoint: Checkpoint, boxes: TensorInfo) -> bool:
@@ -112,15 +101,17 @@ def _is_rf_detr(logits: TensorInfo, boxes: TensorInfo) -> bool:
     return (boxes.name, logits.name) == ("dets", "labels")
 
 
-def _refuse_keypoints(checkpoint: Checkpoint) -> None:
-    if {"dets", "labels", "keypoints"} <= {output.name for output in checkpoint.outputs}:
+def _refuse_more_than_boxes(checkpoint: Checkpoint) -> None:
+    """RF-DETR's key points have a part in the scores, and its angles make other boxes of the same columns."""
+    beside = {"keypoints", "angles"} & {output.name for output in checkpoint.outputs}
+    if beside:
         raise BuildError(
-            f"{checkpoint.path}: RF-DETR with key points: its scores depend on them, which are not served; "
-            "export a detection or segmentation variant"
+            f"{checkpoint.path}: RF-DETR's boxes or scores are not whole without its {beside.pop()}, "
+            "and they are not served; export a detection or segmentation variant"
         )
 
 
-def _scores(checkpoint: Checkpoint, logits: TensorInfo, guesses: dict[str, str]) -> str:
+def _scores(checkpoint: Checkpoint, logits: TensorInfo, guesses: dict[str, str], *, rf_detr: bool) -> str:
     """What is done in the graph is a fact; what its operators and biases suggest is a guess."""
     activation = last_op(checkpoint, logits)
     if activation == "Sigmoid":
@@ -129,7 +120,7 @@ def _scores(checkpoint: Checkpoint, logits: TensorInfo, guesses: dict[str, str])
         cut = {"Slice", "Gather", "Split"} & passed_on_way_back(checkpoint, logits)
         return "decoded" if cut else "softmax"
     guesses["head.scores"] = _SOFTMAX_OR_SIGMOID
-    if {"GridSample", "TopK"} & ops(checkpoint):
+    if rf_detr or {"GridSample", "TopK"} & ops(checkpoint):
         return "sigmoid"  # deformable attention, query selection: all of these are
     if logits.shape[2] == 92:
         return "softmax"  # DETR's own: COCO's 91 category ids and "no object"
@@ -142,10 +133,13 @@ def _choose_columns(
     head: dict[str, Any], num_classes: int, said: Said, guesses: dict[str, str], *, surplus: bool
 ) -> int:
     """Puts ``class_columns`` into ``head`` where not every column is a class; returns how many are."""
-    if said.class_columns is not None and said.num_labels == num_classes:
+    if said.class_columns is not None and said.num_names == num_classes:
         if len(said.class_columns) < num_classes:
             head["class_columns"] = list(said.class_columns)
         return len(said.class_columns)
+    if said.num_names == num_classes - 1:
+        head["class_columns"] = list(range(num_classes - 1))
+        return num_classes - 1
     if num_classes == 91:
         head["class_columns"] = list(COCO_CATEGORY_IDS)
         guesses["head.class_columns"] = f"COCO's category ids, or all columns{' but the last' * surplus}"
@@ -184,7 +178,7 @@ def _draft(
         "input_wh": list(wh),
         "preprocess": {
             **{"resize": "stretch", "color": "rgb", "scale": 1 / 255},
-            **(_IMAGENET if imagenet else {}),
+            **(IMAGENET if imagenet else {}),
             **said.preprocess,
         },
         "head": head,
