@@ -1,7 +1,7 @@
 """A graph whose constants and shapes are those of one picture -> the same graph for any batch.
 
-Each tensor behind the picture is followed with the place of the batch in it: an axis, and how many elements of
-one picture lie in that axis behind the batch (heads, windows). Memory order keeps that place through every
+Each tensor behind the picture is followed with the place of the batch in it: an axis, and how many elements
+of one picture lie in that axis behind the batch (heads, windows). Memory order keeps that place through every
 Reshape. Constants that meet such a tensor are repeated for every picture.
 """
 
@@ -95,7 +95,7 @@ class Followed:
 
 
 def free_batch_along_axes(graph: gs.Graph, shapes: Mapping[str, Shape]) -> None:
-    """Make the batch dimension of the input symbolic, and all that one picture's size is written into; in place.
+    """Make the batch dimension of the input symbolic, in place, and what one picture's size is written into.
 
     ``shapes`` are those of every tensor at batch 1. Raises :class:`~detserve_builder.batch.NotBatchable` with
     the node that no rule brings the batch through.
@@ -179,9 +179,11 @@ def relocated(shape: Sequence[int], place: Place, target: Sequence[int]) -> Plac
             within.append(Place(axis, behind // after))
         after = span
     alone = [found for found in within if target[found.axis] == 1]
-    if alone or len(within) < 2:
-        return (alone or within or [None])[-1]
+    if not within:
+        return None
     right, left = within[0], within[-1]
+    if alone or left == right:
+        return alone[-1] if alone else right
     # Between two axes: one that is split takes the batch along (heads), one that stays whole does not.
     next_size = place.inner if place.inner > 1 else next(iter(shape[place.axis + 1 :]), 1)
     return right if target[right.axis] < next_size else left

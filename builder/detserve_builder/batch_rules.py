@@ -16,6 +16,7 @@ from detserve_builder.graph import int64, layer
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
+    from numpy.typing import NDArray
 
 Rule = Callable[[Followed, "gs.Node"], Place | None]
 
@@ -67,7 +68,7 @@ def _first_input(followed: Followed, node: gs.Node) -> Place | None:
 
 
 def _away(followed: Followed, node: gs.Node, *axes: int) -> Place | None:
-    """The first input's place, moved out of ``axes``, which the node works along; its others are parameters."""
+    """The first input's place, moved out of ``axes``, which the node works along; no other has one."""
     place, shape = followed.place(node.inputs[0]), followed.shape(node.inputs[0])
     if place is None or any(followed.place(given) for given in node.inputs[1:]):
         return None
@@ -321,7 +322,7 @@ def _einsum(followed: Followed, node: gs.Node) -> Place | None:
     return Place(result.index(letter), inner)
 
 
-def _held(node: gs.Node, values: np.ndarray, what: str = "_shape") -> gs.Constant:
+def _held(node: gs.Node, values: NDArray[np.int64], what: str = "_shape") -> gs.Constant:
     import onnx_graphsurgeon as gs
 
     return gs.Constant(f"{node.outputs[0].name}{what}_for_any_batch", values)
