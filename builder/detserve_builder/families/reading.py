@@ -24,6 +24,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 _SHARES_UP_TO = 4.0  # boxes reach beyond the picture, but shares not four times its side
 _PICTURE = Path(__file__).parents[1] / "warmup.jpg"
 
+
 # Ops that move values about without changing them.
 
 _MOVES = {
@@ -291,3 +292,28 @@ def rows_of_one_picture(checkpoint: Checkpoint) -> dict[str, str] | None:
     if any(len(names) != 1 for names in found.values()):
         return None
     return {kind: names[0] for kind, names in found.items()}
+
+
+def passed_on_way_back(checkpoint: Checkpoint, output: TensorInfo) -> set[str]:
+    """The operators that move values about between ``output`` and the one of :func:`last_op`."""
+    producers, passed = _producers(checkpoint), set()
+    node = producers.get(output.name)
+    while node is not None and node.op_type in _MOVES:
+        passed.add(node.op_type)
+        node = producers.get(node.input[0])
+    return passed
+
+
+def constant_added_last(checkpoint: Checkpoint, output: TensorInfo) -> NDArray[Any] | None:
+    """The bias of the layer that made the values of ``output``, or None where none is seen."""
+    from onnx import numpy_helper
+
+    producers = _producers(checkpoint)
+    node = producers.get(output.name)
+    while node is not None and node.op_type in _MOVES:
+        node = producers.get(node.input[0])
+    if node is None or node.op_type not in ("Add", "Gemm"):
+        return None
+    added = {tensor.name: tensor for tensor in checkpoint.model.graph.initializer if len(tensor.dims) == 1}
+    found = [added[name] for name in node.input if name in added]
+    return numpy_helper.to_array(found[0]) if found else None

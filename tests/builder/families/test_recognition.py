@@ -229,7 +229,7 @@ CASES = {
         {"labels_raw": [20], "boxes_raw": [20, 4], "scores": [20]},
         own_export_of_rtdetr(),
         said=LABELS,
-        head={"queries": 20},
+        head={"queries": 20, "scores": "decoded"},
     ),
 }
 
@@ -284,7 +284,6 @@ def test_what_is_none_of_these(tmp_path, heads) -> None:
     ("heads", "tail", "said", "words"),
     [
         (maps(24), None, {"family": "yolov5"}, "head.anchors_wh_px: missing"),
-        ({"out": [20, 5], "box": [20, 4]}, activated("box", [20, 4], out=[20, 5]), {}, "head.scores: field"),
         ({"output0": [30, 6]}, None, {}, "labels: list should have at least 1 item"),
         ({"output0": [30, 6]}, None, {"head": {"detections": 31}, **LABELS}, "output0 has 30"),
         ({"output0": [7, 84]}, None, {"head": {"strides": [8, 16]}}, "gives 80 anchors"),
