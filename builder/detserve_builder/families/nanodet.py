@@ -7,9 +7,10 @@ NanoDet-Plus gives one output [N,A,C+4*(reg_max+1)]; NanoDet and PicoDet give tw
 NanoDet-Plus counts from the cell's corner (nanodet_plus_head.py, get_single_level_center_priors), the others
 from its middle (gfl_head.py, get_single_level_center_point). Maps cover a part of a stride with a cell.
 
-The three want different pictures, which only their heads tell apart: NanoDet has strides 8 to 32 and keeps the
-ratio on black (legacy_v0.x_configs/nanodet-m.yml), NanoDet-Plus has one output of strides 8 to 64 and stretches
-(nanodet-plus-m_320.yml), PicoDet has pairs of strides 8 to 64, stretches and takes RGB (picodet_320_reader.yml).
+The three want different pictures, which only their heads tell apart: NanoDet has strides 8 to 32 and
+keeps the ratio on black (nanodet-m.yml), NanoDet-Plus has one output of strides 8 to 64 and stretches
+(nanodet-plus-m_320.yml), PicoDet has pairs of strides 8 to 64, stretches and takes RGB
+(picodet_320_reader.yml).
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def _draft(
         num_classes=num_classes,
         guesses={
             "head.cell_offset": "0 for NanoDet-Plus, 0.5 for NanoDet and PicoDet",
-            "preprocess.resize": "letterbox_center on pad_value 0 for NanoDet, stretch for NanoDet-Plus and PicoDet",
+            "preprocess.resize": "letterbox_center on 0 for NanoDet, stretch for NanoDet-Plus and PicoDet",
             "preprocess.color": "bgr for NanoDet and NanoDet-Plus, rgb for PicoDet",
         },
     )
