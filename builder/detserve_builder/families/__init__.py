@@ -3,6 +3,7 @@
 from detserve_builder.families import (
     detr,
     end_to_end,
+    faces,
     fastestdet,
     generic,
     nanodet,
@@ -26,6 +27,7 @@ FAMILIES: tuple[Family, ...] = (
     fastestdet.FAMILY,
     detr.FAMILY,
     torchvision.FAMILY,
+    *faces.FAMILIES,
     generic.FAMILY,
 )
 
