@@ -47,7 +47,7 @@ def _draft(
 
 
 def _by_columns(checkpoint: Checkpoint) -> dict[int, list[TensorInfo]]:
-    """The outputs [N,A,columns] or [A,columns] by columns, most rows first; {} where others are among them."""
+    """The outputs [N,A,columns] or [A,columns] by columns, most rows first; {} with others among them."""
     found: dict[int, list[TensorInfo]] = {}
     for output in checkpoint.outputs:
         if len(output.shape) not in (2, 3) or not all(isinstance(size, int) for size in output.shape[-2:]):
