@@ -100,4 +100,7 @@ class Head(BaseModel):
             raise ValueError(f"box_coding {coding.value} needs {needed}")
         if getattr(self, other) is not None:
             raise ValueError(f"box_coding {coding.value} takes no {other}; leave it out or say the coding")
+        is_alone = self.objectness is None and self.objectness_column is None
+        if self.score_of is ScoreOf.SQUARE_ROOT and is_alone:
+            raise ValueError(f"score_of {self.score_of.value} needs objectness or objectness_column")
         return self

@@ -1,0 +1,213 @@
+"""Face detectors: the head of each, cell by cell in numpy."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.infer_card import infer_card
+from detserve_builder.prepare import prepare
+from tests.builder.families.harness import Tail, assert_decodes, save_network
+from tests.builder.test_decoders import sigmoid
+from tests.builder.tiny_networks import SIDE_PX, pictures
+
+STRIDES = (8, 16, 32)
+
+
+def cells(stride: int, per_cell: int = 1):
+    """Column and row of each box of a stride's map."""
+    side = SIDE_PX // stride
+    return [(x, y) for y in range(side) for x in range(side) for _ in range(per_cell)]
+
+
+def per_stride(per_cell: int, strides=STRIDES, **columns: int) -> dict[str, list[int]]:
+    return {
+        f"{name}_{stride}": [len(cells(stride, per_cell)), count]
+        for name, count in columns.items()
+        for stride in strides
+    }
+
+
+def activated(heads: dict[str, list[int]], *kinds: str) -> Tail:
+    tail = Tail()
+    for name, shape in heads.items():
+        if name.split("_")[0] in kinds:
+            name = tail.node("Sigmoid", [name], f"{name}_activated")
+        tail.output(name, shape)
+    return tail
+
+
+@pytest.mark.parametrize("in_graph", [True, False])
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_yunet(tmp_path_factory, in_graph, seed) -> None:
+    def formula(outputs):
+        boxes, scores = [], []
+        for stride in STRIDES:
+            kinds = [outputs[f"{kind}_{stride}"] for kind in ("cls", "obj", "bbox")]
+            for (x, y), cls, obj, (tx, ty, tw, th) in zip(cells(stride), *kinds, strict=True):
+                cx, cy = (x + tx) * stride, (y + ty) * stride
+                w, h = np.exp(tw) * stride, np.exp(th) * stride
+                boxes.append((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2))
+                scores.append(np.sqrt(sigmoid(cls) * sigmoid(obj)))
+        return np.array(boxes), np.array(scores)
+
+    heads = per_stride(1, cls=1, obj=1, bbox=4, kps=10)
+    assert_decodes(
+        tmp_path_factory.mktemp("net"),
+        heads,
+        formula,
+        family="yunet",
+        batch=3,
+        seed=seed,
+        tail=activated(heads, "cls", "obj") if in_graph else None,
+    )
+
+
+def scrfd_formula(strides, per_cell):
+    def formula(outputs):
+        boxes, scores = [], []
+        for stride in strides:
+            kinds = [outputs[f"{kind}_{stride}"] for kind in ("score", "bbox")]
+            for (x, y), score, (left, top, right, bottom) in zip(
+                cells(stride, per_cell), *kinds, strict=True
+            ):
+                corner = (x - left, y - top, x + right, y + bottom)
+                boxes.append([side * stride for side in corner])
+                scores.append(sigmoid(score))
+        return np.array(boxes), np.array(scores)
+
+    return formula
+
+
+@pytest.mark.parametrize("key_points", [{"kps": 10}, {}], ids=["kps", "no kps"])
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_scrfd(tmp_path_factory, key_points, seed) -> None:
+    heads = per_stride(2, score=1, bbox=4, **key_points)
+    assert_decodes(
+        tmp_path_factory.mktemp("net"),
+        heads,
+        scrfd_formula(STRIDES, 2),
+        family="scrfd",
+        batch=3,
+        seed=seed,
+        tail=activated(heads, "score"),
+    )
+
+
+def without_batch(heads: dict[str, list[int]]) -> Tail:
+    """insightface's export: the rows of all pictures together."""
+    tail = Tail()
+    for name, shape in heads.items():
+        rows = tail.constant(f"{name}_rows", np.array([-1, shape[-1]]))
+        name = tail.node("Reshape", [name, rows], f"{name}_of_all")
+        name = tail.node("Sigmoid", [name], f"{name}_activated") if name.startswith("score") else name
+        tail.output(name, shape[1:])
+        dims = tail.outputs[-1].type.tensor_type.shape.dim
+        dims[0].dim_value = shape[0]
+    return tail
+
+
+def test_scrfd_without_a_batch_dimension_is_built_for_one_picture(tmp_path) -> None:
+    heads = per_stride(2, score=1, bbox=4, kps=10)
+    network, _ = save_network(tmp_path, heads, without_batch(heads))
+    checkpoint = load_checkpoint(str(network))
+    card = infer_card(checkpoint)
+    assert (card.family, card.head["activation"]) == ("scrfd", "none")
+    prepared = prepare(
+        checkpoint, card, pictures(2)
+    )  # its proof runs the file itself beside the prepared one
+    assert prepared.batch_obstacle is not None
+    assert [dim.dim_value for dim in prepared.model.graph.output[0].type.tensor_type.shape.dim] == [1, 168, 4]
+
+
+RETINA = {8: (16, 32), 16: (64, 128), 32: (256, 512)}
+
+
+def retina_formula(outputs):
+    boxes = []
+    deltas = iter(outputs["loc"])
+    for step, sizes in RETINA.items():
+        for x, y in cells(step):
+            for size in sizes:
+                tx, ty, tw, th = next(deltas)
+                cx, cy = (x + 0.5) * step + 0.1 * tx * size, (y + 0.5) * step + 0.1 * ty * size
+                w, h = size * np.exp(0.2 * tw), size * np.exp(0.2 * th)
+                boxes.append((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2))
+    exponentials = np.exp(outputs["conf"])
+    return np.array(boxes), exponentials[:, 1:] / exponentials.sum(1, keepdims=True)
+
+
+def retina_tail(*, joined: bool, softmax: bool) -> Tail:
+    tail = Tail()
+    conf = tail.node("Softmax", ["conf"], "conf_activated", axis=2) if softmax else "conf"
+    if joined:
+        tail.output(tail.node("Concat", ["loc", conf, "landms"], "output0", axis=-1), [168, 16])
+    else:
+        for name, columns in ((conf, 2), ("landms", 10), ("loc", 4)):
+            tail.output(name, [168, columns])
+    return tail
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("softmax", [True, False])
+@settings(max_examples=2, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_retinaface(tmp_path_factory, joined, softmax, seed) -> None:
+    assert_decodes(
+        tmp_path_factory.mktemp("net"),
+        {"loc": [168, 4], "conf": [168, 2], "landms": [168, 10]},
+        retina_formula,
+        family="retinaface",
+        batch=3,
+        seed=seed,
+        tail=retina_tail(joined=joined, softmax=softmax),
+    )
+
+
+def yolov5_face(classes: int) -> Tail:
+    """yolo.py with export_cat: the columns are joined of box, objectness, five landmarks, classes."""
+    tail = Tail()
+    activated_parts = [tail.node("Sigmoid", [name], f"{name}_activated") for name in ("obj", "cls")]
+    landmarks = [f"landmark_{index}" for index in range(5)]
+    parts = ["xy", "wh", activated_parts[0], *landmarks, activated_parts[1]]
+    tail.output(tail.node("Concat", parts, "output", axis=-1), [252, 15 + classes])
+    return tail
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+@settings(max_examples=2, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_yolov5_face(tmp_path_factory, classes, seed) -> None:
+    def formula(outputs):
+        low, high = outputs["xy"] - outputs["wh"] / 2, outputs["xy"] + outputs["wh"] / 2
+        return np.concatenate([low, high], 1), sigmoid(outputs["obj"]) * sigmoid(outputs["cls"])
+
+    widths = {"xy": 2, "wh": 2, "obj": 1, "cls": classes, **{f"landmark_{index}": 2 for index in range(5)}}
+    assert_decodes(
+        tmp_path_factory.mktemp("net"),
+        {name: [252, width] for name, width in widths.items()},
+        formula,
+        family="yolov5_face",
+        batch=3,
+        seed=seed,
+        tail=yolov5_face(classes),
+    )
+
+
+def test_what_is_guessed_can_be_said(tmp_path) -> None:
+    """A card of the same family with other priors and labels."""
+    heads = {"loc": [168, 4], "conf": [168, 2], "landms": [168, 10]}
+    network, _ = save_network(tmp_path, heads)
+    maps = [{"step_px": step, "min_sizes_px": [step, 2 * step]} for step in STRIDES]
+    said = {"labels": ["plate"], "head": {"prior_grid": {"maps": maps}}}
+    (tmp_path / "card.json").write_text(json.dumps(said))
+    card = infer_card(load_checkpoint(str(network)))
+    assert card.labels == ["plate"]
+    assert card.head["prior_grid"] == {"maps": maps}
