@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import prepare
-from tests.builder.families.harness import Tail, assert_decodes, save_network
+from tests.builder.families.harness import Tail, assert_decodes, assert_same_detections, save_network
 from tests.builder.test_decoders import sigmoid
 from tests.builder.tiny_networks import SIDE_PX, pictures
 
@@ -101,30 +105,53 @@ def test_scrfd(tmp_path_factory, key_points, seed) -> None:
     )
 
 
-def without_batch(heads: dict[str, list[int]]) -> Tail:
-    """insightface's export: the rows of all pictures together."""
-    tail = Tail()
-    for name, shape in heads.items():
-        rows = tail.constant(f"{name}_rows", np.array([-1, shape[-1]]))
-        name = tail.node("Reshape", [name, rows], f"{name}_of_all")
-        name = tail.node("Sigmoid", [name], f"{name}_activated") if name.startswith("score") else name
-        tail.output(name, shape[1:])
-        dims = tail.outputs[-1].type.tensor_type.shape.dim
-        dims[0].dim_value = shape[0]
-    return tail
+def save_insightface_network(path: Path) -> Path:
+    """As insightface exports SCRFD: any size, the rows of all pictures together, sizes as seen at 640."""
+    rng, nodes, weights, outputs = np.random.default_rng(0), [], {}, []
+
+    def convolve(source: str, name: str, channels: tuple[int, int], side: int) -> None:
+        weights[f"{name}_weight"] = rng.normal(0, 0.1, (*channels, side, side)).astype(np.float32)
+        attrs = {"kernel_shape": [side] * 2, "strides": [side] * 2}
+        nodes.append(helper.make_node("Conv", [source, f"{name}_weight"], [name], name, **attrs))
+
+    for stride in STRIDES:
+        convolve("input.1", f"features_{stride}", (8, 3), stride)
+        for kind, columns in (("score", 1), ("bbox", 4), ("kps", 10)):
+            name = f"{kind}_{stride}"
+            convolve(f"features_{stride}", f"{name}_map", (2 * columns, 8), 1)
+            weights[f"{name}_shape"] = np.array([-1, columns])
+            nodes.append(helper.make_node("Transpose", [f"{name}_map"], [f"{name}_rows"], perm=[0, 2, 3, 1]))
+            last = f"{name}_raw" if kind == "score" else name
+            nodes.append(helper.make_node("Reshape", [f"{name}_rows", f"{name}_shape"], [last]))
+            if kind == "score":
+                nodes.append(helper.make_node("Sigmoid", [last], [name]))
+            seen = [2 * (640 // stride) ** 2, columns]
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, seen))
+    image = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "h", "w"])
+    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "scrfd", [image], outputs, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), path)
+    return path
 
 
-def test_scrfd_without_a_batch_dimension_is_built_for_one_picture(tmp_path) -> None:
-    heads = per_stride(2, score=1, bbox=4, kps=10)
-    network, _ = save_network(tmp_path, heads, without_batch(heads))
+def test_scrfd_of_any_size_without_a_batch_dimension(tmp_path) -> None:
+    network = save_insightface_network(tmp_path / "scrfd.onnx")
+    said = {"input_wh": [SIDE_PX, SIDE_PX], "candidates": 168, "preprocess": {"std": [255] * 3}}
+    (tmp_path / "said.json").write_text(json.dumps(said))
     checkpoint = load_checkpoint(str(network))
-    card = infer_card(checkpoint)
+    card = infer_card(checkpoint, said=tmp_path / "said.json")
     assert (card.family, card.head["activation"]) == ("scrfd", "none")
-    prepared = prepare(
-        checkpoint, card, pictures(2)
-    )  # its proof runs the file itself beside the prepared one
-    assert prepared.batch_obstacle is not None
-    assert [dim.dim_value for dim in prepared.model.graph.output[0].type.tensor_type.shape.dim] == [1, 168, 4]
+    prepared = prepare(checkpoint, card, pictures(2))
+    assert "has no batch dimension" in str(prepared.batch_obstacle)
+    session = ort.InferenceSession(prepared.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    boxes, scores, classes = session.run(["boxes", "scores", "classes"], {"images": pictures(1)})
+    original = ort.InferenceSession(network, providers=["CPUExecutionProvider"])
+    names = [output.name for output in original.get_outputs()]
+    picture = ((pictures(1) - np.float32(127.5)) / np.float32(255)).transpose(0, 3, 1, 2)
+    outputs = dict(zip(names, original.run(names, {"input.1": picture}), strict=True))
+    outputs |= {name: np.log(x / (1 - x)) for name, x in outputs.items() if name.startswith("score")}
+    expected_boxes, expected = scrfd_formula(STRIDES, 2)(outputs)
+    assert_same_detections((boxes[0], scores[0], classes[0]), (expected_boxes, expected[:, 0], expected))
 
 
 RETINA = {8: (16, 32), 16: (64, 128), 32: (256, 512)}
