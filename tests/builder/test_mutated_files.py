@@ -18,6 +18,7 @@ from tests.builder.families.harness import save_network
 from tests.builder.families.nms_network import save_nms_network
 from tests.builder.families.test_recognition import CASES
 from tests.builder.families.test_ssd import network as save_ssd
+from tests.builder.tiny_networks import save_yolox
 
 ROUNDS, IN_A_ROUND = 10, 30
 
@@ -149,6 +150,9 @@ def whole_files(tmp_path_factory) -> list[tuple[Path, dict]]:
     for index, case in enumerate(CASES.values()):
         (folder / str(index)).mkdir()
         files.append((save_network(folder / str(index), case.heads, case.tail)[0], case.said))
+    files += [(save_yolox(folder / "yolox.onnx"), {})] * len(
+        files
+    )  # half of them, as its values are a detector's
     files.append((save_ssd(folder / "ssd.onnx", activation="Softmax", decoded=True), {}))
     files.append((save_nms_network(folder / "nms.onnx", score_threshold=0.1), {}))
     return files
