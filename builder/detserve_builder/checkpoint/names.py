@@ -13,7 +13,8 @@ def names_in_metadata(metadata: Mapping[str, str], configs: Mapping[str, Mapping
     none.
 
     Ultralytics writes ``names`` as a Python dict or list, others as JSON, with numbers or text as keys. Names
-    that are the class numbers themselves say nothing: untrained networks have them.
+    that are the class numbers themselves say nothing: untrained networks have them. RapidAI writes them as
+    ``character``, one a line.
     """
     written = metadata.get("names", "")
     names: Any = None
@@ -24,6 +25,8 @@ def names_in_metadata(metadata: Mapping[str, str], configs: Mapping[str, Mapping
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
     if names is None:
+        names = metadata.get("character", "").splitlines()
+    if not names:
         names = configs.get("config.json", {}).get("id2label")
     if isinstance(names, Mapping):
         names = _in_order(names)

@@ -154,6 +154,18 @@ def test_scrfd_of_any_size_without_a_batch_dimension(tmp_path) -> None:
     assert_same_detections((boxes[0], scores[0], classes[0]), (expected_boxes, expected[:, 0], expected))
 
 
+def test_a_size_that_is_said_goes_before_the_files_own(tmp_path) -> None:
+    network = save_insightface_network(tmp_path / "scrfd.onnx")
+    model = onnx.load(network)
+    helper.set_model_props(model, {"imgsz": "[640, 640]"})
+    onnx.save(model, network)
+    (tmp_path / "said.json").write_text(json.dumps({"input_wh": [SIDE_PX, SIDE_PX]}))
+    checkpoint = load_checkpoint(str(network))
+    assert infer_card(checkpoint).input_wh == (640, 640)
+    card = infer_card(checkpoint, said=tmp_path / "said.json")
+    assert (card.input_wh, card.head["anchors"]) == ((SIDE_PX, SIDE_PX), 168)
+
+
 RETINA = {8: (16, 32), 16: (64, 128), 32: (256, 512)}
 
 
@@ -226,6 +238,17 @@ def test_yolov5_face(tmp_path_factory, classes, seed) -> None:
         seed=seed,
         tail=yolov5_face(classes),
     )
+
+
+def test_a_generic_card_says_the_same(tmp_path) -> None:
+    network, _ = save_network(tmp_path, per_stride(1, cls=1, obj=1, bbox=4, kps=10))
+    checkpoint = load_checkpoint(str(network))
+    card = infer_card(checkpoint)
+    (tmp_path / "said.json").write_text(card.model_copy(update={"family": "generic"}).to_json())
+    generic = infer_card(checkpoint, said=tmp_path / "said.json")
+    assert (card.family, generic.family) == ("yunet", "generic")
+    models = [prepare(checkpoint, said, pictures(2)).model for said in (card, generic)]
+    assert models[0].SerializeToString() == models[1].SerializeToString()
 
 
 def test_what_is_guessed_can_be_said(tmp_path) -> None:

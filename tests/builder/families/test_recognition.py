@@ -346,6 +346,14 @@ def test_labels_are_read_off_the_metadata(tmp_path, names, labels) -> None:
     assert infer_card(load_checkpoint(str(network))).labels == labels
 
 
+def test_labels_that_rapidai_wrote(tmp_path) -> None:
+    network, _ = save_network(tmp_path, {"output0": [7, 84]})
+    model = onnx.load(network)
+    model.metadata_props.add(key="character", value="text\ntitle\nfigure")
+    onnx.save(model, network)
+    assert infer_card(load_checkpoint(str(network))).labels == ["text", "title", "figure"]
+
+
 @needs_shared
 @pytest.mark.parametrize(("path", "family"), [(YOLOX, "yolox"), (FASTESTDET, "fastestdet")])
 def test_real_detectors_fit_one_family(path, family) -> None:
