@@ -21,6 +21,7 @@ from detserve_builder.running import run
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
+    from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 _BRANCHES = ("If", "Loop", "Scan", "SequenceMap")
@@ -52,6 +53,23 @@ class Followed:
     def place(self, tensor: gs.Tensor) -> Place | None:
         """None for what does not depend on the picture."""
         return self.places.get(tensor.name)
+
+    def value(self, tensor: gs.Tensor) -> NDArray[Any] | None:
+        """What a tensor holds whatever the picture is, or None."""
+        import onnx_graphsurgeon as gs
+
+        if hasattr(tensor, "values"):
+            return np.asarray(tensor.values)
+        nodes, waiting = {}, list(tensor.inputs)
+        while waiting:
+            node = waiting.pop()
+            if id(node) not in nodes:
+                nodes[id(node)] = node
+                waiting += [maker for given in node.inputs for maker in given.inputs]
+        if not nodes or any(self.place(given) for node in nodes.values() for given in node.inputs):
+            return None
+        part = gs.Graph(nodes=list(nodes.values()), outputs=[tensor], opset=self.graph.opset).toposort()
+        return run(gs.export_onnx(part, do_type_check=False), {})[tensor.name]
 
     def repeated(self, tensor: gs.Tensor, place: Place) -> gs.Tensor:
         """A constant ``tensor`` with every picture's copy at ``place``."""
@@ -209,8 +227,3 @@ def relocated(shape: Sequence[int], place: Place, target: Sequence[int]) -> Plac
 def moved(place: Place, axis: int) -> Place:
     """The same place in another axis."""
     return replace(place, axis=axis)
-
-
-def constant_of(tensor: gs.Tensor) -> Any:
-    """The values of an initialiser, or None."""
-    return np.asarray(tensor.values) if hasattr(tensor, "values") else None

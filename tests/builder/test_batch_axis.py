@@ -129,6 +129,20 @@ CASES = {
             **{"which": np.array([[0], [1]]), "factor": constant(1, ROWS, 2)},
         },
     ),
+    "sizes that are computed, and a vector": (
+        [
+            ("Concat", ["zero", "one_row", "zero", "zero", "zero", "zero"], ["pads"], {"axis": 0}),
+            ("Pad", ["x", "pads"], ["padded"], {}),
+            ("MatMul", ["padded", "vector"], ["expected"], {}),
+            ("Unsqueeze", ["expected", "last"], ["column"], {}),
+            ("Slice", ["column", "one_row", "end", "rows"], ["cut"], {}),
+            ("Add", ["x", "cut"], ["y"], {}),
+        ],
+        {
+            **{"zero": np.array([0]), "one_row": np.array([1]), "rows": np.array([1])},
+            **{"vector": constant(WIDTH), "last": np.array([2]), "end": np.array([99])},
+        },
+    ),
     "the picture taken out of its batch": (
         [
             ("Gather", ["x", "zero"], ["alone"], {"axis": 0}),
