@@ -24,6 +24,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 _SHARES_UP_TO = 4.0  # boxes reach beyond the picture, but shares not four times its side
 _PICTURE = Path(__file__).parents[1] / "warmup.jpg"
 
+
 # Ops that move values about without changing them.
 
 _MOVES = {
@@ -82,6 +83,24 @@ def channel_parts(checkpoint: Checkpoint, output: TensorInfo) -> tuple[int, ...]
             return tuple(sizes.get(name, 0) for name in node.input)
         node = producers.get(node.input[0])
     return ()
+
+
+def parts_of_columns(checkpoint: Checkpoint, output: TensorInfo) -> list[tuple[str, int]]:
+    """Name and width of the parts that the columns of ``output`` were joined of, or []."""
+    producers, shapes = _producers(checkpoint), _shapes(checkpoint)
+    node = producers.get(output.name)
+    while node is not None and node.op_type in _MOVES:
+        parts = [shapes.get(name, [0]) for name in node.input]
+        if node.op_type == "Concat" and node.attribute[0].i in (-1, len(parts[0]) - 1):
+            return [(name, shape[-1]) for name, shape in zip(node.input, parts, strict=True)]
+        node = producers.get(node.input[0])
+    return []
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, list[int]]:
+    graph = checkpoint.model.graph
+    values = [*graph.value_info, *graph.output]
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
 
 
 def num_classes_of_top_k(checkpoint: Checkpoint) -> int | None:
@@ -170,6 +189,15 @@ def _integers(checkpoint: Checkpoint) -> dict[str, int]:
     }
     values = {name: numpy_helper.to_array(t) for name, t in tensors.items() if t.data_type in (6, 7)}
     return {name: int(value.item()) for name, value in values.items() if np.size(value) == 1}
+
+
+def num_classes_of_arg_max(checkpoint: Checkpoint) -> int | None:
+    """C of a graph that takes the best of C scores itself, by ArgMax along the last axis."""
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in checkpoint.model.graph.value_info}
+    found = [n for n in checkpoint.model.graph.node if n.op_type == "ArgMax" and n.input[0] in shapes]
+    axes = [next((a.i for a in node.attribute if a.name == "axis"), 0) for node in found]
+    sizes = {shapes[node.input[0]][axis].dim_value for node, axis in zip(found, axes, strict=True)}
+    return sizes.pop() or None if len(sizes) == 1 else None
 
 
 def probe(checkpoint: Checkpoint) -> list[dict[str, NDArray[Any]]]:
@@ -282,3 +310,28 @@ def rows_of_one_picture(checkpoint: Checkpoint) -> dict[str, str] | None:
     if any(len(names) != 1 for names in found.values()):
         return None
     return {kind: names[0] for kind, names in found.items()}
+
+
+def passed_on_way_back(checkpoint: Checkpoint, output: TensorInfo) -> set[str]:
+    """The operators that move values about between ``output`` and the one of :func:`last_op`."""
+    producers, passed = _producers(checkpoint), set()
+    node = producers.get(output.name)
+    while node is not None and node.op_type in _MOVES:
+        passed.add(node.op_type)
+        node = producers.get(node.input[0])
+    return passed
+
+
+def constant_added_last(checkpoint: Checkpoint, output: TensorInfo) -> NDArray[Any] | None:
+    """The bias of the layer that made the values of ``output``, or None where none is seen."""
+    from onnx import numpy_helper
+
+    producers = _producers(checkpoint)
+    node = producers.get(output.name)
+    while node is not None and node.op_type in _MOVES:
+        node = producers.get(node.input[0])
+    if node is None or node.op_type not in ("Add", "Gemm"):
+        return None
+    added = {tensor.name: tensor for tensor in checkpoint.model.graph.initializer if len(tensor.dims) == 1}
+    found = [added[name] for name in node.input if name in added]
+    return numpy_helper.to_array(found[0]) if found else None
