@@ -39,6 +39,8 @@ from detserve_client.errors import CardError
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+_YOLO_NAS = {"resize": "letterbox_center", "color": "rgb", "scale": 1 / 255}
+_PADDLE = {"resize": "stretch", "color": "rgb", "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 _IN_ORDER = 0.9  # of the boxes of a picture
 _OUT_OF_ORDER = 0.15  # centre and size pass as corners for the few boxes in the first corner alone
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (8, 16), (16, 32), (8,), (16,), (32,))
@@ -86,17 +88,13 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
         "anchors": anchors,
         **fields,
     }
-    imagenet = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-    paddle = bool({"scale_factor", "im_shape"} & set(checkpoint.fed)) or classes_first
-    preprocess = {"resize": "stretch", "color": "rgb", **imagenet} if paddle else _YOLO_NAS
+    # PP-YOLOE's activation is swish, YOLO-NAS's ReLU.
+    paddle = bool({"scale_factor", "im_shape"} & set(checkpoint.fed)) or "Relu" not in ops(checkpoint)
     return Draft(
-        card_fields={"input_wh": list(wh), "preprocess": preprocess, "head": head},
+        card_fields={"input_wh": list(wh), "preprocess": _PADDLE if paddle else _YOLO_NAS, "head": head},
         num_classes=classes if isinstance(classes, int) else None,
         guesses=guesses,
     )
-
-
-_YOLO_NAS = {"resize": "letterbox_center", "color": "rgb", "scale": 1 / 255}
 
 
 def decoded_pair(checkpoint: Checkpoint, wh: tuple[int, int]) -> tuple[TensorInfo, TensorInfo, bool] | None:
