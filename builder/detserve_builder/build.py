@@ -89,8 +89,9 @@ def build(
         on_step("reading the calibration pictures")
         calibration = calibration_folder(request.calibrate, card, forced=request.force_calibration)
     on_step(f"preparing the graph ({card.family})")
-    prepared = prepare(checkpoint, card, probe_pictures(card))
-    outcome = apply_precision(prepared.model, card, place, request, calibration, on_step)
+    probe = probe_pictures(card)
+    prepared = prepare(checkpoint, card, probe)
+    outcome = apply_precision(prepared.model, card, place, request, calibration, on_step, probe)
     # Q/DQ in the form that ONNX Runtime runs fast is not for TensorRT
     for_tensorrt = outcome.built.model if place.tensorrt else prepared.model
     gate = None

@@ -95,6 +95,8 @@ def build(
         console.print(f"one picture at a time: {built.batch_obstacle}", highlight=False)
     if built.calibration and built.calibration.skipped:
         console.print(skipped_pictures(built.calibration), highlight=False)
+    for note in built.outcome.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     if built.outcome.tried:
         console.print(report.table(built.outcome))
     if built.gate:

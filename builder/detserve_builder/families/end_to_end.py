@@ -82,12 +82,12 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
 def _decode(graph: gs.Graph, card: Card) -> Candidates:
     head, rows = Head.model_validate(card.head), graph.outputs[0]
     expect_anchors("head.detections", str(head.detections), head.detections, rows, rows.shape[1])
-    boxes = slice_last(graph, rows, 0, 4)
+    # one Split: OpenVINO 2026.4 makes a GatherElements of all six columns from neighbouring Slices
+    boxes, score, label = layer(graph, "Split", rows, int64(4, 1, 1), outputs=3, axis=2)
     if head.boxes is BoxCoding.CXCYWH_SHARE:
         boxes = layer(graph, "Mul", boxes, float32([*card.input_wh, *card.input_wh]))
         boxes = corners(graph, slice_last(graph, boxes, 0, 2), slice_last(graph, boxes, 2, 4))
-    scores = layer(graph, "Squeeze", slice_last(graph, rows, 4, 5), int64(2))
-    classes = layer(graph, "Squeeze", slice_last(graph, rows, 5, 6), int64(2))
+    scores, classes = layer(graph, "Squeeze", score, int64(2)), layer(graph, "Squeeze", label, int64(2))
     return Candidates(boxes, scores, layer(graph, "Cast", classes, to=7))
 
 

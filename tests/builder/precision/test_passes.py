@@ -10,13 +10,13 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from detserve_builder.build import build
+from detserve_builder.build import build, probe_pictures
 from detserve_builder.commands.build import app
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.calibration import calibration_folder
 from detserve_builder.precision.evaluation import agreement_dataset, average_precision, labelled_dataset
 from detserve_builder.precision.gate import Candidate, Gate, Measured
-from detserve_builder.precision.network import named_nodes
+from detserve_builder.precision.plain import plain
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.precision.session import open_session
 from detserve_builder.precision.workshop import Place, Workshop
@@ -88,7 +88,8 @@ def test_fp16_that_the_gate_refuses_is_tried_with_more_in_fp32(tmp_path, picture
     """As if each node in fp16 cost a hundredth of AP, and the gate let pass four fewer than all."""
     model, card = prepared(tmp_path / "net.onnx")
     source = calibration_folder(pictures, card)
-    works = Workshop(named_nodes(model), card, Place((Runtime.ONNXRUNTIME,)), source, lambda step: None)
+    place, images = Place((Runtime.ONNXRUNTIME,)), probe_pictures(card)
+    works = Workshop(plain(model), card, place, source, lambda step: None, images)
     all_nodes = len(works.halved[0])
     gate = Gate(max_ap_drop=0.01 * (all_nodes - 4), min_speedup=0)
 
