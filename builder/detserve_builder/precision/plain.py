@@ -91,7 +91,7 @@ def _value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     dtype = {**dtypes, "value_ints": np.int64}.get(held.name)
     if dtype is None:  # strings, a sparse tensor
         return None
-    value = numpy_helper.from_array(np.array(helper.get_attribute_value(held), dtype))
+    value.CopyFrom(numpy_helper.from_array(np.array(helper.get_attribute_value(held), dtype)))
     return value
 
 

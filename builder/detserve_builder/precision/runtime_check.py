@@ -91,8 +91,8 @@ def _check_quantised(
         moved = _moved(expected, found)
         raise Unfit(
             f"{candidate.label}: OpenVINO computes this quantised network differently from ONNX Runtime: "
-            f"scores by up to {moved['score']:g} and boxes by up to {moved['box_px']:g} px on two probe pictures, "
-            f"a distance of {distance:.3f} where {allowed:.3f} is rounding; take --runtime onnxruntime"
+            f"scores by up to {moved['score']:g} and boxes by up to {moved['box_px']:g} px on two probe "
+            f"pictures, a distance of {distance:.3f} where {allowed:.3f} is rounding; take --runtime onnxruntime"
         )
 
 
