@@ -81,9 +81,18 @@ def tensors_before_top_k(model: onnx.ModelProto) -> tuple[str, str]:
     """Names of the boxes [N,A,4] and scores [N,A] of all candidates, or of the outputs where they are all."""
     makers = {name: node for node in model.graph.node for name in node.output}
     boxes, scores = makers["boxes"], makers["scores"]
-    if boxes.op_type == "GatherElements" and scores.op_type == "TopK":
+    if boxes.op_type == "GatherElements" and scores.op_type == "TopK" and _is_fixed(model, scores.input[0]):
         return boxes.input[0], scores.input[0]
     return "boxes", "scores"
+
+
+def _is_fixed(model: onnx.ModelProto, scores: str) -> bool:
+    """Whether there are as many candidates whatever the picture: not where NMS is in the network."""
+    import onnx
+
+    known = onnx.shape_inference.infer_shapes(model).graph.value_info
+    shapes = (value.type.tensor_type.shape.dim for value in known if value.name == scores)
+    return any(len(shape) == 2 and shape[1].dim_value > 0 for shape in shapes)
 
 
 def _candidates(model: onnx.ModelProto, tensors: tuple[str, str], images: list[NDArray[np.uint8]]) -> Anchors:
