@@ -1,16 +1,18 @@
 """The prepared ONNX in the one form that the passes read, whatever its exporter wrote.
 
-Every node has a name of its own, floats are FLOAT, constants are initialisers (those in Constant nodes, and
-weights computed of constants alone: behind Identity, Cast, Transpose, a weight normalisation) and no two
-layers share a bias, whose scale is that of its layer. Q/DQ nodes that came with the network stay as they are.
+Every node has a name of its own, floats are FLOAT, weights that are computed of constants alone (behind a
+Cast, a Transpose, a weight normalisation) are initialisers, and no two layers share a bias, whose scale is
+that of its layer. Q/DQ nodes that came with the network stay as they are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from detserve_builder.checkpoint.branches import all_graphs
+from detserve_builder.checkpoint.sorting import reads
 from detserve_builder.precision.network import WEIGHTED, named_nodes, quantises
 
 if TYPE_CHECKING:
@@ -28,16 +30,20 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
 
     copy = named_nodes(model)
-    _halves_to_float(copy.graph)
-    _name_constants(copy.graph)
+    for graph in all_graphs(copy.graph):
+        _halves_to_float(graph)
     fold_weights(copy)
     _own_biases(copy.graph)
-    _rename(copy.graph, {name: f"{name}_" for name in _names(copy.graph) if name.endswith(_SUFFIXES)})
+    _remove_unread(copy.graph)
+    names = _names(copy.graph)
+    new = {name: _free(f"{name}_", names) for name in sorted(names) if name.endswith(_SUFFIXES)}
+    for graph in all_graphs(copy.graph):
+        _rename(graph, new)
     return onnx.shape_inference.infer_shapes(copy)
 
 
 def _halves_to_float(graph: onnx.GraphProto) -> None:
-    """FLOAT16 and BFLOAT16 -> FLOAT, in the graph and in its branches."""
+    """FLOAT16 and BFLOAT16 -> FLOAT."""
     from onnx import TensorProto
 
     halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -46,14 +52,11 @@ def _halves_to_float(graph: onnx.GraphProto) -> None:
     for value in (*graph.value_info, *graph.input, *graph.output):
         if value.type.tensor_type.elem_type in halves:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                _tensor_to_float(attribute.t)
-            elif attribute.name in ("to", "dtype", "output_dtype") and attribute.i in halves:
-                attribute.i = TensorProto.FLOAT
-    for branch in _branches(graph.node):
-        _halves_to_float(branch)
+    for attribute in (held for node in graph.node for held in node.attribute):
+        if attribute.HasField("t"):
+            _tensor_to_float(attribute.t)
+        elif attribute.name in ("to", "dtype", "output_dtype") and attribute.i in halves:
+            attribute.i = TensorProto.FLOAT
 
 
 def _tensor_to_float(tensor: onnx.TensorProto) -> None:
@@ -65,40 +68,10 @@ def _tensor_to_float(tensor: onnx.TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def _name_constants(graph: onnx.GraphProto) -> None:
-    """Constant nodes -> initialisers."""
-    kept = []
-    for node in graph.node:
-        tensor = _value(node) if node.op_type == "Constant" else None
-        if tensor is None:
-            kept.append(node)
-        else:
-            tensor.name = node.output[0]
-            graph.initializer.append(tensor)
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def _value(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    import numpy as np
-    from onnx import helper, numpy_helper
-
-    held = node.attribute[0]
-    value: onnx.TensorProto = held.t
-    if held.name == "value":
-        return value
-    dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64}
-    dtype = {**dtypes, "value_ints": np.int64}.get(held.name)
-    if dtype is None:  # strings, a sparse tensor
-        return None
-    value.CopyFrom(numpy_helper.from_array(np.array(helper.get_attribute_value(held), dtype)))
-    return value
-
-
 def fold_weights(model: onnx.ModelProto, *, quantised: bool = False) -> None:
     """Weights and biases that are computed of constants alone -> initialisers, in place.
 
-    Those that are dequantised stay so but where ``quantised``.
+    What is dequantised is computed too where ``quantised``, and else stays.
     """
     import onnx
     from onnx import numpy_helper
@@ -109,13 +82,14 @@ def fold_weights(model: onnx.ModelProto, *, quantised: bool = False) -> None:
     known = {tensor.name for tensor in graph.initializer}
     makers: dict[str, onnx.NodeProto] = {}  # of what is made of constants alone
     for node in graph.node:
-        constant = node.input and all(name in known or name in makers for name in node.input if name)
-        if constant and (quantised or not quantises(node)) and not any(_branches([node])):
+        constant = node.input and all(name in known or name in makers for name in reads(node))
+        if constant and (quantised or not quantises(node)):
             makers.update(dict.fromkeys(node.output, node))
     weighted = [node for node in graph.node if node.op_type in WEIGHTED]
     wanted = {name for node in weighted for name in node.input[1:] if name in makers}
     if not wanted:
         return
+    wanted = {output for name in wanted for output in makers[name].output if output}
     needed = _needed(graph.node, wanted, makers)
     source = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -123,7 +97,7 @@ def fold_weights(model: onnx.ModelProto, *, quantised: bool = False) -> None:
             "weights",
             [],
             [onnx.ValueInfoProto(name=name) for name in sorted(wanted)],
-            [t for t in graph.initializer if any(t.name in node.input for node in needed)],
+            [tensor for tensor in graph.initializer if any(tensor.name in reads(node) for node in needed)],
         ),
         opset_imports=model.opset_import,
         ir_version=model.ir_version,
@@ -135,7 +109,6 @@ def fold_weights(model: onnx.ModelProto, *, quantised: bool = False) -> None:
     graph.initializer.extend(
         numpy_helper.from_array(value, name) for name, value in zip(sorted(wanted), values, strict=True)
     )
-    _remove_unread(graph)
 
 
 def _needed(
@@ -154,11 +127,10 @@ def _needed(
 def _remove_unread(graph: onnx.GraphProto) -> None:
     """Nodes and initialisers that nothing reads any more."""
     read = {output.name for output in graph.output}
-    read.update(name for branch in _branches(graph.node) for name in _names(branch))
     kept = []
     for node in reversed(graph.node):
         if read.intersection(node.output):
-            read.update(node.input)
+            read.update(reads(node))
             kept.append(node)
     del graph.node[:]
     graph.node.extend(reversed(kept))
@@ -179,10 +151,6 @@ def _own_biases(graph: onnx.GraphProto) -> None:
             own.CopyFrom(constants[node.input[2]])
             own.name = _free(f"{node.name}_bias", taken)
             node.input[2] = own.name
-    read = {name for node in graph.node for name in node.input}
-    read.update(name for branch in _branches(graph.node) for name in _names(branch))
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -194,23 +162,16 @@ def _free(name: str, taken: set[str]) -> str:
 
 def _names(graph: onnx.GraphProto) -> set[str]:
     """Of every tensor in the graph and in its branches."""
-    names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
-    for node in graph.node:
-        names.update(node.input, node.output)
-    return names.union(*map(_names, _branches(graph.node)))
+    names: set[str] = set()
+    for inner in all_graphs(graph):
+        names.update(value.name for value in (*inner.input, *inner.output, *inner.initializer))
+        names.update(name for node in inner.node for name in (*node.input, *node.output))
+    return names
 
 
 def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
-    if not new:
-        return
     for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
         value.name = new.get(value.name, value.name)
     for node in graph.node:
         for names in (node.input, node.output):
             names[:] = [new.get(name, name) for name in names]
-    for branch in _branches(graph.node):
-        _rename(branch, new)
-
-
-def _branches(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    return (held.g for node in nodes for held in node.attribute if held.HasField("g"))
