@@ -81,10 +81,24 @@ class Workshop:
             self.unfit.append(str(why))
 
     def checked(self, candidate: Candidate) -> Candidate:
-        """The candidate, whose runtime computes what ONNX Runtime does; raises :class:`Unfit`."""
+        """The candidate, whose runtime computes what ONNX Runtime does; raises :class:`Unfit`.
+
+        A graph that is read wrong in float is no better quantised, where rounding would hide it.
+        """
+        if candidate.runtime is Runtime.OPENVINO and self.misread:
+            raise Unfit(self.misread)
         moved = check_runtime(candidate, self.images, self.model)
         settings = {**candidate.settings, "bf16_moves": moved}
         return replace(candidate, settings=settings) if moved else candidate
+
+    @cached_property
+    def misread(self) -> str | None:
+        """Why the float network is nothing for OpenVINO, or None."""
+        try:
+            check_runtime(self.floats(Runtime.OPENVINO), self.images, None)
+        except Unfit as why:
+            return str(why)
+        return None
 
     @cached_property
     def statistics(self) -> Statistics:
