@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,21 +46,30 @@ def without_quantisation(model: onnx.ModelProto) -> onnx.ModelProto | None:
     floats = named_nodes(model)
     if own_layers(floats).kind != "Q/DQ":
         return None
+    constants = {tensor.name: tensor for tensor in floats.graph.initializer}
     makers = {name: node for node in floats.graph.node for name in node.output}
-    new: dict[str, str] = {}
     for node in floats.graph.node:
         maker = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        if maker is not None and maker.op_type == "QuantizeLinear":
-            new[node.output[0]] = maker.input[0]
-        elif maker is not None:
+        if maker is None:
+            continue
+        if maker.op_type != "QuantizeLinear":
             return None
-    for node in floats.graph.node:
-        for index, name in enumerate(node.input):
-            while name in new:
-                name = new[name]
-            node.input[index] = name
+        node.op_type = "Relu" if _cuts_negative(maker, constants) else "Identity"
+        node.domain = ""
+        node.input[:] = maker.input[:1]
+        del node.attribute[:]
     fold_weights(floats, quantised=True)
     return floats
+
+
+def _cuts_negative(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether QuantizeLinear has no room below zero: quantisers let it stand for the Relu that was there."""
+    from onnx import numpy_helper
+
+    if len(node.input) < 3 or node.input[2] not in constants:
+        return len(node.input) < 3  # UINT8 with zero point 0
+    point = numpy_helper.to_array(constants[node.input[2]])
+    return bool(point.dtype.kind in "iu" and (point == np.iinfo(point.dtype).min).all())
 
 
 def slower_than_floats(model: onnx.ModelProto, images: NDArray[np.uint8]) -> str | None:

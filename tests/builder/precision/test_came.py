@@ -16,7 +16,7 @@ from detserve_builder.precision.network import own_layers
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.precision.session import open_session
 from detserve_builder.precision.speed import Speed
-from tests.builder.precision.networks import prepared, save_convolutional_network, write_pictures
+from tests.builder.precision.networks import prepared, write_pictures
 from tests.builder.precision.quantised_networks import save_quantised_network
 from tests.shared_data import SHARED, needs_shared
 
@@ -101,12 +101,13 @@ def test_too_few_that_came_quantised_are_no_int8(tmp_path, pictures) -> None:
         )
 
 
-@pytest.mark.parametrize("form", ["signed", "unsigned"])
-def test_the_float_original_is_that_which_was_quantised(tmp_path, form) -> None:
-    path = save_quantised_network(tmp_path / "net.onnx", form)
+@pytest.mark.parametrize(("form", "relu"), [("signed", False), ("unsigned", False), ("sixteen", True)])
+def test_the_float_original_is_that_which_was_quantised(tmp_path, form, relu) -> None:
+    """Quantisers take out a Relu for which the lack of negative values stands."""
+    path = save_quantised_network(tmp_path / "net.onnx", form, relu=relu)
     floats = without_quantisation(load_checkpoint(str(path)).model)
     assert not own_layers(floats).quantised
-    original = load_checkpoint(str(save_convolutional_network(tmp_path / "original.onnx"))).model
+    original = load_checkpoint(str(tmp_path / "net.float.onnx")).model
     picture = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 64)).astype(np.float32)
     one, other = (open_session(model).run(None, {"images": picture})[0] for model in (floats, original))
     assert np.abs(one[..., 4:] - other[..., 4:]).max() < 0.02
