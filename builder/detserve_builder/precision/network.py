@@ -106,8 +106,9 @@ def named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def is_weighted(node: onnx.NodeProto, constants: Collection[str]) -> bool:
-    """Whether ``node`` multiplies with weights, which are among ``constants``."""
-    return node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in constants
+    """Whether ``node`` is a layer of the network's own with weights, which are among ``constants``."""
+    own = node.op_type in WEIGHTED and not node.name.startswith(OWN_PREFIX)
+    return own and len(node.input) > 1 and node.input[1] in constants
 
 
 def layers(model: onnx.ModelProto, nodes: Iterable[str]) -> dict[str, list[str]]:

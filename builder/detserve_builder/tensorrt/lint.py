@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 OLDEST_OPSET, NEWEST_OPSET = 13, 24  # 13 has per-channel Q/DQ; the parser of TensorRT 10.14 reads up to 24
 MAX_TOP_K = 3840
 
-#: Operators of TensorRT that TensorRT-RTX lacks, or compiles only beside a driver.
-ONLY_IN_TENSORRT = frozenset({"NonMaxSuppression", "RoiAlign", "NonZero"})
+#: Operators of TensorRT that TensorRT-RTX lacks, compiles only beside a driver or (Attention) crashes on.
+ONLY_IN_TENSORRT = frozenset({"NonMaxSuppression", "RoiAlign", "NonZero", "Attention"})
 
 _REPLACED = {
     "QLinearConv": "Q/DQ nodes around Conv",

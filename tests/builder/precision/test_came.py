@@ -69,6 +69,17 @@ def test_other_passes_find_no_layer_and_are_refused(tmp_path, came, pictures, as
     assert not (tmp_path / "r").exists()
 
 
+def test_a_free_choice_tries_runtimes_and_says_why_nothing_else(tmp_path, pictures) -> None:
+    path = save_quantised_network(tmp_path / "net.onnx", "unsigned")
+    request = PrecisionRequest(calibrate=pictures, images=pictures, max_ap_drop=0.3)
+    outcome = build(str(path), name="tiny", repository=tmp_path / "r", request=request).outcome
+    labels = [measured.candidate.label for measured in outcome.tried]
+    assert labels == ["fp32", "fp32, openvino", "bf16, openvino"]
+    left_out = record(tmp_path / "r")["measured"]["precision"]["left_out"]
+    assert [why.split(":")[0] for why in left_out] == ["fp16", "int16", "int8"]
+    assert all("9 of 9 layers are quantised as they came (Q/DQ)" in why for why in left_out)
+
+
 def test_fp16_of_a_network_that_is_quantised_in_part_keeps_the_quantised_part(tmp_path, pictures) -> None:
     path = save_quantised_network(
         tmp_path / "net.onnx", "unsigned", nodes_to_exclude=["stem", "head8", "head16", "head32"]

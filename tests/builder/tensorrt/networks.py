@@ -107,6 +107,16 @@ def compressed() -> onnx.ModelProto:
     )
 
 
+def attention() -> onnx.ModelProto:
+    """Attention of a picture to itself between two activations; TensorRT-RTX 1.7 ends the process on it."""
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["before"], "before"),
+        helper.make_node("Attention", ["before", "before", "before"], ["between"], "attend"),
+        helper.make_node("Relu", ["between"], ["y"], "behind"),
+    ]
+    return graph(nodes, opset=23)
+
+
 def nms_inside() -> onnx.ModelProto:
     """Boxes -> NonMaxSuppression -> their scores, with arithmetic before and behind it."""
     nodes = [
