@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detserve_client.client import DetectionClient
-from detserve_client.detections import Detections
-from detserve_perf.average_precision import (
+from detserve_client.datasets import AnnotatedPicture, Dataset, open_dataset
+from detserve_client.datasets.average_precision import (
     MAX_DETECTIONS,
     AccuracyTable,
     AveragePrecision,
     PrecisionRecall,
     classes_by_name,
+    name_key,
 )
-from detserve_perf.datasets import AnnotatedPicture, Dataset, open_dataset
+from detserve_client.detections import Detections
 from detserve_perf.differences import Differences
 from detserve_perf.errors import MeasurementError
 from detserve_perf.machine import Machine, this_machine
@@ -174,8 +175,8 @@ def label_notes(labels: Sequence[str], dataset_labels: Sequence[str]) -> list[st
     """What the names on both sides do not share."""
     class_of = classes_by_name(labels, dataset_labels)
     unknown = [label for index, label in enumerate(labels) if index not in class_of]
-    covered = set(class_of.values())
-    unscored = [label for index, label in enumerate(dataset_labels) if index not in covered]
+    scored = {name_key(labels[index]) for index in class_of}
+    unscored = [label for label in dataset_labels if name_key(label) not in scored]
     notes = []
     if unknown:
         notes.append(f"labels of the card that the dataset does not have, ignored: {_named(unknown)}")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detserve_client.client import DetectionClient
+from detserve_client.datasets import open_dataset
 from detserve_client.errors import RequestRejected
 from detserve_perf.accuracy import score_dataset
-from detserve_perf.datasets import open_dataset
 from detserve_perf.differences import Counts, Differences
 from detserve_perf.errors import MeasurementError
 
