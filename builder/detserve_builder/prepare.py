@@ -23,7 +23,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.families import FAMILIES, Candidates
 from detserve_builder.focus import fold_focus
 from detserve_builder.graph import float32, int64, layer
-from detserve_client.card import Card, ColorOrder
+from detserve_client.card import Card, ColorOrder, PreprocessSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -51,6 +51,19 @@ def prepare(checkpoint: Checkpoint, card: Card, probe: NDArray[np.uint8]) -> Pre
         return Prepared(model, None)
     except NotBatchable as obstacle:
         return Prepared(_prepared_model(checkpoint, card, any_batch=False), str(obstacle))
+
+
+def prepare_for_floats(checkpoint: Checkpoint, card: Card) -> onnx.ModelProto:
+    """The prepared graph of one picture without normalisation: ``images`` are FLOAT [1,H,W,3], normalised.
+
+    For trying one normalisation after the other on one session.
+    """
+    import onnx
+
+    spec = PreprocessSpec(resize=card.preprocess.resize)
+    model = _prepared_model(checkpoint, card.model_copy(update={"preprocess": spec}), any_batch=False)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return model
 
 
 def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> onnx.ModelProto:

@@ -68,7 +68,7 @@ def accuracy(
         )
     report = accuracy_report(result)
     written = report.write(output) if output is not None else []
-    report.print(Console())
+    report.print(Console(markup=False, emoji=False))
     if written:
         typer.echo(f"written: {', '.join(map(str, written))}")
 

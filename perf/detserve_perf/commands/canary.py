@@ -78,7 +78,7 @@ def canary(
         )
     limits = Limits(max_changed=max_changed, min_iou=min_iou, max_ap_drop=max_ap_drop)
     breaches = comparison.breaches(limits)
-    _table(comparison).print(Console())
+    _table(comparison).print(Console(markup=False, emoji=False))
     if output is not None:
         content = {**asdict(comparison), "limits": asdict(limits), "breaches": breaches}
         write_whole(output, json.dumps(content, indent=2).encode() + b"\n")

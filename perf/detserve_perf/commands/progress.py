@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.text import Text
 
 
 @contextmanager
@@ -16,4 +17,4 @@ def phases() -> Iterator[Callable[[str], None]]:
         yield lambda phase: terminal.print(phase, highlight=False, markup=False)
         return
     with terminal.status("starting") as status:
-        yield lambda phase: status.update(phase)
+        yield lambda phase: status.update(Text(phase))

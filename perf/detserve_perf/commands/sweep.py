@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from detserve_perf.errors import MeasurementError
@@ -42,13 +43,13 @@ def sweep(
 
         def on_progress(phase: str) -> None:
             nonlocal begun
-            progress.update(task, description=phase, completed=begun)
+            progress.update(task, description=escape(phase), completed=begun)
             begun += 1
 
         result = measure(url, model, pictures, repository, settings, on_progress)
     report = sweep_report(result, settings)
     written = report.write(output)
-    report.print(Console())
+    report.print(Console(markup=False, emoji=False))
     typer.echo(f"written: {', '.join(map(str, written))}")
 
 
