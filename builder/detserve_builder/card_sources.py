@@ -17,7 +17,9 @@ _PREPROCESSING: dict[str, tuple[str, ...]] = {
     "color": tuple(ColorOrder),
 }
 _VALUES = ("0..1", "0..255", "-1..1", "ImageNet's mean and std")
-_OURS = frozenset({"preprocess.decode", "thresholds", "candidates", "max_picture_pixels"})  # no word of the file's
+_OURS = frozenset(
+    {"preprocess.decode", "thresholds", "candidates", "max_picture_pixels"}
+)  # no word of the file's
 
 
 class Source(str, Enum):
@@ -44,11 +46,16 @@ class InferredCard:
 
 
 def sources_of(
-    card: Card, draft: Draft, said: Mapping[str, Any], from_graph: frozenset[str], from_metadata: frozenset[str]
+    card: Card,
+    draft: Draft,
+    said: Mapping[str, Any],
+    from_graph: frozenset[str],
+    from_metadata: frozenset[str],
 ) -> InferredCard:
     """``card`` with the source of every field that matters to what it detects.
 
-    ``said`` is the user's part; ``from_graph`` and ``from_metadata`` are the fields that were found beside the draft.
+    ``said`` is the user's part; ``from_graph`` and ``from_metadata`` are the fields that were found beside
+    the draft.
     """
     sources, guesses = {}, {}
     said_fields = set(_leaves(said))

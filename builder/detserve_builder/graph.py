@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 OWN_PREFIX = "detserve/"  # begins the names of nodes that are not the network's own
 Operand = Any  # a gs.Tensor, or an array that becomes a constant
-_AXES_ARE_AN_INPUT_FROM = {"ReduceMax": 18, "ReduceMean": 18, "ReduceMin": 18, "ReduceProd": 18, "ReduceSum": 13}
+_AXES_ARE_AN_INPUT_FROM = {
+    "ReduceMax": 18,
+    "ReduceMean": 18,
+    "ReduceMin": 18,
+    "ReduceProd": 18,
+    "ReduceSum": 13,
+}
 
 
 def layer(graph: gs.Graph, op: str, *inputs: Operand, outputs: int = 1, **attrs: Any) -> Any:

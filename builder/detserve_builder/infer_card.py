@@ -82,7 +82,9 @@ def read_card(
             )
         card = card.model_copy(update={"candidates": anchors})
     if labels_are is Source.GUESS:
-        draft = replace(draft, guesses={"labels": "the names in the order the network was trained with", **draft.guesses})
+        draft = replace(
+            draft, guesses={"labels": "the names in the order the network was trained with", **draft.guesses}
+        )
     from_metadata = {"labels"} if labels_are is Source.METADATA else set()
     if "input_wh" not in fields and not input_size_is_fixed(checkpoint.original):
         from_metadata.add("input_wh")
@@ -92,13 +94,17 @@ def read_card(
 
 def _of_said_size(checkpoint: Checkpoint, input_wh: Any) -> Checkpoint:
     """Where the file leaves the size open and nothing beside it says one, that of the card."""
-    if isinstance(input_wh, list) and len(input_wh) == 2 and all(isinstance(n, int) and n > 0 for n in input_wh):
+    if (
+        isinstance(input_wh, list)
+        and len(input_wh) == 2
+        and all(isinstance(n, int) and n > 0 for n in input_wh)
+    ):
         checkpoint = at_size(checkpoint, (input_wh[0], input_wh[1]))
     image = checkpoint.inputs[0]
     if not all(isinstance(size, int) for size in image.shape[2:]):
         raise BuildError(
-            f"{checkpoint.path}: the size of the input {image} is not fixed, and nothing beside it says one; say it "
-            "with --input-size WIDTHxHEIGHT or as input_wh in the card"
+            f"{checkpoint.path}: the size of the input {image} is not fixed, and nothing beside it says one; "
+            "say it with --input-size WIDTHxHEIGHT or as input_wh in the card"
         )
     return checkpoint
 

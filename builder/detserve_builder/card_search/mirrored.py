@@ -98,9 +98,7 @@ def seen_twice(session: Session, card: Card, path: Path) -> tuple[Rows, Rows]:
     return found[0], (back, scores, classes)
 
 
-def _detected(
-    session: Session, card: Card, image: NDArray[np.uint8], geometry: NDArray[np.float32]
-) -> Rows:
+def _detected(session: Session, card: Card, image: NDArray[np.uint8], geometry: NDArray[np.float32]) -> Rows:
     from detserve_builder.steps.detserve_postprocess import postprocess
 
     boxes, scores, classes = session.run(OUTPUTS, {"images": image[None]})

@@ -29,7 +29,9 @@ class Normalised:
 
     def run(self, outputs: Sequence[str], feed: Mapping[str, NDArray[np.uint8]]) -> list[NDArray[Any]]:
         """Normalise and run."""
-        found: list[NDArray[Any]] = self.session.run(outputs, {"images": normalised(feed["images"], self.spec)})
+        found: list[NDArray[Any]] = self.session.run(
+            outputs, {"images": normalised(feed["images"], self.spec)}
+        )
         return found
 
 

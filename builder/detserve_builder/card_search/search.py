@@ -69,7 +69,9 @@ def neighbours(judge: Judge, choices: Mapping[Axis, list[Any]], setting: Setting
     """
     every = judge.pictures
     few = every[:: max(1, len(every) // FEW)]
-    others = [replace(setting, **{axis: choice}) for choice in choices[axis] if choice != getattr(setting, axis)]
+    others = [
+        replace(setting, **{axis: choice}) for choice in choices[axis] if choice != getattr(setting, axis)
+    ]
     least = _HOPELESS * judge.score(setting, few)
     ranked = _rank(judge, others, few)
     kept = [one.setting for place, one in enumerate(ranked) if not place or one.score >= least]

@@ -28,11 +28,12 @@ class TensorInfo:
 class Checkpoint:
     """A detector as it came, and the same network in the one form that everything behind this knows.
 
-    ``original`` is the file's own network. ``model`` computes the same: opset 17 or later, nodes sorted, constants
-    as initialisers, one input FLOAT [N,3,H,W] of a fixed size, floating-point outputs as FLOAT; ``inputs`` and
-    ``outputs`` are its. ``fed`` holds what the file's other inputs are given, by name. ``metadata`` is the file's own,
-    ``configs`` are the JSON files that an exporter left beside it, by file name. ``card_path`` is a card.json beside
-    it, if any; ``card_fields`` is what the file format itself says. ``sha256`` covers external weights too.
+    ``original`` is the file's own network. ``model`` computes the same: opset 17 or later, nodes sorted,
+    constants as initialisers, one input FLOAT [N,3,H,W] of a fixed size, floating-point outputs as FLOAT;
+    ``inputs`` and ``outputs`` are its. ``fed`` holds what the file's other inputs are given, by name.
+    ``metadata`` is the file's own, ``configs`` are the JSON files that an exporter left beside it, by file
+    name. ``card_path`` is a card.json beside it, if any; ``card_fields`` is what the file format itself says.
+    ``sha256`` covers external weights too.
     """
 
     path: Path

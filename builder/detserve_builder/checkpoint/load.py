@@ -21,7 +21,10 @@ from detserve_client.card import Wh
 if TYPE_CHECKING:
     import onnx
 
-_CONFIGS = ("config.json", "preprocessor_config.json")  # as Hugging Face's exporters leave them beside the ONNX
+_CONFIGS = (
+    "config.json",
+    "preprocessor_config.json",
+)  # as Hugging Face's exporters leave them beside the ONNX
 
 
 def load_checkpoint(source: str, *, structure_only: bool = False) -> Checkpoint:
@@ -61,7 +64,9 @@ def load_checkpoint(source: str, *, structure_only: bool = False) -> Checkpoint:
 
 
 def at_size(checkpoint: Checkpoint, input_wh: Wh) -> Checkpoint:
-    """``checkpoint`` for pictures of ``input_wh`` (width and height, pixels), where its file leaves the size open."""
+    """``checkpoint`` for pictures of ``input_wh`` (width and height, pixels), where its file leaves the size
+    open.
+    """
     if all(isinstance(size, int) for size in checkpoint.inputs[0].shape[1:]):
         return checkpoint
     model, fed = in_one_form(checkpoint.path, checkpoint.original, input_wh)
@@ -95,7 +100,9 @@ def _config(path: Path) -> dict[str, Any] | None:
 
 
 def _card_of(path: Path) -> Path | None:
-    """The card.json beside ``path`` where it is this checkpoint's: by its name, its origin, or as there is no other."""
+    """The card.json beside ``path`` where it is this checkpoint's: by its name, its origin, or as there is no
+    other.
+    """
     card_path = path.parent / "card.json"
     if not card_path.exists():
         return None

@@ -9,10 +9,11 @@ from typing import Any
 
 
 def names_in_metadata(metadata: Mapping[str, str], configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names by class index: ``names`` of the metadata, or Hugging Face's ``id2label``; empty where there are none.
+    """Names by class index: ``names`` of the metadata, or Hugging Face's ``id2label``; empty where there are
+    none.
 
-    Ultralytics writes ``names`` as a Python dict or list, others as JSON, with numbers or text as keys. Names that are
-    the class numbers themselves say nothing: untrained networks have them.
+    Ultralytics writes ``names`` as a Python dict or list, others as JSON, with numbers or text as keys. Names
+    that are the class numbers themselves say nothing: untrained networks have them.
     """
     written = metadata.get("names", "")
     names: Any = None

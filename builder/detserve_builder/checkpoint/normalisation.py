@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOVES = {"Cast", "Identity", "Transpose", "Squeeze", "Unsqueeze"}
-_SPREAD = (0.3, 12.0)  # a normalised network input spans about this much: 1 for 0..1, 2 for -1..1, 4.4 for ImageNet's
+_SPREAD = (
+    0.3,
+    12.0,
+)  # a normalised network input spans about this much: 1 for 0..1, 2 for -1..1, 4.4 for ImageNet's
 _CENTRED = 20.0  # a mean of pixels is at least this, a mean of shares never
 
 
 def pixel_scale(model: onnx.ModelProto) -> float | None:
     """What a pixel 0..255 is multiplied with before ``model``, the file as it came, normalises it itself.
 
-    1 for a network that takes bytes, or that divides 0..255 down; 1/255 for one that takes 0..1 and goes on from there.
-    None where it does nothing of the kind.
+    1 for a network that takes bytes, or that divides 0..255 down; 1/255 for one that takes 0..1 and goes on
+    from there. None where it does nothing of the kind.
     """
     picture = next((info for info in tensors(model, of_outputs=False) if len(info.shape) in (3, 4)), None)
     if picture is None:
@@ -38,7 +41,7 @@ def pixel_scale(model: onnx.ModelProto) -> float | None:
 def _affine(model: onnx.ModelProto, name: str) -> tuple[float, float]:
     """Mean factor and shift of the chain of Mul, Div, Add and Sub by constants that begins at ``name``."""
     constants = _small_constants(model)
-    factor, shift = np.float64(1), np.float64(0)
+    factor, shift = np.ones(1), np.zeros(1)
     while True:
         readers = [node for node in model.graph.node if name in node.input]
         if len(readers) != 1:
@@ -54,6 +57,8 @@ def _affine(model: onnx.ModelProto, name: str) -> tuple[float, float]:
             break
         value = constants[others[0]]
         if node.op_type in ("Mul", "Div"):
+            if not value.all():
+                break
             by = value if node.op_type == "Mul" else 1 / value
             factor, shift = factor * by, shift * by
         else:
@@ -71,4 +76,6 @@ def _small_constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             found[node.output[0]] = node.attribute[0].t
     values = {name: numpy_helper.to_array(t) for name, t in found.items() if np.prod(t.dims) in (1, 3)}
-    return {name: value.astype(np.float64).ravel() for name, value in values.items() if value.dtype.kind == "f"}
+    return {
+        name: value.astype(np.float64).ravel() for name, value in values.items() if value.dtype.kind == "f"
+    }

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def read_onnx(path: Path) -> tuple[onnx.ModelProto, str]:
-    """The network of an .onnx file, external weights loaded, functions inlined and nodes sorted, and its SHA-256.
+    """The network of an .onnx file, external weights loaded, functions inlined and nodes sorted, and its
+    SHA-256.
 
     The hash is of the file, followed by the external files it names. Raises :class:`BuildError`.
     """

@@ -30,7 +30,7 @@ def at_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     asymmetrically (onnx/onnx, docs/Changelog.md, Resize-11); that is put right. Raises :class:`BuildError`
     where the converter cannot raise it.
     """
-    from onnx import helper, version_converter
+    from onnx import version_converter
 
     opset = opset_of(model)
     if opset < OPSET:
@@ -46,8 +46,15 @@ def at_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
             for node in graph.node:
                 if node.op_type == "Resize":
                     _place_asymmetrically(node)
-    model.ir_version = helper.find_min_ir_version_for(model.opset_import, ignore_unknown=True)
+    model.ir_version = lowest_ir(model)
     return model
+
+
+def lowest_ir(model: onnx.ModelProto) -> int:
+    """The lowest IR version that the opsets of ``model`` need, so that old runtimes read it too."""
+    from onnx import helper
+
+    return int(helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True))
 
 
 def _place_asymmetrically(resize: onnx.NodeProto) -> None:

@@ -49,6 +49,8 @@ def fed_inputs(path: Path, model: onnx.ModelProto, image: ImageInput) -> dict[st
         value = np.asarray(known(width, height), dtype)
         if len(info.shape) != value.ndim:
             expected = list(value.shape)
-            raise BuildError(f"{path}: the input {info} has another shape than {expected}, which it is known for")
+            raise BuildError(
+                f"{path}: the input {info} has another shape than {expected}, which it is known for"
+            )
         fed[info.name] = value
     return fed

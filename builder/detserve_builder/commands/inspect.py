@@ -13,12 +13,12 @@ from detserve_builder.errors import BuildError
 from detserve_client.errors import CardError, OutputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from detserve_builder.card_search.decide import Decision
     from detserve_builder.card_sources import InferredCard
     from detserve_builder.checkpoint import Checkpoint
+    from detserve_client.card import Card
 
 app = Typer(add_completion=False)
 
@@ -40,12 +40,9 @@ def inspect(
 ) -> None:
     """Show the family, the inputs and outputs and the card a checkpoint is taken for."""
     from rich.console import Console
-    from rich.text import Text
 
-    from detserve_builder.build import probe_pictures
     from detserve_builder.checkpoint import load_checkpoint
     from detserve_builder.infer_card import families_that_fit, read_card
-    from detserve_builder.prepare import prepare
 
     if evaluate and not images:
         raise BuildError("--evaluate names labels without their pictures; name the folder with --images")
@@ -57,34 +54,34 @@ def inspect(
         fitting = " or ".join(family.name for family, _ in families_that_fit(loaded))
         console.print(_outside(loaded, fitting or "unknown"))
         raise
-    table = _outside(loaded, inferred.card.family)
-    if loaded.sha256:
-        prepared = prepare(loaded, inferred.card, probe_pictures(inferred.card))
-        table.add_row("batch", Text(prepared.batch_obstacle or "any"))
-    else:
-        table.add_row("weights", Text(f"none: {loaded.path.with_suffix('.weights')} is missing"))
-    console.print(table)
     sentence = ""
     if images:
         decision = _decide(loaded, inferred, images, evaluate)
         inferred, sentence = decision.inferred, decision.sentence
+    table = _outside(loaded, inferred.card.family)
+    _add_what_a_build_says(table, loaded, inferred.card)
+    console.print(table)
     console.print(card_table(inferred))
     if sentence:
-        console.print(Text(sentence), soft_wrap=True)
+        console.print(sentence, soft_wrap=True, highlight=False)
     console.print_json(inferred.card.to_json())
     if output:
-        _write(output, inferred)
+        _write(output, inferred.card)
 
 
 def _decide(loaded: Checkpoint, inferred: InferredCard, images: Path, evaluate: Path | None) -> Decision:
     """Under a progress bar."""
     from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
     from detserve_builder.card_search.decide import decide_card
 
     console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], "{task.completed} of about {task.total} runs", TimeElapsedColumn())
+    columns = (
+        *Progress.get_default_columns()[:2],
+        TextColumn("{task.completed} of about {task.total} runs"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("trying preprocessings", total=None)
         return decide_card(
@@ -96,21 +93,40 @@ def _decide(loaded: Checkpoint, inferred: InferredCard, images: Path, evaluate: 
         )
 
 
-def _write(output: Path, inferred: InferredCard) -> None:
+def _write(output: Path, card: Card) -> None:
     try:
-        output.write_text(inferred.card.to_json())
+        output.write_text(card.to_json())
     except OSError as error:
         raise OutputError(f"{output}: the card cannot be written ({error.strerror})") from None
 
 
 def _outside(loaded: Checkpoint, family: str) -> Table:
-    """Family, inputs and outputs; names of the graph are no markup."""
+    """Family, inputs and outputs."""
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table("", "found", title=Text(str(loaded.path)), show_header=False)
+    table = Table("", "found", title=str(loaded.path), show_header=False)
     table.add_row("family", family)
     for title, tensors in (("input", loaded.inputs), ("output", loaded.outputs)):
         for tensor in tensors:
-            table.add_row(title, Text(str(tensor)))
+            table.add_row(title, str(tensor))
     return table
+
+
+def _add_what_a_build_says(table: Table, loaded: Checkpoint, card: Card) -> None:
+    """Whether pictures can be batched, and what is refused."""
+    from rich.text import Text
+
+    from detserve_builder.build import probe_pictures
+    from detserve_builder.prepare import prepare
+    from detserve_builder.proof import refuse_impossible
+
+    if not loaded.sha256:
+        table.add_row("weights", f"none: {loaded.path.with_suffix('.weights')} is missing")
+        return
+    probe = probe_pictures(card)
+    prepared = prepare(loaded, card, probe)
+    table.add_row("batch", prepared.batch_obstacle or "any")
+    try:
+        refuse_impossible(loaded, card, prepared.model, probe)
+    except BuildError as refusal:
+        table.add_row("a build refuses it", Text(str(refusal), style="red"))

@@ -130,7 +130,9 @@ def _change(keys: Path, key_id: str, fields: Callable[[KeyRecord], dict[str, Any
 
     change_keys(keys, change)
     key = read_keys(keys).find(key_id)
-    Console(markup=False, emoji=False).print(f"Key {key.id} of {key.client}: {key.state(utc_now())}.", highlight=False)
+    Console(markup=False, emoji=False).print(
+        f"Key {key.id} of {key.client}: {key.state(utc_now())}.", highlight=False
+    )
 
 
 def _models(models: str | None) -> tuple[str, ...] | None:

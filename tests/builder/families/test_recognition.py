@@ -273,7 +273,7 @@ def test_what_is_none_of_these(tmp_path, heads) -> None:
 )
 def test_what_is_missing_or_wrong_is_named(tmp_path, heads, tail, said, words) -> None:
     network, _ = save_network(tmp_path, heads, tail)
-    (tmp_path / "card.json").write_text(json.dumps(said))
+    (tmp_path / "said.json").write_text(json.dumps(said))
     shown = CliRunner().invoke(app, [str(network), "--card", str(tmp_path / "said.json")])
     assert isinstance(shown.exception, CardError)
     assert words in str(shown.exception)
@@ -286,7 +286,9 @@ def test_a_network_of_any_size_is_told_so(tmp_path) -> None:
     for dim, symbol in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], ("h", "w"), strict=True):
         dim.dim_param = symbol
     onnx.save(model, network)
-    with pytest.raises(BuildError, match=r"the input images FLOAT \[1,3,h,w\] is not fixed, and nothing beside it says one"):
+    with pytest.raises(
+        BuildError, match=r"the input images FLOAT \[1,3,h,w\] is not fixed, and nothing beside it says one"
+    ):
         infer_card(load_checkpoint(str(network)))
 
 
