@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from detserve_builder.card_sources import InferredCard
 from detserve_builder.checkpoint import load_checkpoint
-from detserve_builder.errors import BuildError
+from detserve_builder.errors import BuildError, naming_the_card
 from detserve_builder.infer_card import read_card
 from detserve_builder.precision import report
 from detserve_builder.precision.calibration import CalibrationSource, calibration_folder, network_input
@@ -41,7 +41,8 @@ _WARMUP_PICTURE = Path(__file__).parent / "warmup.jpg"
 class Built:
     """What a build made.
 
-    ``inferred`` is the card with the source of each field, before ``decoding``; ``batch_obstacle`` says why requests take one picture, or is None; ``decoding`` is the card's with the AP
+    ``inferred`` is the card with the source of each field, before ``decoding``;
+    ``batch_obstacle`` says why requests take one picture, or is None; ``decoding`` is the card's with the AP
     of both, where that was measured; ``gate`` is what TensorRT's compiler said, where it was asked.
     """
 
@@ -71,7 +72,8 @@ def build(
 ) -> Built:
     """Build ``source`` (an .onnx file or a zoo name) into ``repository`` as detector ``name``.
 
-    ``input_wh`` is the network's input where the file leaves it open; ``request`` says which precision, and what it is measured on; ``placement`` None is the fastest for the
+    ``input_wh`` is the network's input where the file leaves it open;
+    ``request`` says which precision, and what it is measured on; ``placement`` None is the fastest for the
     target, as measured in perf/README.md; ``check_tensorrt`` compiles the graph ahead
     of time; ``on_step`` is told each step as it begins. Raises DetserveError for what the user can mend; the
     repository is then as it was.
@@ -102,7 +104,8 @@ def build(
         calibration = calibration_folder(request.calibrate, card, forced=request.force_calibration)
     on_step(f"preparing the graph ({card.family})")
     probe = probe_pictures(card)
-    prepared = prepare(checkpoint, card, probe)
+    with naming_the_card(card_path or checkpoint.card_path):
+        prepared = prepare(checkpoint, card, probe)
     refuse_impossible(checkpoint, card, prepared.model, probe)
     decoding = Decoding(card)
     if preprocess is Preprocess.PYTHON:

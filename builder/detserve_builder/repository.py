@@ -47,8 +47,8 @@ def write_repository(
     """Write the ensemble NAME and the models it is made of under ``folder``.
 
     An earlier build of the same name is replaced at the end, when everything new is complete. ``reports`` are
-    files for people to read, kept beside the manifest; ``card_sources`` says in it where the card's fields come
-    from. Returns the new folders. Raises :class:`BuildError`
+    files for people to read, kept beside the manifest, in which ``card_sources`` says where the card's fields
+    come from. Returns the new folders. Raises :class:`BuildError`
     where the folder cannot be written.
     """
     with _staging(folder) as staged:

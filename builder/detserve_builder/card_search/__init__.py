@@ -1,1 +1,1 @@
-"""Pictures that decide what a file does not say: how pixels reach its network, and which columns are classes."""
+"""Pictures that decide what a file does not say: how pixels reach its network, and where its classes are."""

@@ -24,10 +24,12 @@ from detserve_builder.card_search.settings import (
 )
 from detserve_builder.card_sources import InferredCard, Source
 from detserve_builder.checkpoint import Checkpoint
+from detserve_builder.families import FAMILIES
 from detserve_builder.precision.evaluation import labelled_dataset
-from detserve_client.card import Resize
+from detserve_client.card import PreprocessSpec, Resize
 
 MOST_PICTURES = 200
+_CLOSE = 0.95
 Progress = Callable[[int, int], None]
 """Told how many times a picture has been through the network so far, and of about how many."""
 
@@ -49,8 +51,9 @@ def decide_card(
 ) -> Decision:
     """Decide the preprocessing, and with ``labels`` the class columns, on pictures of ``images``.
 
-    By AP with ``labels``, without them by :class:`Mirrored`. What somebody said, or a file beside the checkpoint does,
-    stands unless another choice leads beyond the noise. Raises BuildError where pictures or labels cannot be used.
+    By AP with ``labels``, without them by :class:`Mirrored`. What somebody said, or the file's metadata,
+    stands unless another choice leads beyond the noise. Raises BuildError where pictures or labels cannot be
+    used.
     """
     done = 0
 
@@ -67,13 +70,14 @@ def decide_card(
         truth = labelled_dataset(labels, images, inferred.card)
         judge = labelled(networks, truth, MOST_PICTURES, on_picture)
     best = _what_stands(judge, inferred, search.find(judge, tried))
+    best = _as_the_family_does(judge, checkpoint, inferred, best)
     figure = judge.reported(best)
     if figure < judge.worthless:
         return Decision(
             inferred,
-            f"cannot tell: with the best of all settings {judge.figure} is {figure:.3f} on {len(judge.pictures)} "
-            "pictures; either nothing of the detector's classes is in them, or the family, the head or the labels "
-            "are not right",
+            f"cannot tell: with the best of all settings {judge.figure} is {figure:.3f} on "
+            f"{len(judge.pictures)} pictures; either nothing of the detector's classes is in them, or the "
+            "family, the head or the labels are not right",
         )
     before = judge.reported(setting_of(inferred.card))
     sentence = f"{judge.figure} {figure:.4f} on {len(judge.pictures)} pictures"
@@ -92,6 +96,25 @@ def _what_stands(judge: Judge, inferred: InferredCard, best: Setting) -> Setting
             if not lead(judge, best, kept).certain:
                 best = kept
     return best
+
+
+def _as_the_family_does(
+    judge: Judge, checkpoint: Checkpoint, inferred: InferredCard, best: Setting
+) -> Setting:
+    """The family's own way to resize and pad, where nobody said another and it is not far behind.
+
+    Ways differ by little, and what the authors trained with holds for more pictures than these.
+    """
+    said = any(inferred.sources.get(name) in (Source.SAID, Source.METADATA) for name in FIELDS["geometry"])
+    family = next(family for family in FAMILIES if family.name == inferred.card.family)
+    draft = family.recognise(checkpoint)
+    fields = draft.card_fields.get("preprocess", {}) if draft else {}
+    stands = said and best.geometry == setting_of(inferred.card).geometry
+    if stands or "resize" not in fields:
+        return best
+    spec = PreprocessSpec.model_validate(fields)
+    usual = replace(best, geometry=(spec.resize, spec.pad_value))
+    return usual if judge.reported(usual) >= _CLOSE * judge.reported(best) else best
 
 
 def _with_verdicts(
@@ -140,6 +163,8 @@ def _verdict(judge: Judge, best: Setting, rivals: list[Setting], axis: Axis) -> 
     figures = f"{judge.figure} {judge.reported(best):.3f}, {rival.shown(axis)} {judge.reported(rival):.3f}"
     if ahead.certain:
         return _Verdict(True, f"leads by {ahead.difference:.3f}: {figures}")
+    if ahead.difference < 0:
+        return _Verdict(False, f"{rival.shown(axis)}, better on these pictures: {figures}")
     if ahead.difference == 0:
         return _Verdict(False, f"{rival.shown(axis)}: no difference on these pictures")
     return _Verdict(False, f"{rival.shown(axis)}: {figures}, within the noise")

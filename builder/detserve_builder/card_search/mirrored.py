@@ -1,4 +1,4 @@
-"""A setting is judged without labels: a detector that sees what it was trained on finds the same in the mirror."""
+"""A setting is judged without labels: a detector that sees what it knows finds the same in the mirror."""
 
 from __future__ import annotations
 

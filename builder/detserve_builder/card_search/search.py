@@ -28,8 +28,9 @@ class Ranked:
 def find(judge: Judge, choices: Mapping[Axis, list[Any]]) -> Setting:
     """The setting with the best score.
 
-    The value range and the colour order first, as nothing is found with a wrong range; then resizing and padding with the
-    best two of them; then, on all pictures, every step along one axis from the best, until none is better.
+    The value range and the colour order first, as nothing is found with a wrong range; then resizing and
+    padding with the best two of them; then, on all pictures, every step along one axis from the best, until
+    none is better.
     """
     every = judge.pictures
     few = every[:: max(1, len(every) // FEW)]

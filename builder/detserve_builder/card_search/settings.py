@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,7 +40,7 @@ class Values:
     def ends(self) -> NDArray[np.float64]:
         """What 0 and 255 become, [2,3]."""
         pixels = np.array([[0.0], [255.0]]) * self.scale
-        return (pixels - np.array(self.mean)) / np.array(self.std)
+        return np.asarray((pixels - np.array(self.mean)) / np.array(self.std), np.float64)
 
     def is_like(self, other: Values) -> bool:
         """Whether no network could tell the two apart."""
@@ -59,7 +59,7 @@ STANDARD = (
 
 @dataclass(frozen=True)
 class Setting:
-    """One choice on every axis. ``columns`` is the score column or number of each label, None as it stands."""
+    """One choice on every axis; ``columns`` is the score column or number of each label, or None."""
 
     values: Values
     color: ColorOrder
@@ -81,17 +81,15 @@ class Setting:
 def setting_of(card: Card) -> Setting:
     """The setting that the card has now."""
     spec = card.preprocess
-    step = -1 if spec.color is ColorOrder.BGR else 1
-    own = Values("", spec.scale, spec.mean[::step], spec.std[::step])
-    known = next((values.name for values in STANDARD if values.is_like(own)), value_range(spec))
-    own = Values(known, own.scale, own.mean, own.std)
+    mean, std = _in_rgb_order(spec.mean, spec.color), _in_rgb_order(spec.std, spec.color)
+    own = Values(value_range(spec), spec.scale, mean, std)
+    own = replace(own, name=next((values.name for values in STANDARD if values.is_like(own)), own.name))
     columns = card.head.get(_column_field(card) or "")
     return Setting(own, spec.color, (spec.resize, spec.pad_value), tuple(columns) if columns else None)
 
 
 def with_setting(card: Card, setting: Setting) -> Card:
     """The card with the setting's fields."""
-    step = -1 if setting.color is ColorOrder.BGR else 1
     resize, pad_value = setting.geometry
     spec = card.preprocess.model_copy(
         update={
@@ -99,8 +97,8 @@ def with_setting(card: Card, setting: Setting) -> Card:
             "pad_value": pad_value,
             "color": setting.color,
             "scale": setting.values.scale,
-            "mean": setting.values.mean[::step],
-            "std": setting.values.std[::step],
+            "mean": _in_rgb_order(setting.values.mean, setting.color),
+            "std": _in_rgb_order(setting.values.std, setting.color),
         }
     )
     updates: dict[str, Any] = {"preprocess": spec}
@@ -108,6 +106,12 @@ def with_setting(card: Card, setting: Setting) -> Card:
     if field and setting.columns is not None:
         updates["head"] = {**card.head, field: list(setting.columns)}
     return card.model_copy(update=updates)
+
+
+def _in_rgb_order(of_channels: Triple, color: ColorOrder) -> Triple:
+    """``of_channels`` in the order of ``color``, as RGB; or the other way round."""
+    first, second, third = of_channels
+    return (third, second, first) if color is ColorOrder.BGR else of_channels
 
 
 def choices(inferred: InferredCard, *, labelled: bool) -> dict[Axis, list[Any]]:

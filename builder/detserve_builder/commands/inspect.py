@@ -9,7 +9,7 @@ from typer import Argument, Option, Typer
 
 from detserve_builder.commands.card_table import card_table
 from detserve_builder.commands.input_size import INPUT_SIZE_HELP, input_size
-from detserve_builder.errors import BuildError
+from detserve_builder.errors import BuildError, naming_the_card
 from detserve_client.errors import CardError, OutputError
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def inspect(
         decision = _decide(loaded, inferred, images, evaluate)
         inferred, sentence = decision.inferred, decision.sentence
     table = _outside(loaded, inferred.card.family)
-    _add_what_a_build_says(table, loaded, inferred.card)
+    with naming_the_card(card or loaded.card_path):
+        _add_what_a_build_says(table, loaded, inferred.card)
     console.print(table)
     console.print(card_table(inferred))
     if sentence:
