@@ -180,9 +180,19 @@ def first_mistake(
 def _instead(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
     """The name that was perhaps meant, and all that there are."""
     schema = model.model_json_schema()
-    models, names = schema.get("$defs", {}), schema["properties"]
+    fields = schema["properties"]
     for part in place[:-1]:
-        referred = re.search(r'"#/\$defs/([^"]+)"', json.dumps(names.get(part, {})))
-        names = models[referred[1]].get("properties", {}) if referred else names
-    near = get_close_matches(str(place[-1]), names, n=1)
-    return (f"did you mean {near[0]}? " if near else "") + f"there are {', '.join(names)}"
+        fields = _fields_of(fields.get(part, {}), schema) or fields
+    meant = {name: name for name in fields}
+    for name, field in fields.items():
+        for below in _fields_of(field, schema):
+            meant.setdefault(below, f"{name}.{below}")
+    near = get_close_matches(str(place[-1]), meant, n=1)
+    return (f"did you mean {meant[near[0]]}? " if near else "") + f"there are {', '.join(fields)}"
+
+
+def _fields_of(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the model that ``field`` holds, if any."""
+    referred = re.search(r'"#/\$defs/([^"]+)"', json.dumps(field))
+    fields: dict[str, Any] = schema["$defs"][referred[1]].get("properties", {}) if referred else {}
+    return fields
