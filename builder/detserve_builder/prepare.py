@@ -100,9 +100,9 @@ def _prepared_graph(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> D
     model.ir_version = lowest_ir(model)
     _check(checkpoint, model, any_batch=any_batch)
     decoded = [tensor.name for tensor in (candidates.boxes, candidates.scores, candidates.classes) if tensor]
-    return DecodedGraph(
-        infer_shapes(model), {head.name: name for head, name in zip(heads, shapes, strict=True)}, decoded
-    )
+    made = {name for node in model.graph.node for name in node.output}
+    names = zip(heads, shapes, strict=True)
+    return DecodedGraph(infer_shapes(model), {h.name: name for h, name in names if h.name in made}, decoded)
 
 
 def _check(checkpoint: Checkpoint, model: onnx.ModelProto, *, any_batch: bool) -> None:

@@ -14,7 +14,7 @@ from detserve_builder.build import build
 from detserve_builder.errors import BuildError
 from detserve_builder.steps import detserve_preprocess
 from detserve_builder.triton_config import Preprocess, Target
-from tests.builder.tiny_networks import save_linear_network
+from tests.builder.tiny_networks import save_yolox
 from tests.shared_data import SINGLE, VAL64, needs_shared
 
 RULES = ["letterbox_center", "letterbox_topleft", "stretch"]
@@ -136,7 +136,7 @@ def test_the_pipeline_survives_serialisation(dali: ModuleType) -> None:
 
 
 def test_a_repository_with_dali(tmp_path: Path) -> None:
-    network = str(save_linear_network(tmp_path / "net.onnx", {"output": [84, 8]}))
+    network = str(save_yolox(tmp_path / "net.onnx"))
     repository = tmp_path / "repository"
     build(network, name="tiny", repository=repository, target=Target.TENSORRT, preprocess=Preprocess.DALI)
     folder = repository / "tiny_preprocess"
