@@ -81,8 +81,9 @@ def measure_accuracy(
     ``worst`` pictures are kept. ``on_pictures`` is told how many pictures there are, ``on_picture`` is called
     after each.
 
-    Raises :class:`MeasurementError`: a wrong dataset, labels that match none of its classes, a picture that
-    failed. Raises an :class:`~detserve_client.errors.InferenceError` when the server does not answer.
+    Raises :class:`DatasetError`: a wrong dataset, labels that match none of its classes. Raises
+    :class:`MeasurementError`: a picture that failed. Raises an
+    :class:`~detserve_client.errors.InferenceError` when the server does not answer.
     """
     with ExitStack() as stack:
         clients = [
@@ -118,7 +119,8 @@ def score_dataset(
     Pictures are read as they are sent, ``concurrency`` at a time. What stays of each are 14 bytes for a
     detection and, with two ensembles, one line of counts.
 
-    Raises :class:`MeasurementError`: labels that match no class of the dataset, a picture that failed.
+    Raises :class:`DatasetError`: labels that match no class of the dataset. Raises
+    :class:`MeasurementError`: a picture that failed.
     """
     cards = [client.card() for client in clients]
     scores = [AveragePrecision(card.labels, dataset.labels) for card in cards]

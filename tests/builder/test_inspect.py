@@ -18,7 +18,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import read_card
 from detserve_client import Card, CardError
 from detserve_client.card import Resize
-from tests.builder.tiny_networks import save_linear_network
+from tests.builder.tiny_networks import save_linear_network, save_yolox
 
 HEAD = {"output": [84, 8]}  # YOLOX, three classes
 WIDE = {"COLUMNS": "200"}
@@ -28,9 +28,12 @@ def inspected(*arguments: object) -> Result:
     return CliRunner(env=WIDE).invoke(inspect_command.app, list(map(str, arguments)))
 
 
-def named(path: Path, labels: list[str], batch: int | str = 1) -> Path:
+def named(path: Path, labels: list[str], batch: str | None = None) -> Path:
     """A network whose metadata hold its labels."""
-    save_linear_network(path, HEAD, batch=batch)
+    if batch:
+        save_linear_network(path, HEAD, batch=batch)
+    else:
+        save_yolox(path)
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {"names": json.dumps(dict(enumerate(labels)))})
     onnx.save(model, path)

@@ -46,7 +46,8 @@ def build(
         ),
     ] = None,
     evaluate: Annotated[
-        Path | None, Option(help="COCO instances.json that candidates are measured by")
+        Path | None,
+        Option(help="labels to measure by: a COCO json file, or a YOLO or Pascal VOC dataset"),
     ] = None,
     images: Annotated[
         Path | None,

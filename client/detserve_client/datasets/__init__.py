@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detserve_client.datasets.base import AnnotatedPicture, Dataset, shown, upright_size_wh
 from detserve_client.datasets.coco import coco_dataset
@@ -60,18 +61,15 @@ def _require_boxes_of_the_pictures(dataset: Dataset) -> None:
     boxes = out = 0
     reach_px, first_out = 0.0, ""
     for picture in dataset.read():
-        size_wh = _size_wh(picture)
+        boxes += len(picture.classes)
         corners = picture.boxes_xywh[:, :2] + picture.boxes_xywh[:, 2:]
-        boxes += len(corners)
         reach_px = max(reach_px, float(corners.max(initial=0)))
-        if size_wh is None:
-            continue
-        far = (picture.boxes_xywh[:, :2] < np.multiply(size_wh, -_OUT_SHARE)).any(1)
-        far |= (corners > np.multiply(size_wh, 1 + _OUT_SHARE)).any(1)
-        out += int(far.sum())
-        if not first_out and far.any():
-            box = [round(float(n), 1) for n in picture.boxes_xywh[far.argmax()]]
-            first_out = f"{box} in {picture.path.name}, which is {size_wh[0]}x{size_wh[1]}"
+        size_wh = _size_wh(picture, dataset)
+        far = picture.boxes_xywh[_far_out(picture, size_wh)] if size_wh else picture.boxes_xywh[:0]
+        out += len(far)
+        if size_wh and len(far) and not first_out:
+            box = [round(float(n), 1) for n in far[0]]
+            first_out = f"{box} in {shown(picture.path.name)}, which is {size_wh[0]}x{size_wh[1]}"
     if boxes == 0:
         raise DatasetError(
             f"{dataset.path} annotates {dataset.pictures} pictures with no box at all"
@@ -90,7 +88,15 @@ def _require_boxes_of_the_pictures(dataset: Dataset) -> None:
         )
 
 
-def _size_wh(picture: AnnotatedPicture) -> tuple[int, int] | None:
+def _far_out(picture: AnnotatedPicture, size_wh: tuple[int, int]) -> NDArray[np.bool_]:
+    """Bool ``(n,)``: the boxes that reach out of the picture by a good part of its side."""
+    corners = picture.boxes_xywh[:, :2] + picture.boxes_xywh[:, 2:]
+    low, high = np.multiply(size_wh, -_OUT_SHARE), np.multiply(size_wh, 1 + _OUT_SHARE)
+    far: NDArray[np.bool_] = ((picture.boxes_xywh[:, :2] < low) | (corners > high)).any(1)
+    return far
+
+
+def _size_wh(picture: AnnotatedPicture, dataset: Dataset) -> tuple[int, int] | None:
     """Of the upright picture; None where its header cannot be read, which the detector will say."""
     try:
         width, height = upright_size_wh(picture.path)
@@ -99,7 +105,7 @@ def _size_wh(picture: AnnotatedPicture) -> tuple[int, int] | None:
     if picture.said_wh not in (None, (width, height), (height, width)):
         said = "x".join(map(str, picture.said_wh or ()))
         raise DatasetError(
-            f"{shown(str(picture.path))} is {width}x{height}, but its annotation says {said}; "
+            f"{dataset.path}: {shown(picture.path.name)} is {width}x{height}, but its label says {said}; "
             "give the pictures that were annotated as --images, or mend width and height"
         )
     return width, height

@@ -94,6 +94,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def exists(path: Path) -> bool:
+    """As :meth:`Path.exists`, and False for a name that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def named_picture(images: Path, name: str) -> Path:
     """The picture that annotations name: its path below ``images``, or, moved there, the last part of it."""
     below = PurePosixPath(name.strip().replace("\\", "/"))

@@ -149,9 +149,10 @@ def _key(identity: float | str) -> str:
     return identity.strip() if isinstance(identity, str) else str(int(identity))
 
 
-def _order(identity: float | str) -> tuple[bool, float, str]:
+def _order(identity: float | str) -> tuple[bool, int, str]:
     """Numbers by their value, then texts."""
-    return (True, 0, identity) if isinstance(identity, str) else (False, identity, "")
+    key = _key(identity)
+    return (False, len(key), key) if key.isdecimal() else (True, 0, key)
 
 
 def _area(annotation: Mapping[str, Any]) -> float:

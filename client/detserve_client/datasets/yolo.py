@@ -84,11 +84,17 @@ def _of_folder(folder: Path, images: Path | None) -> tuple[list[Path], LabelOf, 
 
 
 def _of_yaml(description: Description, images: Path | None) -> tuple[list[Path], LabelOf, Path]:
-    sources = [images] if images else description.sources()
-    pictures: list[Path] = []
-    for source in sources:
-        pictures += _pictures(source) if source.is_dir() else _listed(source)
-    return pictures, _label_beside, sources[0]
+    if images is None:
+        sources = description.sources()
+        listed = [_pictures(source) if source.is_dir() else _listed(source) for source in sources]
+        return [picture for pictures in listed for picture in pictures], _label_beside, sources[0]
+    own = description.folders()  # where the labels may be, if not beside the pictures elsewhere
+
+    def label_of(picture: Path) -> Path:
+        alike = [_label_beside(folder / picture.relative_to(images)) for folder in own]
+        return next((label for label in alike if label.is_file()), _label_beside(picture))
+
+    return _pictures(images), label_of, images
 
 
 def _pictures(folder: Path) -> list[Path]:

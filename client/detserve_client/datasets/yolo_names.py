@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detserve_client.datasets.base import is_file, shown
+from detserve_client.datasets.base import exists, shown
 from detserve_client.datasets.errors import DatasetError
 from detserve_client.errors import MissingExtra
 
@@ -47,15 +47,22 @@ class Description:
             )
         return [self._found(str(entry), str(split)) for entry in entries]
 
+    def folders(self) -> list[Path]:
+        """Of :meth:`sources` those that are folders; none where they are absent."""
+        try:
+            return [source for source in self.sources() if source.is_dir()]
+        except DatasetError:
+            return []
+
     def _found(self, entry: str, split: str) -> Path:
         beside = self.file.resolve().parent if self.file else Path()
         root = beside / str(self.content.get("path") or "")
         below = entry.removeprefix("../")  # Roboflow's ../valid/images lies beside data.yaml
         for path in (root / entry, beside / entry, root / below, beside / below):
-            if path.is_dir() or is_file(path):
+            if exists(path):
                 return path
         raise DatasetError(
-            f"{self.file}: {split} is {shown(entry)}, and there is no {root / entry}; mend it or give the "
+            f"{self.file}: {split} is {shown(entry)}, which is not in {beside}; mend it or give the "
             "pictures' folder as --images"
         )
 
@@ -86,7 +93,9 @@ def _of_yaml(path: Path) -> Description:
         # every scalar is text, so that a class may be called no, 1 or null
         content = yaml.load(read_text(path), Loader=yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, RecursionError) as error:
-        raise DatasetError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise DatasetError(f"{path} is no YAML: {line}{shown(problem or 'it cannot be parsed')}") from None
     content = content if isinstance(content, dict) else {}
     names = content.get("names")
     if isinstance(names, dict) and set(names) == {str(index) for index in range(len(names))}:
