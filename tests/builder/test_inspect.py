@@ -109,8 +109,14 @@ def test_labels_without_pictures(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"preprocess": {"resize": "crop"}}, "preprocess.resize: input should be 'letterbox_center', 'letter"),
-        ({"preprocess": {"colour": "rgb"}}, "preprocess.colour: no such field; did you mean color? there are"),
+        (
+            {"preprocess": {"resize": "crop"}},
+            "preprocess.resize: input should be 'letterbox_center', 'letter",
+        ),
+        (
+            {"preprocess": {"colour": "rgb"}},
+            "preprocess.colour: no such field; did you mean color? there are",
+        ),
         ({"head": {"stride": [8]}}, "head.stride: no such field; did you mean strides? there are strides"),
         ({"family": "ssd9"}, "family: got 'ssd9', expected one of yolox"),
         ({"labels": ["a"]}, "labels: got 1, but the graph's output output has 3 classes"),

@@ -71,7 +71,7 @@ def decide_card(
         judge = labelled(networks, truth, MOST_PICTURES, on_picture)
     best = _what_stands(judge, inferred, search.find(judge, tried))
     best = _as_the_family_does(judge, checkpoint, inferred, best)
-    figure = judge.reported(best)
+    figure = judge.score(best, judge.pictures)
     if figure < judge.worthless:
         return Decision(
             inferred,
@@ -79,10 +79,9 @@ def decide_card(
             f"{len(judge.pictures)} pictures; either nothing of the detector's classes is in them, or the "
             "family, the head or the labels are not right",
         )
-    before = judge.reported(setting_of(inferred.card))
-    sentence = f"{judge.figure} {figure:.4f} on {len(judge.pictures)} pictures"
-    if best != setting_of(inferred.card):
-        sentence += f"; with the card as it was {before:.4f}"
+    sentence = f"{judge.reported(best)} on {len(judge.pictures)} pictures"
+    if best != (start := setting_of(inferred.card)):
+        sentence += f"; with the card as it was {judge.reported(start)}"
     return Decision(_with_verdicts(judge, inferred, best, tried), sentence)
 
 
@@ -114,7 +113,8 @@ def _as_the_family_does(
         return best
     spec = PreprocessSpec.model_validate(fields)
     usual = replace(best, geometry=(spec.resize, spec.pad_value))
-    return usual if judge.reported(usual) >= _CLOSE * judge.reported(best) else best
+    every = judge.pictures
+    return usual if judge.score(usual, every) >= _CLOSE * judge.score(best, every) else best
 
 
 def _with_verdicts(
@@ -160,14 +160,13 @@ def _of_fields(
 
 def _verdict(judge: Judge, best: Setting, rivals: list[Setting], axis: Axis) -> _Verdict:
     rival, ahead = min(((one, lead(judge, best, one)) for one in rivals), key=_closest)
-    figures = f"{judge.figure} {judge.reported(best):.3f}, {rival.shown(axis)} {judge.reported(rival):.3f}"
+    ours, theirs = (judge.score(one, judge.pictures) for one in (best, rival))
+    name = rival.shown(axis)
     if ahead.certain:
-        return _Verdict(True, f"leads by {ahead.difference:.3f}: {figures}")
-    if ahead.difference < 0:
-        return _Verdict(False, f"{rival.shown(axis)}, better on these pictures: {figures}")
+        return _Verdict(True, f"leads by {ahead.difference:.3f} over {name} ({judge.figure} {ours:.3f})")
     if ahead.difference == 0:
-        return _Verdict(False, f"{rival.shown(axis)}: no difference on these pictures")
-    return _Verdict(False, f"{rival.shown(axis)}: {figures}, within the noise")
+        return _Verdict(False, f"{name}: no difference on these pictures")
+    return _Verdict(False, f"{name}: {judge.figure} {theirs:.3f} against {ours:.3f}, within the noise")
 
 
 def _closest(compared: tuple[Setting, Lead]) -> float:

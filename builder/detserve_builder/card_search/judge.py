@@ -31,8 +31,8 @@ class Judge(Protocol):
     def resampled(self, setting: Setting) -> NDArray[np.float64]:
         """The score on all pictures with the weights of :func:`weights`, [RESAMPLES]."""
 
-    def reported(self, setting: Setting) -> float:
-        """The figure on all pictures as it is shown."""
+    def reported(self, setting: Setting) -> str:
+        """The figure for people on all pictures, with its name."""
 
 
 OnPicture = Callable[[], None]
@@ -55,8 +55,8 @@ class Lead:
 def lead(judge: Judge, first: Setting, second: Setting) -> Lead:
     """How far ``first`` is ahead of ``second``."""
     difference = judge.resampled(first) - judge.resampled(second)
-    # The weights' noise has mean 0; equal scores are ahead of nobody.
-    return Lead(judge.reported(first) - judge.reported(second), float((difference > 1e-9).mean()))
+    ahead = judge.score(first, judge.pictures) - judge.score(second, judge.pictures)
+    return Lead(ahead, float((difference > 1e-9).mean()))
 
 
 def weights(pictures: int) -> NDArray[np.float64]:

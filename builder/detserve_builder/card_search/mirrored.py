@@ -57,9 +57,9 @@ class Mirrored:
         values = np.array([self._value(setting, index) for index in self.pictures])
         return np.asarray(weights(len(values)) @ values / len(values))
 
-    def reported(self, setting: Setting) -> float:
+    def reported(self, setting: Setting) -> str:
         """The mean itself."""
-        return self.score(setting, self.pictures)
+        return f"{self.figure} {self.score(setting, self.pictures):.4f}"
 
     def _value(self, setting: Setting, index: int) -> float:
         if (setting, index) not in self._values:

@@ -52,7 +52,7 @@ def test_nanodet_by_labels(tmp_path, few) -> None:
     assert card.preprocess.mean == pytest.approx([0.406, 0.456, 0.485])
     assert "measured" in shown
     assert "leads by" in shown
-    assert "with the card as it was 0.0" in shown
+    assert "with the card as it was AP 0.0" in shown
 
 
 def test_picodet_without_labels(tmp_path, few) -> None:

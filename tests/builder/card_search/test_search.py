@@ -50,8 +50,8 @@ class Fake:
     def resampled(self, setting: Setting) -> np.ndarray:
         return weights(len(self.pictures)) @ self.values(setting) / len(self.pictures)
 
-    def reported(self, setting: Setting) -> float:
-        return self.score(setting, self.pictures)
+    def reported(self, setting: Setting) -> str:
+        return "score"
 
 
 @pytest.mark.parametrize("start", range(50))
