@@ -153,7 +153,7 @@ def test_dali_is_for_tensorrt(tmp_path: Path, target: Target) -> None:
 
 
 def test_dali_decodes_whole_pictures(tmp_path: Path) -> None:
-    network = str(save_linear_network(tmp_path / "net.onnx", {"output": [84, 8]}))
+    network = str(save_yolox(tmp_path / "net.onnx"))
     card = tmp_path / "card.json"
     card.write_text('{"preprocess": {"decode": "reduced"}}')
     options = {"target": Target.TENSORRT, "preprocess": Preprocess.DALI}

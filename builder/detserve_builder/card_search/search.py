@@ -12,6 +12,7 @@ from detserve_builder.card_search.settings import AXES, Axis, Setting
 
 FEW = 16
 _FINALISTS = 3
+_USELESS = 0.4  # of the best's score on a quarter of these
 _HOPELESS = 0.6  # of the best's score on few pictures: not tried on all
 _SEES = 5  # times worthless: the class columns can be right
 _MOST_STEPS = 4
@@ -37,7 +38,7 @@ def find(judge: Judge, choices: Mapping[Axis, list[Any]]) -> Setting:
     best = [ranked.setting for ranked in _normalisations(judge, choices, few)[:2]]
     best = [
         ranked.setting
-        for ranked in _rank(
+        for ranked in _sifted(
             judge,
             [replace(one, geometry=geometry) for one in best for geometry in choices["geometry"]],
             few,
@@ -92,7 +93,7 @@ def _normalisations(judge: Judge, choices: Mapping[Axis, list[Any]], few: Sequen
             Setting(values, color, choices["geometry"][0], columns)
             for values, color in product(choices["values"], choices["color"])
         ]
-        found = sorted(found + _rank(judge, settings, few, of_any_class=several), key=_best_first)
+        found = sorted(found + _sifted(judge, settings, few, of_any_class=several), key=_best_first)
         if found[0].score >= _SEES * judge.worthless:
             break
     if not several:
@@ -100,7 +101,17 @@ def _normalisations(judge: Judge, choices: Mapping[Axis, list[Any]], few: Sequen
     settings = [
         replace(one.setting, columns=columns) for one in found[:_FINALISTS] for columns in choices["columns"]
     ]
-    return _rank(judge, settings, few)
+    return _sifted(judge, settings, few)
+
+
+def _sifted(
+    judge: Judge, settings: Sequence[Setting], few: Sequence[int], *, of_any_class: bool = False
+) -> list[Ranked]:
+    """The settings that a quarter of ``few`` does not rule out, on all of them; best first."""
+    ranked = _rank(judge, settings, few[::4], of_any_class=of_any_class)
+    least = _USELESS * ranked[0].score
+    kept = [one.setting for place, one in enumerate(ranked) if place < _FINALISTS or one.score >= least]
+    return _rank(judge, kept, few, of_any_class=of_any_class)
 
 
 def _rank(
