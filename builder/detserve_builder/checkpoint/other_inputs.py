@@ -38,7 +38,7 @@ def fed_inputs(path: Path, model: onnx.ModelProto, image: ImageInput) -> dict[st
         if info.name == image.name:
             continue
         known = _KNOWN.get(info.name.rpartition("/")[2].casefold())
-        if known is None:
+        if known is None or info.dtype == "STRING":
             raise BuildError(
                 f"{path}: the input {info} beside the picture is not known; known are {', '.join(_KNOWN)}; "
                 "export the network without it"

@@ -42,7 +42,7 @@ def strides_of(shapes: Sequence[tuple[int | str, ...]], wh: tuple[int, int]) -> 
         if not isinstance(height, int) or not isinstance(width, int) or not height or not width:
             return None
         stride = round(wh[0] / width)
-        if (-(-wh[0] // stride), -(-wh[1] // stride)) != (width, height):
+        if not stride or (-(-wh[0] // stride), -(-wh[1] // stride)) != (width, height):
             return None
         strides.append(stride)
     return strides
