@@ -77,7 +77,7 @@ def _decide(loaded: Checkpoint, inferred: InferredCard, images: Path, evaluate: 
 
     from detserve_builder.card_search.decide import decide_card
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     columns = (
         *Progress.get_default_columns()[:2],
         TextColumn("{task.completed} of about {task.total} runs"),

@@ -66,7 +66,7 @@ def canary(
         raise typer.BadParameter("it cannot be used with --pictures or --labels", param_hint="--from-stdin")
     if not (from_stdin or pictures or labels):
         raise typer.BadParameter("give --pictures, --labels or --from-stdin", param_hint="--pictures")
-    terminal = Console(stderr=True)
+    terminal = Console(stderr=True, emoji=False)
     with (
         connected(old, model) as old_client,
         connected(new, new_model or model) as new_client,

@@ -28,7 +28,7 @@ def overload(
     from detserve_perf.triton import TritonQueries
 
     multiples = _multiples(loads)
-    terminal = Console(stderr=True)
+    terminal = Console(stderr=True, emoji=False)
     with terminal.status("starting") as status:
         runs = measure(url, model, pictures, multiples, duration_s, lambda phase: status.update(Text(phase)))
     with TritonQueries(Endpoint.parse(url)) as queries:

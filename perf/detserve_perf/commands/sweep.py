@@ -36,7 +36,7 @@ def sweep(
     batches, concurrencies = _numbers(batch, "--batch"), _numbers(concurrency, "--concurrency")
     points = tuple(LoadPoint(c, b) for b, c in product(batches, concurrencies))
     settings = SweepSettings(points, requests, repeats)
-    terminal = Console(stderr=True)
+    terminal = Console(stderr=True, emoji=False)
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("starting", total=settings.phases(reference=repository is not None))
         begun = 0
