@@ -19,6 +19,7 @@ from detserve_builder.card_search.settings import (
     Axis,
     Setting,
     choices,
+    column_field,
     setting_of,
     with_setting,
 )
@@ -26,7 +27,7 @@ from detserve_builder.card_sources import InferredCard, Source
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families import FAMILIES
 from detserve_builder.precision.evaluation import labelled_dataset
-from detserve_client.card import PreprocessSpec, Resize
+from detserve_client.card import Card, PreprocessSpec, Resize
 
 MOST_PICTURES = 200
 _CLOSE = 0.95
@@ -69,8 +70,18 @@ def decide_card(
     else:
         truth = labelled_dataset(labels, images, inferred.card)
         judge = labelled(networks, truth, MOST_PICTURES, on_picture)
+    return decision_of(judge, inferred, _usual_geometry(checkpoint, inferred.card), tried)
+
+
+def decision_of(
+    judge: Judge,
+    inferred: InferredCard,
+    usual: tuple[Resize, int] | None,
+    tried: Mapping[Axis, list[Any]],
+) -> Decision:
+    """What ``judge`` says of the settings ``tried``; ``usual`` is the family's way to resize and pad."""
     best = _what_stands(judge, inferred, search.find(judge, tried))
-    best = _as_the_family_does(judge, checkpoint, inferred, best)
+    best = _as_the_family_does(judge, inferred, usual, best)
     figure = judge.score(best, judge.pictures)
     if figure < judge.worthless:
         return Decision(
@@ -89,51 +100,63 @@ def _what_stands(judge: Judge, inferred: InferredCard, best: Setting) -> Setting
     """The best setting, with what was said where the difference is noise."""
     start = setting_of(inferred.card)
     for axis in AXES:
-        said = any(inferred.sources.get(name) in (Source.SAID, Source.METADATA) for name in FIELDS[axis])
-        if said and getattr(best, axis) != getattr(start, axis):
+        if _is_said(inferred, axis) and getattr(best, axis) != getattr(start, axis):
             kept = replace(best, **{axis: getattr(start, axis)})
             if not lead(judge, best, kept).certain:
                 best = kept
     return best
 
 
+def _usual_geometry(checkpoint: Checkpoint, card: Card) -> tuple[Resize, int] | None:
+    """How the family's networks are fed, where its recognition says it."""
+    family = next(family for family in FAMILIES if family.name == card.family)
+    draft = family.recognise(checkpoint)
+    fields = draft.card_fields.get("preprocess", {}) if draft else {}
+    if "resize" not in fields:
+        return None
+    spec = PreprocessSpec.model_validate(fields)
+    return spec.resize, spec.pad_value
+
+
 def _as_the_family_does(
-    judge: Judge, checkpoint: Checkpoint, inferred: InferredCard, best: Setting
+    judge: Judge, inferred: InferredCard, usual: tuple[Resize, int] | None, best: Setting
 ) -> Setting:
     """The family's own way to resize and pad, where nobody said another and it is not far behind.
 
     Ways differ by little, and what the authors trained with holds for more pictures than these.
     """
-    said = any(inferred.sources.get(name) in (Source.SAID, Source.METADATA) for name in FIELDS["geometry"])
-    family = next(family for family in FAMILIES if family.name == inferred.card.family)
-    draft = family.recognise(checkpoint)
-    fields = draft.card_fields.get("preprocess", {}) if draft else {}
-    stands = said and best.geometry == setting_of(inferred.card).geometry
-    if stands or "resize" not in fields:
+    if usual is None or (
+        _is_said(inferred, "geometry") and best.geometry == setting_of(inferred.card).geometry
+    ):
         return best
-    spec = PreprocessSpec.model_validate(fields)
-    usual = replace(best, geometry=(spec.resize, spec.pad_value))
-    every = judge.pictures
-    return usual if judge.score(usual, every) >= _CLOSE * judge.score(best, every) else best
+    kept, every = replace(best, geometry=usual), judge.pictures
+    return kept if judge.score(kept, every) >= _CLOSE * judge.score(best, every) else best
+
+
+def _is_said(inferred: InferredCard, axis: Axis) -> bool:
+    return any(inferred.sources.get(name) in (Source.SAID, Source.METADATA) for name in FIELDS[axis])
 
 
 def _with_verdicts(
     judge: Judge, inferred: InferredCard, best: Setting, tried: Mapping[Axis, list[Any]]
 ) -> InferredCard:
     """The card of ``best``, with the lead of each field, or what else it could be."""
+    start = setting_of(inferred.card)
     sources, guesses, leads = dict(inferred.sources), dict(inferred.guesses), {}
     if best.geometry[0] is Resize.STRETCH:  # pads nothing
         sources.pop("preprocess.pad_value", None)
         guesses.pop("preprocess.pad_value", None)
     for axis in AXES:
         rivals = [ranked.setting for ranked in neighbours(judge, tried, best, axis)]
-        for names, of_these in _of_fields(axis, best, rivals, sources):
+        for names, of_these in _of_fields(axis, best, rivals, inferred.card):
             told = _verdict(judge, best, of_these, axis)
             for name in names:
                 guesses.pop(name, None)
                 if told.certain:
                     sources[name], leads[name] = Source.MEASURED, told.text
-                elif sources.get(name) in (Source.SAID, Source.METADATA):
+                elif sources.get(name) in (Source.SAID, Source.METADATA) and getattr(start, axis) == getattr(
+                    best, axis
+                ):
                     leads[name] = told.text
                 else:
                     sources[name], guesses[name] = Source.GUESS, told.text
@@ -147,11 +170,15 @@ class _Verdict:
 
 
 def _of_fields(
-    axis: Axis, best: Setting, rivals: list[Setting], sources: Mapping[str, Source]
+    axis: Axis, best: Setting, rivals: list[Setting], card: Card
 ) -> list[tuple[list[str], list[Setting]]]:
     """Fields that one comparison decides, and what they are compared with."""
+    if not rivals:
+        return []
+    if axis == "columns":
+        return [([f"head.{column_field(card)}"], rivals)]
     if axis != "geometry":
-        return [([name for name in FIELDS[axis] if name in sources], rivals)] if rivals else []
+        return [(list(FIELDS[axis]), rivals)]
     resize = best.geometry[0]
     others = [rival for rival in rivals if rival.geometry[0] is not resize]
     pads = [rival for rival in rivals if rival.geometry[0] is resize]

@@ -20,7 +20,7 @@ FIELDS: dict[Axis, tuple[str, ...]] = {
     "values": ("preprocess.scale", "preprocess.mean", "preprocess.std"),
     "color": ("preprocess.color",),
     "geometry": ("preprocess.resize", "preprocess.pad_value"),
-    "columns": ("head.class_columns", "head.label_numbers"),
+    "columns": ("head.class_columns", "head.label_numbers"),  # whichever the family has
 }
 _SAME = 0.02  # of the span: such value ranges are one for a network
 _PADS = (114, 0)
@@ -84,7 +84,7 @@ def setting_of(card: Card) -> Setting:
     mean, std = _in_rgb_order(spec.mean, spec.color), _in_rgb_order(spec.std, spec.color)
     own = Values(value_range(spec), spec.scale, mean, std)
     own = replace(own, name=next((values.name for values in STANDARD if values.is_like(own)), own.name))
-    columns = card.head.get(_column_field(card) or "")
+    columns = card.head.get(column_field(card) or "")
     return Setting(own, spec.color, (spec.resize, spec.pad_value), tuple(columns) if columns else None)
 
 
@@ -102,7 +102,7 @@ def with_setting(card: Card, setting: Setting) -> Card:
         }
     )
     updates: dict[str, Any] = {"preprocess": spec}
-    field = _column_field(card)
+    field = column_field(card)
     if field and setting.columns is not None:
         updates["head"] = {**card.head, field: list(setting.columns)}
     return card.model_copy(update=updates)
@@ -138,17 +138,22 @@ def _geometries(resize: Resize, pad_value: int) -> list[tuple[Resize, int]]:
     return sorted(every, key=lambda geometry: geometry != (resize, pad_value))
 
 
-def _column_field(card: Card) -> str | None:
+def column_field(card: Card) -> str | None:
+    """The head's field that says which score column or number each label has, where the family has one."""
     family = next(family for family in FAMILIES if family.name == card.family)
     return next((name for name in _COLUMN_FIELDS if name in family.head.model_fields), None)
 
 
 def _columns(card: Card, now: tuple[int, ...] | None) -> list[tuple[int, ...]]:
     """Columns without and with one before them for the background, COCO's, and those of the card shifted."""
-    if _column_field(card) is None:
+    if column_field(card) is None:
         return []
     count = len(card.labels)
-    tried = [tuple(range(1, count + 1)), tuple(range(count))]
+    without, behind_background = tuple(range(count)), tuple(range(1, count + 1))
+    if now is None:  # then labels are numbered from 1, and columns from 0
+        tried = [without if column_field(card) == "label_numbers" else behind_background]
+    else:
+        tried = [behind_background, without]
     if count == len(COCO_CATEGORY_IDS):
         tried += [tuple(COCO_CATEGORY_IDS), tuple(number - 1 for number in COCO_CATEGORY_IDS)]
     for shift in (1, -1):

@@ -60,7 +60,7 @@ def shown_value(inferred: InferredCard, name: str) -> str:
     """A field's value on one short line."""
     value: Any = inferred.card.model_dump(mode="json")
     for part in name.split("."):
-        value = value.get(part)
+        value = value.get(part)  # a head leaves out what is as usual
     if name == "labels":
         more = ", …" if len(value) > _LABELS else ""
         return f"{len(value)}: {', '.join(value[:_LABELS])}{more}"

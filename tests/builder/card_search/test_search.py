@@ -110,3 +110,21 @@ def test_one_range_in_two_forms_is_tried_once(inferred: InferredCard) -> None:
         values = choices(said, labelled=False)["values"]
         assert (len(values), values[0].name, values[0].mean) == (5, known, mean)
         assert value_range(spec) == known
+
+
+def test_columns_are_tried_with_and_without_background() -> None:
+    card = read_card(load_checkpoint("codes_ssd")).card
+    now, count = tuple(card.head["class_columns"]), len(card.labels)
+    inferred = InferredCard(card, {}, {})
+    assert now == tuple(range(1, count + 1))
+    assert choices(inferred, labelled=False)["columns"] == [now]
+    tried = choices(inferred, labelled=True)["columns"]
+    assert tried == [now, tuple(range(count)), tuple(range(2, count + 2))]
+    assert with_setting(card, setting_of(card)).head == card.head
+
+
+def test_numbers_that_are_as_usual_are_not_tried_twice() -> None:
+    card = read_card(load_checkpoint("codes_rcnn")).card
+    card = card.model_copy(update={"head": {}})
+    tried = choices(InferredCard(card, {}, {}), labelled=True)["columns"]
+    assert tried == [None, tuple(range(len(card.labels)))]
