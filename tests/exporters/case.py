@@ -80,7 +80,9 @@ def save_expected(
         "reference": reference,
         "iou_threshold": iou_threshold,
         "refused": refused,
-        "pictures": {picture.name: _best(np.asarray(rows, np.float64)) for picture, rows in (found or {}).items()},
+        "pictures": {
+            picture.name: _best(np.asarray(rows, np.float64)) for picture, rows in (found or {}).items()
+        },
     }
     (folder / "expected.json").write_text(json.dumps(expected, indent=1))
     counts = ", ".join(f"{name} {len(best['rows'])}" for name, best in expected["pictures"].items())
@@ -96,7 +98,9 @@ def _best(rows: np.ndarray) -> dict[str, Any]:
 
 def settle_batch_norm(model: torch.nn.Module, run: Callable[[], object]) -> None:
     """Batch-norm statistics from what ``run`` sends through: without them an untrained net dies out or explodes."""
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
@@ -108,9 +112,7 @@ def settle_batch_norm(model: torch.nn.Module, run: Callable[[], object]) -> None
         norm.eval()
 
 
-def spread(
-    layers: Sequence[torch.nn.Module], run: Callable[[], object], *, mean: float, std: float
-) -> None:
+def spread(layers: Sequence[torch.nn.Module], run: Callable[[], object], *, mean: float, std: float) -> None:
     """Scale each layer's weights and bias until every channel of its output has this mean and deviation.
 
     An untrained head scores every place alike; after this its scores and boxes differ as a trained one's do.

@@ -29,7 +29,9 @@ NONE = {"weights": None, "weights_backbone": None, "num_classes": CLASSES}
 def resnet18(**options: object) -> torch.nn.Module:
     """The feature pyramid of the smallest ResNet."""
     norm = torch.nn.BatchNorm2d
-    return resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=norm, trainable_layers=5, **options)
+    return resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, norm_layer=norm, trainable_layers=5, **options
+    )
 
 
 def one_stage(make: Callable[..., torch.nn.Module]) -> torch.nn.Module:
@@ -40,7 +42,9 @@ def one_stage(make: Callable[..., torch.nn.Module]) -> torch.nn.Module:
 
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "fasterrcnn_resnet18_fpn": lambda: detection.FasterRCNN(resnet18(), num_classes=CLASSES, **SIZES),
-    "fasterrcnn_mobilenet_v3_large_320_fpn": lambda: detection.fasterrcnn_mobilenet_v3_large_320_fpn(**NONE, **SIZES),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": lambda: detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        **NONE, **SIZES
+    ),
     "maskrcnn_resnet18_fpn": lambda: detection.MaskRCNN(resnet18(), num_classes=CLASSES, **SIZES),
     "keypointrcnn_resnet18_fpn": lambda: detection.KeypointRCNN(resnet18(), num_classes=2, **SIZES),
     "retinanet_resnet18_fpn": lambda: one_stage(detection.RetinaNet),

@@ -22,7 +22,12 @@ SIDE = 224
 FIXED = {"height": SIDE, "width": SIDE}
 EDGES = {"shortest_edge": 192, "longest_edge": 256}
 LABELS = {index: f"label {index}" for index in range(7)}
-RESNET = {"embedding_size": 16, "hidden_sizes": [16, 32, 64, 96], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+RESNET = {
+    "embedding_size": 16,
+    "hidden_sizes": [16, 32, 64, 96],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+}
 STAGES = ["stage2", "stage3", "stage4"]
 TRANSFORMER = {
     "d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
@@ -39,12 +44,21 @@ PYRAMID = {
 def resnet(out_features: list[str]) -> dict[str, Any]:
     """The backbone as the models of the DETR line take it."""
     config = transformers.ResNetConfig(**RESNET, out_features=out_features)
-    return {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": config}
+    return {
+        "use_timm_backbone": False,
+        "use_pretrained_backbone": False,
+        "backbone": None,
+        "backbone_config": config,
+    }
 
 
 def rt_detr(**more: Any) -> dict[str, Any]:
     """RT-DETR's own ResNet under its hybrid encoder."""
-    return {"backbone_config": transformers.RTDetrResNetConfig(**RESNET, out_features=STAGES), **PYRAMID, **more}
+    return {
+        "backbone_config": transformers.RTDetrResNetConfig(**RESNET, out_features=STAGES),
+        **PYRAMID,
+        **more,
+    }
 
 
 def d_fine() -> dict[str, Any]:
@@ -78,7 +92,12 @@ CASES: dict[str, tuple[str, Any, dict[str, int]]] = {
     "d_fine": ("DFine", d_fine, FIXED),
 }  # fmt: skip
 OPTIMUM_TAKES = ("Detr", "TableTransformer", "Yolos", "RTDetr", "RTDetrV2", "DFine")
-PROCESSORS = {"TableTransformer": "Detr", "DabDetr": "ConditionalDetr", "RTDetrV2": "RTDetr", "DFine": "RTDetr"}
+PROCESSORS = {
+    "TableTransformer": "Detr",
+    "DabDetr": "ConditionalDetr",
+    "RTDetrV2": "RTDetr",
+    "DFine": "RTDetr",
+}
 SCORES = ("class_labels_classifier", "class_embed", "enc_score_head", "class_embed.0", "class_embed.1")
 
 
@@ -110,7 +129,9 @@ def save_by_optimum(model: Any, folder: Path, inputs: torch.Tensor) -> None:
     """What ``optimum-cli export onnx --task object-detection`` does."""
     from optimum.exporters.onnx import main_export
 
-    main_export(str(folder), folder, task="object-detection", library_name="transformers", local_files_only=True)
+    main_export(
+        str(folder), folder, task="object-detection", library_name="transformers", local_files_only=True
+    )
 
 
 def save_by_torch(model: Any, folder: Path, inputs: torch.Tensor) -> None:
@@ -145,7 +166,9 @@ def detected(model: Any, processor: Any, path: Path) -> torch.Tensor:
     picture = Image.open(path)
     with torch.no_grad():
         outputs = model(**processor(picture, return_tensors="pt"))
-    (found,) = processor.post_process_object_detection(outputs, threshold=0.01, target_sizes=[picture.size[::-1]])
+    (found,) = processor.post_process_object_detection(
+        outputs, threshold=0.01, target_sizes=[picture.size[::-1]]
+    )
     return torch.cat([found["boxes"], found["scores"][:, None], found["labels"][:, None]], dim=1)
 
 

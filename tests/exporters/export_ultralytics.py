@@ -17,7 +17,17 @@ from case import case_folder, save_expected, save_pictures, settle_batch_norm, s
 PACKAGES = ("ultralytics", "torch")
 SCORE, IOU = 0.05, 0.7  # of the predictor
 NMS = {"conf": SCORE, "iou": IOU}  # written into the graph by nms=True
-DETECT = ("yolov3-tiny", "yolov5n", "yolov6n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
+DETECT = (
+    "yolov3-tiny",
+    "yolov5n",
+    "yolov6n",
+    "yolov8n",
+    "yolov9t",
+    "yolov10n",
+    "yolo11n",
+    "yolo12n",
+    "yolo26n",
+)
 # name: yaml, options of export()
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name in DETECT},
@@ -54,7 +64,9 @@ def export(name: str, out: Path) -> None:
     pictures = save_pictures(folder, (width, height))
     detector = lively(yaml, pictures, imgsz)
     detector.save(folder / f"{yaml}.pt")
-    exported = type(detector)(folder / f"{yaml}.pt").export(**{"format": "onnx", "imgsz": imgsz, "device": "cpu", **NMS, **options})
+    exported = type(detector)(folder / f"{yaml}.pt").export(
+        **{"format": "onnx", "imgsz": imgsz, "device": "cpu", **NMS, **options}
+    )
     assert Path(exported).parent == folder
     (folder / f"{yaml}.pt").unlink()
     said = {"packages": PACKAGES, "model": yaml, "task": detector.task}
@@ -89,7 +101,12 @@ def spread_branches(head: torch.nn.Module, run: Callable[[], object]) -> None:
     distances = {"mean": 3.0, "std": 0.7} if head.reg_max == 1 else {"mean": 0.0, "std": 2.0}
     for prefix in ("", "one2one_") if getattr(head, "one2one_cv2", None) is not None else ("",):
         head.end2end = bool(prefix)
-        spread([branch[-1] for branch in getattr(head, f"{prefix}cv3")], run, mean=-2.5 - 1.2 * (2 * np.log(head.nc)) ** 0.5, std=1.2)
+        spread(
+            [branch[-1] for branch in getattr(head, f"{prefix}cv3")],
+            run,
+            mean=-2.5 - 1.2 * (2 * np.log(head.nc)) ** 0.5,
+            std=1.2,
+        )
         spread([branch[-1] for branch in getattr(head, f"{prefix}cv2")], run, **distances)
 
 
@@ -101,7 +118,9 @@ def network_input(pictures: list[Path], imgsz: tuple[int, int]) -> torch.Tensor:
 
 def predicted(detector: YOLO | RTDETR, path: Path, imgsz: tuple[int, int]) -> np.ndarray:
     """Rows of x1, y1, x2, y2, score and class as Ultralytics' own predictor gives them."""
-    (result,) = detector.predict(path, imgsz=imgsz, conf=SCORE, iou=IOU, max_det=300, rect=False, device="cpu", verbose=False)
+    (result,) = detector.predict(
+        path, imgsz=imgsz, conf=SCORE, iou=IOU, max_det=300, rect=False, device="cpu", verbose=False
+    )
     return result.boxes.data.numpy()[:, :6]
 
 
