@@ -16,6 +16,7 @@ from detserve_builder.precision.passes import Outcome, apply_precision, place_of
 from detserve_builder.precision.pruning import TWO_IN_FOUR
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.prepare import prepare
+from detserve_builder.proof import refuse_impossible
 from detserve_builder.repository import takes_one_picture, write_repository
 from detserve_builder.tensorrt import lint
 from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
@@ -89,7 +90,9 @@ def build(
         on_step("reading the calibration pictures")
         calibration = calibration_folder(request.calibrate, card, forced=request.force_calibration)
     on_step(f"preparing the graph ({card.family})")
-    prepared = prepare(checkpoint, card, probe_pictures(card))
+    probe = probe_pictures(card)
+    prepared = prepare(checkpoint, card, probe)
+    refuse_impossible(checkpoint, card, prepared.model, probe)
     outcome = apply_precision(prepared.model, card, place, request, calibration, on_step)
     # Q/DQ in the form that ONNX Runtime runs fast is not for TensorRT
     for_tensorrt = outcome.built.model if place.tensorrt else prepared.model

@@ -12,10 +12,22 @@ if TYPE_CHECKING:
 
 OWN_PREFIX = "detserve/"  # begins the names of nodes that are not the network's own
 Operand = Any  # a gs.Tensor, or an array that becomes a constant
+_AXES_ARE_AN_INPUT_FROM = {
+    "ReduceMax": 18,
+    "ReduceMean": 18,
+    "ReduceMin": 18,
+    "ReduceProd": 18,
+    "ReduceSum": 13,
+}
 
 
 def layer(graph: gs.Graph, op: str, *inputs: Operand, outputs: int = 1, **attrs: Any) -> Any:
-    """Append one node; returns its output tensor, or the list of them where ``outputs`` > 1."""
+    """Append one node; returns its output tensor, or the list of them where ``outputs`` > 1.
+
+    ``axes`` of a reduction is given as an attribute; the node has it as the graph's opset wants it.
+    """
+    if "axes" in attrs and graph.opset >= _AXES_ARE_AN_INPUT_FROM.get(op, graph.opset + 1):
+        inputs = (*inputs, int64(*attrs.pop("axes")))
     made = graph.layer(
         op=op,
         name=f"{OWN_PREFIX}{op}_{len(graph.nodes)}",

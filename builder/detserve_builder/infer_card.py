@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from detserve_builder.checkpoint import Checkpoint
+from detserve_builder.card_sources import InferredCard, Source, sources_of
+from detserve_builder.checkpoint import Checkpoint, at_size
+from detserve_builder.checkpoint.image_input import input_size_is_fixed
+from detserve_builder.checkpoint.names import names_in_metadata
+from detserve_builder.checkpoint.normalisation import pixel_scale
 from detserve_builder.coco_labels import COCO_LABELS
 from detserve_builder.errors import BuildError
 from detserve_builder.families import FAMILIES, Draft, Family
-from detserve_client.card import Card, first_mistake
+from detserve_client.card import Card, Wh, first_mistake
 from detserve_client.errors import CardError
 
 MAX_CANDIDATES = 1000  # boxes that reach NMS, where the detector has as many and the card does not say
 
 
 def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | None = None) -> Card:
+    """The card of ``checkpoint`` by :func:`read_card`, without its sources."""
+    return read_card(checkpoint, name=name, said=said).card
+
+
+def read_card(
+    checkpoint: Checkpoint,
+    *,
+    name: str | None = None,
+    said: Path | None = None,
+    input_wh: Wh | None = None,
+) -> InferredCard:
     """The card of ``checkpoint``: read off the graph, overridden by the fields of the JSON file ``said``.
 
     ``said`` may hold a few fields or a whole card; it goes before a card.json beside the checkpoint, and that
-    before what the file format says and what the graph shows.
+    before what the file format says and what the graph shows. ``input_wh`` is said, too.
     Raises :class:`BuildError` where no family fits and :class:`CardError` where a field is missing, wrong or
     contradicts the graph.
     """
@@ -33,16 +48,21 @@ def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | 
     fields: dict[str, Any] = dict(checkpoint.card_fields)
     for card_file in (checkpoint.card_path, said):
         fields = _merge(fields, _read_fields(card_file)) if card_file else fields
+    if input_wh is not None:
+        fields["input_wh"] = list(input_wh)
+    checkpoint = _of_said_size(checkpoint, fields.get("input_wh"))
     family, draft = _recognise(checkpoint, fields.get("family"))
-    guessed = {
+    in_graph = _seen_in_graph(checkpoint)
+    labels, labels_are = _labels(checkpoint, draft)
+    found = {
         "name": _guess_name(checkpoint.path),
         "family": family.name,
-        "labels": _guess_labels(checkpoint, draft.num_classes),
+        "labels": labels,
         "candidates": MAX_CANDIDATES,
         "origin": {"source": checkpoint.path.name},
-        **draft.card_fields,
+        **_merge(draft.card_fields, in_graph),
     }
-    merged = _merge(guessed, fields)
+    merged = _merge(found, fields)
     merged["name"] = name or merged["name"]
     if isinstance(merged["origin"], dict):
         recorded = merged["origin"].get("sha256")
@@ -61,7 +81,40 @@ def infer_card(checkpoint: Checkpoint, *, name: str | None = None, said: Path | 
                 f"card: candidates: got {card.candidates}, but the detector has {anchors} anchors"
             )
         card = card.model_copy(update={"candidates": anchors})
-    return card
+    if labels_are is Source.GUESS:
+        draft = replace(
+            draft, guesses={"labels": "the names in the order the network was trained with", **draft.guesses}
+        )
+    from_metadata = {"labels"} if labels_are is Source.METADATA else set()
+    if "input_wh" not in fields and not input_size_is_fixed(checkpoint.original):
+        from_metadata.add("input_wh")
+    from_graph = frozenset(f"preprocess.{field}" for field in in_graph.get("preprocess", {}))
+    return sources_of(card, draft, fields, from_graph, frozenset(from_metadata))
+
+
+def _of_said_size(checkpoint: Checkpoint, input_wh: Any) -> Checkpoint:
+    """Where the file leaves the size open and nothing beside it says one, that of the card."""
+    if (
+        isinstance(input_wh, list)
+        and len(input_wh) == 2
+        and all(isinstance(n, int) and n > 0 for n in input_wh)
+    ):
+        checkpoint = at_size(checkpoint, (input_wh[0], input_wh[1]))
+    image = checkpoint.inputs[0]
+    if not all(isinstance(size, int) for size in image.shape[2:]):
+        raise BuildError(
+            f"{checkpoint.path}: the size of the input {image} is not fixed, and nothing beside it says one; "
+            "say it with --input-size WIDTHxHEIGHT or as input_wh in the card"
+        )
+    return checkpoint
+
+
+def _seen_in_graph(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The preprocess fields that the network settles, as it does part of the normalisation itself."""
+    scale = pixel_scale(checkpoint.original)
+    if scale is None:
+        return {}
+    return {"preprocess": {"scale": scale, "mean": [0.0] * 3, "std": [1.0] * 3}}
 
 
 def families_that_fit(checkpoint: Checkpoint) -> list[tuple[Family, Draft]]:
@@ -91,12 +144,6 @@ def _recognise(checkpoint: Checkpoint, said: str | None) -> tuple[Family, Draft]
 
 
 def _nothing_fits(checkpoint: Checkpoint, outputs: str) -> str:
-    image = next(iter(checkpoint.inputs), None)
-    if image is not None and len(image.shape) == 4 and not all(isinstance(n, int) for n in image.shape[2:]):
-        return (
-            f"{checkpoint.path}: the size of the input {image} is not fixed; "
-            "export it with a height and a width"
-        )
     known = ", ".join(family.name for family in FAMILIES if not family.only_when_named)
     return (
         f"{checkpoint.path}: no known detector gives {outputs}; known are {known}; "
@@ -140,25 +187,11 @@ def _guess_name(path: Path) -> str:
     return re.sub("[^A-Za-z0-9_-]+", "_", path.stem).lstrip("_-")[:64] or "detector"
 
 
-def _guess_labels(checkpoint: Checkpoint, num_classes: int | None) -> list[str]:
+def _labels(checkpoint: Checkpoint, draft: Draft) -> tuple[list[str], Source]:
     """The file's own names; COCO's 80 for 80 classes, as published weights have them; or else numbers."""
-    named = _names_in_metadata(checkpoint)
-    if named:
-        return named
-    if num_classes == len(COCO_LABELS):
-        return list(COCO_LABELS)
-    return [f"class_{index}" for index in range(num_classes or 0)]
-
-
-def _names_in_metadata(checkpoint: Checkpoint) -> list[str]:
-    """Ultralytics writes ``names``, a Python dict or list; untrained networks have numbers there."""
-    written = next((entry.value for entry in checkpoint.model.metadata_props if entry.key == "names"), "")
-    try:
-        names = ast.literal_eval(written)
-    except (ValueError, SyntaxError):
-        return []
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        names = [names[index] for index in range(len(names))]
-    if not isinstance(names, list) or names == [str(index) for index in range(len(names))]:
-        return []
-    return [str(name) for name in names]
+    named = names_in_metadata(checkpoint.metadata, checkpoint.configs)
+    if named and draft.num_classes in (None, len(named)):
+        return named, Source.METADATA
+    if draft.num_classes == len(COCO_LABELS):
+        return list(COCO_LABELS), Source.GUESS
+    return [f"class_{index}" for index in range(draft.num_classes or 0)], Source.GUESS

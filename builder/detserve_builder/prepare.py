@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detserve_builder.batch import BATCH, NotBatchable, check_batch, free_batch
-from detserve_builder.checkpoint import Checkpoint
-from detserve_builder.errors import BuildError
+from detserve_builder.checkpoint import Checkpoint, at_size
+from detserve_builder.checkpoint.opset import lowest_ir
+from detserve_builder.errors import BuildError, first_line
 from detserve_builder.families import FAMILIES, Candidates
 from detserve_builder.focus import fold_focus
 from detserve_builder.graph import float32, int64, layer
+from detserve_builder.proof import DecodedGraph, check_against_file, infer_shapes
+from detserve_builder.rows import coarseness
 from detserve_client.card import Card, ColorOrder
 
 if TYPE_CHECKING:
@@ -40,21 +43,24 @@ class Prepared:
 
 
 def prepare(checkpoint: Checkpoint, card: Card, probe: NDArray[np.uint8]) -> Prepared:
-    """Graph surgery. ``probe`` uint8 [2,H,W,3] are two different pictures that batching is proved with.
+    """Graph surgery, and the proof that it changed no number.
 
-    Raises :class:`~detserve_client.errors.CardError` where the card contradicts the graph and
-    :class:`BuildError` where the result is no valid graph.
+    ``probe`` uint8 [2,H,W,3] are two different pictures: the prepared network gives them what the decode
+    makes of the file's own outputs, and both together what it gives them one by one. Raises
+    :class:`~detserve_client.errors.CardError` where the card contradicts the graph and :class:`BuildError`
+    where the result is no valid graph or gives other numbers.
     """
+    checkpoint = at_size(checkpoint, card.input_wh)
     try:
-        model = _prepared_model(checkpoint, card, any_batch=True)
-        check_batch(model, probe)
-        return Prepared(model, None)
-    except NotBatchable as obstacle:
-        return Prepared(_prepared_model(checkpoint, card, any_batch=False), str(obstacle))
+        graph, obstacle = _prepared_graph(checkpoint, card, any_batch=True), None
+        check_batch(graph.model, probe, coarse=coarseness(checkpoint.original))
+    except NotBatchable as reason:
+        graph, obstacle = _prepared_graph(checkpoint, card, any_batch=False), str(reason)
+    check_against_file(checkpoint, card, graph, probe)
+    return Prepared(graph.model, obstacle)
 
 
-def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> onnx.ModelProto:
-    import onnx
+def _prepared_graph(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> DecodedGraph:
     import onnx_graphsurgeon as gs
 
     graph = gs.import_onnx(checkpoint.model)
@@ -64,22 +70,49 @@ def _prepared_model(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> o
         free_batch(graph)
         for output in graph.outputs:
             output.shape = [BATCH, *shapes[output.name][1:]]
+    _clear_names(graph, "images")
     fold_focus(graph)
     _put_normalisation_in_front(graph, card, BATCH if any_batch else 1)
     family = next(family for family in FAMILIES if family.name == card.family)
-    graph.outputs = _best(graph, family.decode(graph, card), card)
-    _clear_names(graph)
+    heads = list(graph.outputs)
+    candidates = family.decode(graph, card)
+    _clear_names(graph, "boxes", "scores", "classes")
+    graph.outputs = _best(graph, candidates, card)
     _shape_outputs(graph, BATCH if any_batch else 1, card)
     graph.name = card.name
     graph.cleanup().toposort()
     model = gs.export_onnx(graph)
     model.producer_name = "detserve"
+    model.ir_version = lowest_ir(model)
+    _check(checkpoint, model, any_batch=any_batch)
+    decoded = [tensor.name for tensor in (candidates.boxes, candidates.scores, candidates.classes) if tensor]
+    return DecodedGraph(
+        infer_shapes(model), {head.name: name for head, name in zip(heads, shapes, strict=True)}, decoded
+    )
+
+
+def _check(checkpoint: Checkpoint, model: onnx.ModelProto, *, any_batch: bool) -> None:
+    """Raise what is wrong with the prepared graph; shapes that fit one picture only are an obstacle to
+    batches.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, RuntimeError) as error:
+        raise BuildError(
+            f"{checkpoint.path}: the prepared graph is not valid ({first_line(error)})"
+        ) from error
     try:
         onnx.checker.check_model(model, full_check=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise BuildError(f"{checkpoint.path}: the prepared graph is not valid ({reason})") from error
-    return onnx.shape_inference.infer_shapes(model)
+    except (
+        onnx.shape_inference.InferenceError,
+        onnx.checker.ValidationError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        if any_batch:
+            raise NotBatchable(f"its shapes are those of one picture: {first_line(error)}") from None
 
 
 def _keep_unread_initialisers(graph: gs.Graph, model: onnx.ModelProto) -> None:
@@ -94,11 +127,16 @@ def _keep_unread_initialisers(graph: gs.Graph, model: onnx.ModelProto) -> None:
             graph.layer(op="Identity", inputs=[kept], outputs=["detserve_unread"])
 
 
-def _clear_names(graph: gs.Graph) -> None:
-    """The network's own tensors make way for the names of the prepared ONNX."""
-    for name, tensor in graph.tensors().items():
-        if name in ("boxes", "scores", "classes"):
-            tensor.name = f"network_{name}"
+def _clear_names(graph: gs.Graph, *names: str) -> None:
+    """The network's own tensors make way for ``names``, which the prepared ONNX has."""
+    taken = set(graph.tensors())
+    for name, tensor in list(graph.tensors().items()):
+        if name in names:
+            free = f"network_{name}"
+            while free in taken:
+                free += "_"
+            taken.add(free)
+            tensor.name = free
 
 
 def _put_normalisation_in_front(graph: gs.Graph, card: Card, batch: str | int) -> None:
@@ -111,7 +149,6 @@ def _put_normalisation_in_front(graph: gs.Graph, card: Card, batch: str | int) -
 
     spec, network_input = card.preprocess, graph.inputs[0]
     consumers = list(network_input.outputs)
-    network_input.name = "network_input"
     width, height = card.input_wh
     images = gs.Variable("images", np.uint8, [batch, height, width, 3])
     tensor = layer(graph, "Cast", images, to=1)
@@ -124,8 +161,6 @@ def _put_normalisation_in_front(graph: gs.Graph, card: Card, batch: str | int) -
         tensor = layer(graph, "Mul", tensor, float32(factor))
     if np.any(shift != 0):
         tensor = layer(graph, "Sub", tensor, float32(shift))
-    if len(network_input.shape) == 3:
-        tensor = layer(graph, "Squeeze", tensor, int64(0))
     for node in consumers:
         node.inputs = [tensor if given is network_input else given for given in node.inputs]
     graph.inputs = [images]

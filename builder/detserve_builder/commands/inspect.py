@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
+from detserve_builder.errors import BuildError
 from detserve_client.errors import CardError
 
 if TYPE_CHECKING:
@@ -26,11 +27,13 @@ def inspect(
 ) -> None:
     """Show the family, the inputs and outputs and the card a checkpoint is taken for."""
     from rich.console import Console
+    from rich.text import Text
 
     from detserve_builder.build import probe_pictures
     from detserve_builder.checkpoint import load_checkpoint
     from detserve_builder.infer_card import families_that_fit, infer_card
     from detserve_builder.prepare import prepare
+    from detserve_builder.proof import refuse_impossible
 
     console = Console()
     loaded = load_checkpoint(checkpoint, structure_only=True)
@@ -42,8 +45,13 @@ def inspect(
         raise
     table = _outside(loaded, inferred.family)
     if loaded.sha256:
-        prepared = prepare(loaded, inferred, probe_pictures(inferred))
+        probe = probe_pictures(inferred)
+        prepared = prepare(loaded, inferred, probe)
         table.add_row("batch", prepared.batch_obstacle or "any")
+        try:
+            refuse_impossible(loaded, inferred, prepared.model, probe)
+        except BuildError as refusal:
+            table.add_row("a build refuses it", Text(str(refusal), style="red"))
     else:
         table.add_row("weights", f"none: {loaded.path.with_suffix('.weights')} is missing")
     table.add_row("classes", f"{len(inferred.labels)}: {', '.join(inferred.labels[:8])}…")

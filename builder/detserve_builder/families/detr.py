@@ -5,7 +5,7 @@ softmax with "no object" in the last column (C' = C+1); Deformable DETR (arXiv:2
 (arXiv:2304.08069) and most later ones take a sigmoid of C' = C columns.
 
 RT-DETR's, D-FINE's and DEIM's own exports do that inside and give labels [N,Q], boxes [N,Q,4] and scores
-[N,Q], with boxes x1, y1, x2, y2 in pixels of the second input, orig_target_sizes: that gets the input size.
+[N,Q], with boxes x1, y1, x2, y2 in pixels of the second input, orig_target_sizes: that is fed the input size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
@@ -69,7 +68,7 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     wh = image_wh(checkpoint)
     if wh is None:
         return None
-    if [tensor.name for tensor in checkpoint.inputs[1:]] == [_SIZES]:
+    if _SIZES in checkpoint.fed:
         return _recognise_decoded(checkpoint, wh)
     pair = _logits_and_boxes(checkpoint.outputs)
     if len(checkpoint.inputs) != 1 or pair is None:
@@ -142,8 +141,8 @@ def _draft(wh: tuple[int, int], head: dict[str, object], num_classes: int | None
 def _decode(graph: gs.Graph, card: Card) -> Candidates:
     head = Head.model_validate(card.head)
     by_name = {output.name: output for output in graph.outputs}
-    if _SIZES in graph.tensors():
-        return _decoded(graph, card, head, by_name)
+    if all(name in by_name for name in _DECODED):
+        return _decoded(graph, head, by_name)
     described = tuple(TensorInfo(out.name, "", tuple(out.shape)) for out in graph.outputs)
     logits, boxes = (by_name[info.name] for info in _logits_and_boxes(described) or ())
     expect_anchors("head.queries", str(head.queries), head.queries, boxes, boxes.shape[1])
@@ -177,14 +176,8 @@ def _class_columns(card: Card, head: Head, logits: gs.Tensor) -> list[int]:
     return head.class_columns
 
 
-def _decoded(graph: gs.Graph, card: Card, head: Head, by_name: dict[str, gs.Tensor]) -> Candidates:
-    """Labels, boxes and scores as they are, with the network's own size as orig_target_sizes [1,2]."""
-    import onnx_graphsurgeon as gs
-
-    sizes = graph.tensors()[_SIZES]
-    constant = gs.Constant("network_wh", np.array([card.input_wh], sizes.dtype))
-    for node in list(sizes.outputs):
-        node.inputs = [constant if given is sizes else given for given in node.inputs]
+def _decoded(graph: gs.Graph, head: Head, by_name: dict[str, gs.Tensor]) -> Candidates:
+    """Labels, boxes and scores as they are, in pixels of the network's own size."""
     labels, boxes, scores = (by_name[name] for name in _DECODED)
     expect_anchors("head.queries", str(head.queries), head.queries, boxes, boxes.shape[1])
     return Candidates(boxes, scores, layer(graph, "Cast", labels, to=7))

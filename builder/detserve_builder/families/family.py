@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -17,10 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draft:
-    """What a family reads off a graph that fits it: card fields, and a guess at the number of classes."""
+    """What a family reads off a graph that fits it: card fields, and the number of classes.
+
+    ``guesses``: what is no fact, by dotted field (``head.scores``; a prefix counts for all below it), with
+    what else it could be. ``preprocess`` is a guess in any case, unless it stands in ``from_metadata``: the
+    dotted fields that the file's metadata or its configuration files say. Everything else counts as read off
+    the graph.
+    """
 
     card_fields: dict[str, Any]
     num_classes: int | None
+    guesses: Mapping[str, str] = field(default_factory=dict)
+    from_metadata: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,9 @@ def assert_decodes(
     path, base = save_network(folder, heads, tail, seed=seed)
     said = dict(card or {}) | ({"family": family} if named else {})
     said["preprocess"] = {**LIVELY, **said.get("preprocess", {})}
-    (folder / "card.json").write_text(json.dumps(said))
+    (folder / "said.json").write_text(json.dumps(said))
     checkpoint = load_checkpoint(str(path))
-    inferred = infer_card(checkpoint)
+    inferred = infer_card(checkpoint, said=folder / "said.json")
     assert inferred.family == family
     prepared = prepare(checkpoint, inferred, pictures(2))
     assert prepared.batch_obstacle is None

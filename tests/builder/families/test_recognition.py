@@ -197,13 +197,13 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_graph_names_the_family(tmp_path, case: Case) -> None:
     network, _ = save_network(tmp_path, case.heads, case.tail)
-    (tmp_path / "card.json").write_text(json.dumps(case.said))
-    card = infer_card(load_checkpoint(str(network)))
+    (tmp_path / "said.json").write_text(json.dumps(case.said))
+    card = infer_card(load_checkpoint(str(network)), said=tmp_path / "said.json")
     assert card.family == case.family
     assert {name: card.head[name] for name in case.head} == case.head
     assert len(card.labels) == case.num_labels
     assert card.thresholds.iou == (1.0 if case.family in ("end_to_end", "detr") else card.thresholds.iou)
-    shown = CliRunner().invoke(app, [str(network)])
+    shown = CliRunner().invoke(app, [str(network), "--card", str(tmp_path / "said.json")])
     assert shown.exception is None
     assert case.family in shown.stdout
 
@@ -273,8 +273,8 @@ def test_what_is_none_of_these(tmp_path, heads) -> None:
 )
 def test_what_is_missing_or_wrong_is_named(tmp_path, heads, tail, said, words) -> None:
     network, _ = save_network(tmp_path, heads, tail)
-    (tmp_path / "card.json").write_text(json.dumps(said))
-    shown = CliRunner().invoke(app, [str(network)])
+    (tmp_path / "said.json").write_text(json.dumps(said))
+    shown = CliRunner().invoke(app, [str(network), "--card", str(tmp_path / "said.json")])
     assert isinstance(shown.exception, CardError)
     assert words in str(shown.exception)
     assert "\n" not in str(shown.exception)
@@ -286,7 +286,9 @@ def test_a_network_of_any_size_is_told_so(tmp_path) -> None:
     for dim, symbol in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], ("h", "w"), strict=True):
         dim.dim_param = symbol
     onnx.save(model, network)
-    with pytest.raises(BuildError, match=r"the input images FLOAT \[1,3,h,w\] is not fixed; export it with"):
+    with pytest.raises(
+        BuildError, match=r"the input images FLOAT \[1,3,h,w\] is not fixed, and nothing beside it says one"
+    ):
         infer_card(load_checkpoint(str(network)))
 
 

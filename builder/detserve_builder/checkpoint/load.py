@@ -1,0 +1,115 @@
+"""A path or zoo name -> :class:`Checkpoint`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detserve_builder.checkpoint.checkpoint import Checkpoint, tensors
+from detserve_builder.checkpoint.input_size import size_in_metadata
+from detserve_builder.checkpoint.one_form import in_one_form
+from detserve_builder.checkpoint.onnx_file import read_onnx, whole
+from detserve_builder.checkpoint.opset import OPSET
+from detserve_builder.darknet import read as darknet
+from detserve_builder.errors import BuildError
+from detserve_builder.zoo import find_in_zoo
+from detserve_client.card import Wh
+
+if TYPE_CHECKING:
+    import onnx
+
+_CONFIGS = (
+    "config.json",
+    "preprocessor_config.json",
+)  # as Hugging Face's exporters leave them beside the ONNX
+
+
+def load_checkpoint(source: str, *, structure_only: bool = False) -> Checkpoint:
+    """Read an .onnx file, Darknet's .cfg and .weights, or a zoo name. Raises BuildError.
+
+    With ``structure_only`` a .cfg may lack its .weights: the graph then has zeros, and ``sha256`` is empty.
+    A size of the input that the file leaves open stays open where nothing beside it says one; then
+    :func:`at_size` is for it.
+    """
+    path = Path(source)
+    if not path.exists():
+        zoo_path = find_in_zoo(source)
+        if zoo_path is None:
+            raise BuildError(f"{source}: no such file, and no detector of that name in the zoo")
+        path = zoo_path
+    if path.is_dir():
+        raise BuildError(f"{path}: a folder, expected an .onnx file, a .cfg or a zoo name")
+    card_fields: Mapping[str, Any] = {}
+    if path.suffix in darknet.SUFFIXES:
+        network = darknet.read_darknet(path, OPSET, structure_only=structure_only)
+        path, sha256, card_fields = network.cfg_path, network.sha256, network.card_fields
+        original = whole(path, network.model)
+    else:
+        original, sha256 = read_onnx(path)
+    metadata = {entry.key: entry.value for entry in original.metadata_props}
+    configs = {name: found for name in _CONFIGS if (found := _config(path.parent / name)) is not None}
+    return _checkpoint(
+        path,
+        sha256,
+        original,
+        input_wh=size_in_metadata(metadata, configs),
+        card_path=_card_of(path),
+        card_fields=card_fields,
+        metadata=metadata,
+        configs=configs,
+    )
+
+
+def at_size(checkpoint: Checkpoint, input_wh: Wh) -> Checkpoint:
+    """``checkpoint`` for pictures of ``input_wh`` (width and height, pixels), where its file leaves the size
+    open.
+    """
+    if all(isinstance(size, int) for size in checkpoint.inputs[0].shape[1:]):
+        return checkpoint
+    model, fed = in_one_form(checkpoint.path, checkpoint.original, input_wh)
+    inputs, outputs = tensors(model, of_outputs=False), tensors(model, of_outputs=True)
+    return replace(checkpoint, model=model, fed=fed, inputs=inputs, outputs=outputs)
+
+
+def _checkpoint(
+    path: Path, sha256: str, original: onnx.ModelProto, input_wh: Wh | None, **beside: Any
+) -> Checkpoint:
+    model, fed = in_one_form(path, original, input_wh)
+    return Checkpoint(
+        path=path,
+        sha256=sha256,
+        original=original,
+        model=model,
+        inputs=tensors(model, of_outputs=False),
+        outputs=tensors(model, of_outputs=True),
+        fed=fed,
+        **beside,
+    )
+
+
+def _config(path: Path) -> dict[str, Any] | None:
+    """A JSON object that an exporter left beside the checkpoint, or None where there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _card_of(path: Path) -> Path | None:
+    """The card.json beside ``path`` where it is this checkpoint's: by its name, its origin, or as there is no
+    other.
+    """
+    card_path = path.parent / "card.json"
+    if not card_path.exists():
+        return None
+    others = [file for file in path.parent.iterdir() if file.suffix in (".onnx", ".cfg") and file != path]
+    card = _config(card_path)
+    if not others or card is None:
+        return card_path
+    origin = card.get("origin")
+    source = origin.get("source") if isinstance(origin, dict) else None
+    return card_path if path.stem == card.get("name") or path.name == source else None

@@ -1,0 +1,135 @@
+"""An .onnx file -> the network in it, whole and runnable, or the sentence that says what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detserve_builder.checkpoint.branches import all_weights
+from detserve_builder.checkpoint.custom_operators import refuse_custom_operators
+from detserve_builder.checkpoint.opset import NEWEST_IR, NEWEST_OPSET, OLDEST_OPSET, opset_of
+from detserve_builder.checkpoint.sorting import sort_nodes
+from detserve_builder.errors import BuildError, first_line
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def read_onnx(path: Path) -> tuple[onnx.ModelProto, str]:
+    """The network of an .onnx file, external weights loaded, functions inlined and nodes sorted, and its
+    SHA-256.
+
+    The hash is of the file, followed by the external files it names. Raises :class:`BuildError`.
+    """
+    content = _read(path)
+    model = _parse(path, content)
+    digest = hashlib.sha256(content)
+    for file in _load_external(path, model):
+        digest.update(file.read_bytes())
+    return whole(path, model), digest.hexdigest()
+
+
+def whole(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with functions inlined and nodes sorted, checked. Raises :class:`BuildError`."""
+    import onnx
+    from onnx import inliner
+
+    _refuse_versions(path, model)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    sort_nodes(model.graph)
+    refuse_custom_operators(path, model)
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, RuntimeError) as error:
+        raise BuildError(f"{path}: the ONNX graph is not valid ({first_line(error)})") from None
+    _refuse_nan(path, model)
+    return model
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BuildError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _parse(path: Path, content: bytes) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError:
+        raise BuildError(f"{path}: not an ONNX file, or a corrupt one ({len(content)} bytes)") from None
+    if not model.graph.node:
+        raise BuildError(f"{path}: an ONNX file with no nodes in it ({len(content)} bytes)")
+    return model
+
+
+def _refuse_versions(path: Path, model: onnx.ModelProto) -> None:
+    opset = opset_of(model)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise BuildError(
+            f"{path}: written at ONNX opset {opset}, expected {OLDEST_OPSET} to {NEWEST_OPSET}; "
+            "export it with an opset in that range, 17 is read everywhere"
+        )
+    if model.ir_version > NEWEST_IR:
+        raise BuildError(
+            f"{path}: written with ONNX IR version {model.ir_version}, expected {NEWEST_IR} at most; "
+            "export it at opset 17 to 22, or with an older onnx"
+        )
+
+
+def _load_external(path: Path, model: onnx.ModelProto) -> list[Path]:
+    """Load the weights that lie in files of their own; returns these files."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    folder = path.parent.resolve()
+    files: dict[Path, None] = {}
+    for name, tensor in all_weights(model):
+        if not uses_external_data(tensor):
+            continue
+        info = ExternalDataInfo(tensor)
+        file = path.parent / info.location
+        if not file.resolve().is_relative_to(folder):
+            raise BuildError(
+                f"{path}: the weights {name} lie in {info.location}, outside the file's folder; put both "
+                "into one folder and export again"
+            )
+        if not file.is_file():
+            raise BuildError(
+                f"{path}: the weights {name} lie in {info.location}, which is not beside it; copy that file "
+                "here too, or export into one file"
+            )
+        end = (info.offset or 0) + (info.length or 0)
+        if file.stat().st_size < end:
+            raise BuildError(
+                f"{path}: {info.location} has {file.stat().st_size} bytes, but the weights {name} end at "
+                f"{end}; copy the whole file"
+            )
+        files[file] = None
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise BuildError(f"{path}: its external weights cannot be read ({first_line(error)})") from None
+    return list(files)
+
+
+def _refuse_nan(path: Path, model: onnx.ModelProto) -> None:
+    """Infinity is a legitimate mask; not-a-number in the weights is a training that diverged."""
+    import numpy as np
+    from onnx import TensorProto, numpy_helper
+
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+    for name, tensor in all_weights(model):
+        if tensor.data_type not in floats:
+            continue
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        if count := int(np.isnan(values).sum()):
+            raise BuildError(
+                f"{path}: the weights {name} {list(values.shape)} hold {count} NaN, expected numbers; "
+                f"export a checkpoint from before the training diverged"
+            )
