@@ -1,4 +1,4 @@
-"""One exported file and what its exporter finds with it: written by the export scripts, read by the comparison.
+"""One exported file and what its exporter finds with it, written by the export scripts for the comparison.
 
 Imported in the exporters' environments, which hold numpy, OpenCV, onnx and torch and nothing of detserve.
 """
@@ -31,9 +31,10 @@ def case_folder(out: Path, name: str) -> Path:
 
 
 def save_pictures(folder: Path, input_wh: tuple[int, int], *, same_ratio: bool = False) -> list[Path]:
-    """Two PNGs: one of the network's size, which no resize touches, and a smaller one, of another ratio if it may be.
+    """Two PNGs: one of the network's size, which no resize touches, and a smaller one of another ratio.
 
-    The smaller one is enlarged on its way in, where bilinear with antialiasing (PIL) and without (OpenCV) agree.
+    The smaller one is enlarged on its way in, where bilinear with antialiasing (PIL) and without (OpenCV)
+    agree. ``same_ratio`` is for exporters that keep the ratio without a letterbox.
     """
     picture = cv2.imread(str(PICTURE))
     height, width = picture.shape[:2]
@@ -64,9 +65,9 @@ def save_expected(
 ) -> None:
     """Write expected.json beside the one ONNX file of the folder.
 
-    ``found`` maps a picture to rows [n,6] of x1, y1, x2, y2 in its pixels, score and class (counted without a background); the best
-    are kept. ``iou_threshold`` is that of the exporter's suppression where it is no part of the file. ``refused`` is a pattern of the
-    sentence that is right for a file that cannot be served.
+    ``found`` maps a picture to rows [n,6] of x1, y1, x2, y2 in its pixels, score and class (counted without a
+    background); the best are kept. ``iou_threshold`` is that of the exporter's suppression where it is not in
+    the file. ``refused`` is a pattern of the sentence that is right for a file that cannot be served.
     """
     (path,) = folder.glob("*.onnx")
     opsets = {opset.domain: opset.version for opset in onnx.load(path, load_external_data=False).opset_import}
@@ -80,9 +81,7 @@ def save_expected(
         "reference": reference,
         "iou_threshold": iou_threshold,
         "refused": refused,
-        "pictures": {
-            picture.name: _best(np.asarray(rows, np.float64)) for picture, rows in (found or {}).items()
-        },
+        "pictures": {path.name: _best(np.asarray(rows, np.float64)) for path, rows in (found or {}).items()},
     }
     (folder / "expected.json").write_text(json.dumps(expected, indent=1))
     counts = ", ".join(f"{name} {len(best['rows'])}" for name, best in expected["pictures"].items())
@@ -90,17 +89,16 @@ def save_expected(
 
 
 def _best(rows: np.ndarray) -> dict[str, Any]:
-    """The best rows, and the score that they end at: suppression goes best first, so the rest changes nothing."""
+    """The best rows and where they end; suppression goes best first, so the rest changes nothing."""
     rows = rows[np.argsort(-rows[:, 4], kind="stable")][: BEST + 1]
     threshold = rows[-2:, 4].mean() if len(rows) > BEST else rows[-1, 4]
     return {"score_threshold": round(float(threshold), 6), "rows": rows[:BEST].round(5).tolist()}
 
 
 def settle_batch_norm(model: torch.nn.Module, run: Callable[[], object]) -> None:
-    """Batch-norm statistics from what ``run`` sends through: without them an untrained net dies out or explodes."""
-    norms = [
-        module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-    ]
+    """Batch-norm statistics of what ``run`` sends through; without them an untrained net dies or explodes."""
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    norms = [module for module in model.modules() if isinstance(module, kind)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
@@ -117,6 +115,9 @@ def spread(layers: Sequence[torch.nn.Module], run: Callable[[], object], *, mean
 
     An untrained head scores every place alike; after this its scores and boxes differ as a trained one's do.
     """
+    for layer in layers:
+        if not layer.weight.any():
+            torch.nn.init.normal_(layer.weight)
     with _recorded(layers) as seen, torch.no_grad():
         run()
     for layer, outputs in zip(layers, seen, strict=True):

@@ -91,7 +91,7 @@ def test_detections_are_the_exporters(case: Case, served: Served, table: list[Ro
     table.append(row)
     refusal = served.refusals.get(case.name)
     if refusal is not None:
-        row.sentence = str(refusal)
+        row.sentence = str(refusal).replace(str(case.folder / case.expected["onnx"]), case.expected["onnx"])
         assert isinstance(refusal, DetserveError), f"no sentence but {refusal!r}"
         assert case.expected["refused"], f"refused: {refusal}"
         assert re.search(case.expected["refused"], row.sentence, re.IGNORECASE), row.sentence

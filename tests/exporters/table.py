@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 HEAD = (
-    "exporter", "versions", "model", "options", "task", "opset", "compared with", "rows", "boxes px", "scores", "result",
-)  # fmt: skip
+    *("exporter", "versions", "model", "options", "task", "opset"),
+    *("compared with", "rows", "boxes px", "scores", "result"),
+)
 
 
 @dataclass
