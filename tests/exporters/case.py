@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 
 PICTURE = Path(__file__).parents[2] / "builder/detserve_builder/warmup.jpg"
 BEST = 60  # rows kept of each picture
+DISTINCT = 10  # scores that differ in the third decimal, without which a comparison would say little
 
 
 def case_folder(out: Path, name: str) -> Path:
@@ -84,6 +86,10 @@ def save_expected(
         "pictures": {path.name: _best(np.asarray(rows, np.float64)) for path, rows in (found or {}).items()},
     }
     (folder / "expected.json").write_text(json.dumps(expected, indent=1))
+    for picture, best in expected["pictures"].items():
+        distinct = np.unique(np.round([row[4] for row in best["rows"]], 3))
+        if len(distinct) < DISTINCT:
+            sys.exit(f"{folder}/{picture}: the scores are too much alike to compare: {distinct}")
     counts = ", ".join(f"{name} {len(best['rows'])}" for name, best in expected["pictures"].items())
     print(f"{folder}: opset {expected['opset']}, {counts or refused}", flush=True)
 
@@ -110,8 +116,10 @@ def settle_batch_norm(model: torch.nn.Module, run: Callable[[], object]) -> None
         norm.eval()
 
 
-def spread(layers: Sequence[torch.nn.Module], run: Callable[[], object], *, mean: float, std: float) -> None:
-    """Scale each layer's weights and bias until every channel of its output has this mean and deviation.
+def spread(
+    layers: Sequence[torch.nn.Module], run: Callable[[], object], *, middle: float, top: float
+) -> None:
+    """Scale each layer until every channel of its output has this median and goes no further than ``top``.
 
     An untrained head scores every place alike; after this its scores and boxes differ as a trained one's do.
     """
@@ -124,13 +132,12 @@ def spread(layers: Sequence[torch.nn.Module], run: Callable[[], object], *, mean
         if not outputs:
             continue
         values = torch.cat(outputs)
-        deviation, middle = torch.std_mean(values, dim=0)
-        factor = std / deviation.clamp_min(1e-6)
+        median = values.median(dim=0).values
+        factor = (top - middle) / (values - median).abs().amax(dim=0).clamp_min(1e-6)
         with torch.no_grad():
             layer.weight.mul_(factor.reshape(-1, *[1] * (layer.weight.dim() - 1)))
-            if layer.bias is None:
-                continue
-            layer.bias.copy_((layer.bias - middle) * factor + mean)
+            if layer.bias is not None:
+                layer.bias.copy_((layer.bias - median) * factor + middle)
 
 
 @contextmanager

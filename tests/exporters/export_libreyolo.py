@@ -16,22 +16,22 @@ from case import case_folder, save_expected, save_pictures, settle_batch_norm, s
 
 SIDE, CLASSES = 320, 7
 SCORE, IOU = 0.05, 0.6
-# name: class, size, layers that score, mean of their output
+# name: class, size, layers that score, median of their output
 CASES = {
     "yolox_n": ("LibreYOLOX", "n", r"head\.(cls|obj)_preds\.\d", -1.5),
-    "yolo9_t": ("LibreYOLO9", "t", r"head\.cv3\.\d\.2", -4.5),
-    "yolonas_s": ("LibreYOLONAS", "s", r".*\.cls_pred", -4.5),
-    "picodet_s": ("LibrePICODET", "s", r"head\.gfl_cls\.\d", -4.5),
-    "ppyoloe_s": ("LibrePPYOLOE", "s", r"head\.pred_cls\.\d", -4.5),
-    "rtmdet_t": ("LibreRTMDet", "t", r"head\.rtm_cls\.\d", -4.5),
-    "dfine_n": ("LibreDFINE", "n", r".*(enc|dec)_score_head(\.\d)?", -1.0),
-    "deim_n": ("LibreDEIM", "n", r".*(enc|dec)_score_head(\.\d)?", -1.0),
+    "yolo9_t": ("LibreYOLO9", "t", r"head\.cv3\.\d\.2", -3.5),
+    "yolonas_s": ("LibreYOLONAS", "s", r".*\.cls_pred", -3.5),
+    "picodet_s": ("LibrePICODET", "s", r"head\.gfl_cls\.\d", -3.5),
+    "ppyoloe_s": ("LibrePPYOLOE", "s", r"head\.pred_cls\.\d", -3.5),
+    "rtmdet_t": ("LibreRTMDet", "t", r"head\.rtm_cls\.\d", -3.5),
+    "dfine_n": ("LibreDFINE", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
+    "deim_n": ("LibreDEIM", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
 }
 
 
 def export(name: str, out: Path) -> None:
     """Export one case and say what LibreYOLO finds with the file."""
-    kind, size, scoring, mean = CASES[name]
+    kind, size, scoring, middle = CASES[name]
     torch.manual_seed(0)
     folder = case_folder(out, name)
     pictures = save_pictures(folder, (SIDE, SIDE))
@@ -45,11 +45,11 @@ def export(name: str, out: Path) -> None:
         part for path, part in net.named_modules() if re.fullmatch(scoring, path) and hasattr(part, "weight")
     ]
     for layer in layers:
-        spread([layer], lambda: net(batch), mean=mean, std=1.5)
+        spread([layer], lambda: net(batch), middle=middle, top=2.5)
     if "yolox" in name:  # logarithms of the sides
-        spread([*net.head.reg_preds], lambda: net(batch), mean=1.0, std=0.4)
+        spread([*net.head.reg_preds], lambda: net(batch), middle=1.0, top=2.5)
     if "ppyoloe" in name:  # logits of distances
-        spread([*net.head.pred_reg], lambda: net(batch), mean=0.0, std=1.5)
+        spread([*net.head.pred_reg], lambda: net(batch), middle=0.0, top=5.0)
     path = folder / f"{name}.onnx"
     detector.export("onnx", imgsz=SIDE, output_path=str(path))
     runner = libreyolo.LibreYOLO(str(path), device="cpu")

@@ -55,7 +55,7 @@ def make_lively(net: torch.nn.Module, pictures: list[Path], side: int) -> None:
     batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()).float() / 255
     heads = [net.transformer.enc_out_class_embed[0], net.class_embed]
     for head in heads:
-        spread([head], lambda: net(batch), mean=-1.0, std=2.0)
+        spread([head], lambda: net(batch), middle=-2.0, top=3.0)
         with torch.no_grad():
             head.weight[-1].zero_()
             head.bias[-1] = -9.0

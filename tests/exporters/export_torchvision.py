@@ -5,6 +5,7 @@ The default exporter (dynamo) fails on all of them; ``python export_torchvision.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,10 +72,10 @@ def export(name: str, out: Path, *, dynamo: bool = False) -> None:
     folder = case_folder(out, name)
     side = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}.get(model_name, SIDE)
     wh = (320, 240) if "320x240" in options else (side, side)
-    pictures = save_pictures(folder, wh, same_ratio=not model_name.startswith("ssd"))
+    pictures = save_pictures(folder, wh, same_ratio=True)
     model = MODELS[model_name]().eval()
     model.transform.image_mean, model.transform.image_std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    tensors = [read(path) for path in pictures]
+    tensors = [as_tensor(cv2.resize(cv2.imread(str(path)), wh)) for path in pictures]
     make_lively(model, tensors)
     image = tensors[0]
     names = {"output_names": ["boxes", "scores", "labels"]} if "named" in options else {}
@@ -90,16 +91,18 @@ def export(name: str, out: Path, *, dynamo: bool = False) -> None:
         **names,
     )
     task = {"mask": "boxes of segment", "keyp": "boxes of pose"}.get(model_name[:4], "detect")
-    found = {path: detected(model, tensor) for path, tensor in zip(pictures, tensors, strict=True)}
+    if options.startswith("open"):
+        (folder / "said.json").write_text(json.dumps({"input_wh": wh}))
+    found = {path: detected(model, path, wh) for path in pictures}
     save_expected(
         folder, packages=PACKAGES, model=model_name, task=task, options=f"dynamo=False {options}".strip(),
-        reference="the model in PyTorch", found=found,
+        reference="the model in PyTorch, the picture resized before it", found=found,
     )  # fmt: skip
 
 
-def read(path: Path) -> torch.Tensor:
-    """RGB float [3,H,W] in 0..1."""
-    return torch.from_numpy(cv2.imread(str(path))[..., ::-1].transpose(2, 0, 1).copy()).float() / 255
+def as_tensor(picture: np.ndarray) -> torch.Tensor:
+    """BGR uint8 [H,W,3] -> RGB float [3,H,W] in 0..1."""
+    return torch.from_numpy(picture[..., ::-1].transpose(2, 0, 1).copy()).float() / 255
 
 
 def make_lively(model: torch.nn.Module, tensors: list[torch.Tensor]) -> None:
@@ -108,29 +111,40 @@ def make_lively(model: torch.nn.Module, tensors: list[torch.Tensor]) -> None:
     settle_batch_norm(model, run)
     by_name = dict(model.named_modules())
     for part, values in HEADS.items():
-        layers = [layer for name, layer in by_name.items() if part in name and isinstance(layer, LAYERS)]
+        layers = [
+            layer
+            for name, layer in by_name.items()
+            if part in name and isinstance(layer, LAYERS) and getattr(layer, "groups", 1) == 1
+        ]
         spread(layers, run, **values)
 
 
 LAYERS = (torch.nn.Conv2d, torch.nn.Linear)
 HEADS = {
-    "rpn.head.cls_logits": {"mean": 0.0, "std": 2.0},
-    "rpn.head.bbox_pred": {"mean": 0.0, "std": 0.3},
-    "box_predictor.cls_score": {"mean": 0.0, "std": 2.0},
-    "box_predictor.bbox_pred": {"mean": 0.0, "std": 1.0},
-    "classification_head.cls_logits": {"mean": -4.0, "std": 2.0},
-    "regression_head.bbox_reg": {"mean": 0.5, "std": 0.4},
-    "regression_head.bbox_ctrness": {"mean": 0.0, "std": 1.0},
-    "classification_head.module_list": {"mean": 0.0, "std": 2.0},
-    "regression_head.module_list": {"mean": 0.0, "std": 1.0},
+    "rpn.head.cls_logits": {"middle": 0.0, "top": 3.0},
+    "rpn.head.bbox_pred": {"middle": 0.0, "top": 1.0},
+    "box_predictor.cls_score": {"middle": 0.0, "top": 3.0},
+    "box_predictor.bbox_pred": {"middle": 0.0, "top": 3.0},
+    "classification_head.cls_logits": {"middle": -3.5, "top": 2.5},
+    "regression_head.bbox_reg": {"middle": 0.5, "top": 1.5},
+    "regression_head.bbox_ctrness": {"middle": 0.0, "top": 2.0},
+    "classification_head.module_list": {"middle": 0.0, "top": 3.0},
+    "regression_head.module_list": {"middle": 0.0, "top": 3.0},
 }
 
 
-def detected(model: torch.nn.Module, tensor: torch.Tensor) -> np.ndarray:
-    """Rows of x1, y1, x2, y2, score and label - 1."""
+def detected(model: torch.nn.Module, path: Path, wh: tuple[int, int]) -> np.ndarray:
+    """Rows of x1, y1, x2, y2, score and label - 1.
+
+    The picture is brought to the exported size as 8-bit pixels; PyTorch would interpolate in float, by which
+    the scores of an untrained network differ.
+    """
+    picture = cv2.imread(str(path))
+    height, width = picture.shape[:2]
     with torch.no_grad():
-        (found,) = model([tensor])
-    return torch.cat([found["boxes"], found["scores"][:, None], found["labels"][:, None] - 1], dim=1).numpy()
+        (found,) = model([as_tensor(cv2.resize(picture, wh))])
+    boxes = found["boxes"] * torch.tensor([width / wh[0], height / wh[1]]).repeat(2)
+    return torch.cat([boxes, found["scores"][:, None], found["labels"][:, None] - 1], dim=1).numpy()
 
 
 if __name__ == "__main__":

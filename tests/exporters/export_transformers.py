@@ -34,7 +34,7 @@ TRANSFORMER = {
     **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 128),
-    **{"d_model": 64, "num_queries": 60},
+    **{"d_model": 64, "num_queries": 60, "init_std": 0.15},
 }
 PYRAMID = {
     **{**TRANSFORMER, "encoder_layers": 1, "num_queries": 100},
@@ -43,7 +43,7 @@ PYRAMID = {
 }
 YOLOS = {
     **{"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128},
-    **{"image_size": [SIDE, SIDE], "num_detection_tokens": 60},
+    **{"image_size": [SIDE, SIDE], "num_detection_tokens": 60, "initializer_range": 0.15},
 }
 DEFORMABLE = {**TRANSFORMER, "num_feature_levels": 3}
 
@@ -170,12 +170,15 @@ def save_by_torch(model: Any, folder: Path, inputs: torch.Tensor, *, dynamo: boo
 def make_lively(model: torch.nn.Module, inputs: torch.Tensor) -> None:
     """Scores that differ from query to query."""
     run = lambda: model(inputs)  # noqa: E731
+    tokens = [value for name, value in model.named_parameters() if name.endswith("detection_tokens")]
+    for value in tokens:  # zeros before training
+        torch.nn.init.normal_(value)
     settle_batch_norm(model, run)
     heads = [part for name, part in model.named_modules() if name.endswith(SCORES)]
     layers = [list(part.modules())[-1] for part in heads if not isinstance(part, torch.nn.ModuleList)]
     softmax = type(model).__name__.startswith(("DetrFor", "Table", "Yolos"))
     for layer in dict.fromkeys(layers):
-        spread([layer], run, mean=0.0 if softmax else -1.0, std=2.0)
+        spread([layer], run, middle=0.0 if softmax else -2.0, top=3.0)
 
 
 def detected(model: Any, processor: Any, path: Path) -> torch.Tensor:

@@ -90,7 +90,7 @@ def lively(yaml: str, pictures: list[Path], imgsz: tuple[int, int]) -> YOLO | RT
     settle_batch_norm(net, lambda: net(batch))
     head, run = net.model[-1], lambda: net(batch)
     if isinstance(detector, RTDETR):
-        spread([head.enc_score_head, *head.dec_score_head], run, mean=-6.0, std=2.0)
+        spread([head.enc_score_head, *head.dec_score_head], run, middle=-3.5, top=2.5)
     elif detector.task != "classify":
         spread_branches(head, run)
     return detector
@@ -98,15 +98,10 @@ def lively(yaml: str, pictures: list[Path], imgsz: tuple[int, int]) -> YOLO | RT
 
 def spread_branches(head: torch.nn.Module, run: Callable[[], object]) -> None:
     """Scores and distances of both branches, of which a head without suppression has a second one."""
-    distances = {"mean": 3.0, "std": 0.7} if head.reg_max == 1 else {"mean": 0.0, "std": 2.0}
+    distances = {"middle": 3.2, "top": 6.0} if head.reg_max == 1 else {"middle": 0.0, "top": 5.0}
     for prefix in ("", "one2one_") if getattr(head, "one2one_cv2", None) is not None else ("",):
         head.end2end = bool(prefix)
-        spread(
-            [branch[-1] for branch in getattr(head, f"{prefix}cv3")],
-            run,
-            mean=-2.5 - 1.2 * (2 * np.log(head.nc)) ** 0.5,
-            std=1.2,
-        )
+        spread([branch[-1] for branch in getattr(head, f"{prefix}cv3")], run, middle=-3.5, top=2.5)
         spread([branch[-1] for branch in getattr(head, f"{prefix}cv2")], run, **distances)
 
 

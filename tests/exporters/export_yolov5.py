@@ -60,7 +60,7 @@ def export(name: str, out: Path) -> None:
 def make_lively(net: torch.nn.Module, batch: torch.Tensor) -> None:
     """Every channel of the head alike: places, sides, objectness and classes differ from cell to cell."""
     settle_batch_norm(net, lambda: net(batch))
-    spread([*net.model[-1].m], lambda: net(batch), mean=-1.0, std=1.2)
+    spread([*net.model[-1].m], lambda: net(batch), middle=-1.0, top=2.5)
 
 
 def network_input(picture: np.ndarray) -> torch.Tensor:

@@ -27,6 +27,21 @@ PACKAGES = {
     "optimum": ["optimum-onnx==0.1.0", "transformers==4.57.6", "timm==1.0.31"],
     "rfdetr": ["rfdetr==1.11.2", "transformers==5.24.0"],
     "libreyolo": ["libreyolo==1.6.0"],
+    # yolov5 names cloud clients that want an older torch; these are what it imports
+    "yolov5": [
+        "--no-deps",
+        "yolov5==7.0.14",
+        "fire==0.7.1",
+        "gitpython==3.2.1",
+        "huggingface-hub==0.24.7",
+        "pandas==3.1.1",
+        "pytz==2026.6",
+        "scipy==1.17.1",
+        "seaborn==0.13.2",
+        "setuptools==80.10.2",
+        "termcolor==3.3.0",
+        "tqdm==4.70.1",
+    ],
 }
 # exporter: environment, script
 EXPORTERS = {
@@ -36,9 +51,16 @@ EXPORTERS = {
     "transformers": ("rfdetr", "export_transformers.py"),
     "rfdetr": ("rfdetr", "export_rfdetr.py"),
     "libreyolo": ("libreyolo", "export_libreyolo.py"),
+    "yolov5": ("yolov5", "export_yolov5.py"),
 }
-# No weights, no settings of the user, no telemetry; one thread a process, as the pictures are few.
-QUIET = {"HF_HUB_OFFLINE": "1", "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0", "OMP_NUM_THREADS": "1"}
+# No weights and nothing installed at run time; yolov5 loads its own pickles
+SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+    "YOLO_AUTOINSTALL": "0",
+    "YOLO_OFFLINE": "1",
+}
 
 
 def environment(name: str, out: Path) -> Path:
@@ -66,7 +88,7 @@ def export(exporter: str, out: Path) -> None:
     python, folder = environment(name, out), out / "cases" / exporter
     folder.mkdir(parents=True, exist_ok=True)
     print(f"exporting with {exporter}", flush=True)
-    settings = {**os.environ, **QUIET, "YOLO_CONFIG_DIR": str((out / "settings").resolve())}
+    settings = {**os.environ, **SETTINGS, "YOLO_CONFIG_DIR": str((out / "settings").resolve())}
     with (out / f"{exporter}.log").open("w") as log:
         done = subprocess.run([python, HERE / script, folder.resolve()], env=settings, stdout=log, stderr=log)
     if done.returncode:
