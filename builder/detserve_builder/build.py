@@ -11,7 +11,8 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from detserve_builder.precision import report
-from detserve_builder.precision.calibration import CalibrationSource, calibration_folder
+from detserve_builder.precision.calibration import CalibrationSource, calibration_folder, network_input
+from detserve_builder.precision.decoding import Decoding, choose_decoding
 from detserve_builder.precision.passes import Outcome, apply_precision, place_of
 from detserve_builder.precision.pruning import TWO_IN_FOUR
 from detserve_builder.precision.request import PrecisionRequest
@@ -23,7 +24,7 @@ from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
 from detserve_builder.tensorrt.libraries import import_rtx
 from detserve_builder.triton_config import Placement, Preprocess, Target
 from detserve_builder.warmup import WarmupPicture
-from detserve_client.card import Card
+from detserve_client.card import Card, Decode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,8 +40,8 @@ _WARMUP_PICTURE = Path(__file__).parent / "warmup.jpg"
 class Built:
     """What a build made.
 
-    ``batch_obstacle`` says why requests take one picture, or is None; ``gate`` is what TensorRT's compiler
-    said, where it was asked.
+    ``batch_obstacle`` says why requests take one picture, or is None; ``decoding`` is the card's with the AP
+    of both, where that was measured; ``gate`` is what TensorRT's compiler said, where it was asked.
     """
 
     card: Card
@@ -48,6 +49,7 @@ class Built:
     batch_obstacle: str | None
     calibration: CalibrationSource | None
     outcome: Outcome
+    decoding: Decoding
     gate: Gate | None = None
 
 
@@ -85,6 +87,11 @@ def build(
     on_step("reading the checkpoint")
     checkpoint = load_checkpoint(source)
     card = infer_card(checkpoint, name=name, said=card_path)
+    if preprocess is Preprocess.DALI and card.preprocess.decode is Decode.REDUCED:
+        raise BuildError(
+            "the card's preprocess.decode is reduced, but DALI decodes whole pictures; say whole, or leave "
+            "--preprocess at python"
+        )
     calibration = None
     if request.calibrate is not None:
         on_step("reading the calibration pictures")
@@ -93,7 +100,15 @@ def build(
     probe = probe_pictures(card)
     prepared = prepare(checkpoint, card, probe)
     refuse_impossible(checkpoint, card, prepared.model, probe)
-    outcome = apply_precision(prepared.model, card, place, request, calibration, on_step)
+    decoding = Decoding(card)
+    if preprocess is Preprocess.PYTHON:
+        decoding = choose_decoding(prepared.model, card, request, on_step)
+        card = decoding.card
+    if calibration:
+        calibration = replace(calibration, card=card)
+    outcome = apply_precision(
+        prepared.model, card, place, request, calibration, on_step, float_ap=decoding.float_ap
+    )
     # Q/DQ in the form that ONNX Runtime runs fast is not for TensorRT
     for_tensorrt = outcome.built.model if place.tensorrt else prepared.model
     gate = None
@@ -115,29 +130,24 @@ def build(
         preprocess=preprocess,
         placement=placement,
         warmup=warmup_picture(card),
-        measured={"precision": outcome.record} if outcome.record else {},
+        measured={
+            name: record
+            for name, record in (("precision", outcome.record), ("decode", decoding.record))
+            if record
+        },
         precision=outcome.built.precision,
         runtime=outcome.built.runtime,
         floats=outcome.built.floats,
         reports=reports,
     )
     obstacle = prepared.batch_obstacle if takes_one_picture(prepared, placement) else None
-    return Built(card, folders, obstacle, calibration, outcome, gate)
+    return Built(card, folders, obstacle, calibration, outcome, decoding, gate)
 
 
 def warmup_picture(card: Card) -> WarmupPicture:
     """The picture that comes with detserve, through the served preprocess."""
-    from detserve_builder.steps import detserve_preprocess
-
     encoded = _within(_WARMUP_PICTURE.read_bytes(), card.max_picture_pixels)
-    image, geometry = detserve_preprocess.preprocess(
-        encoded,
-        input_wh=card.input_wh,
-        resize=card.preprocess.resize.value,
-        pad_value=card.preprocess.pad_value,
-        max_picture_pixels=card.max_picture_pixels,
-    )
-    return WarmupPicture(encoded, image, geometry)
+    return WarmupPicture(encoded, *network_input(encoded, card))
 
 
 def _within(encoded: bytes, max_picture_pixels: int) -> bytes:

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detserve_client.client import DetectionClient
-from detserve_client.detections import Detections
-from detserve_perf.average_precision import (
+from detserve_client.datasets import AnnotatedPicture, Dataset, open_dataset
+from detserve_client.datasets.average_precision import (
     MAX_DETECTIONS,
     AccuracyTable,
     AveragePrecision,
     PrecisionRecall,
     classes_by_name,
+    name_key,
 )
-from detserve_perf.datasets import AnnotatedPicture, Dataset, open_dataset
+from detserve_client.detections import Detections
 from detserve_perf.differences import Differences
 from detserve_perf.errors import MeasurementError
 from detserve_perf.machine import Machine, this_machine
@@ -80,8 +81,9 @@ def measure_accuracy(
     ``worst`` pictures are kept. ``on_pictures`` is told how many pictures there are, ``on_picture`` is called
     after each.
 
-    Raises :class:`MeasurementError`: a wrong dataset, labels that match none of its classes, a picture that
-    failed. Raises an :class:`~detserve_client.errors.InferenceError` when the server does not answer.
+    Raises :class:`DatasetError`: a wrong dataset, labels that match none of its classes. Raises
+    :class:`MeasurementError`: a picture that failed. Raises an
+    :class:`~detserve_client.errors.InferenceError` when the server does not answer.
     """
     with ExitStack() as stack:
         clients = [
@@ -117,7 +119,8 @@ def score_dataset(
     Pictures are read as they are sent, ``concurrency`` at a time. What stays of each are 14 bytes for a
     detection and, with two ensembles, one line of counts.
 
-    Raises :class:`MeasurementError`: labels that match no class of the dataset, a picture that failed.
+    Raises :class:`DatasetError`: labels that match no class of the dataset. Raises
+    :class:`MeasurementError`: a picture that failed.
     """
     cards = [client.card() for client in clients]
     scores = [AveragePrecision(card.labels, dataset.labels) for card in cards]
@@ -174,8 +177,8 @@ def label_notes(labels: Sequence[str], dataset_labels: Sequence[str]) -> list[st
     """What the names on both sides do not share."""
     class_of = classes_by_name(labels, dataset_labels)
     unknown = [label for index, label in enumerate(labels) if index not in class_of]
-    covered = set(class_of.values())
-    unscored = [label for index, label in enumerate(dataset_labels) if index not in covered]
+    scored = {name_key(labels[index]) for index in class_of}
+    unscored = [label for label in dataset_labels if name_key(label) not in scored]
     notes = []
     if unknown:
         notes.append(f"labels of the card that the dataset does not have, ignored: {_named(unknown)}")

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from detserve_client.datasets.average_precision import AccuracyTable, GroupAccuracy, name_key
 from detserve_perf.accuracy import SCORE_THRESHOLD, Accuracy, ModelAccuracy
-from detserve_perf.average_precision import AccuracyTable, GroupAccuracy, name_key
 from detserve_perf.curves import precision_recall_png
 from detserve_perf.differences import MATCH_IOU, MOVED_BELOW_IOU, Counts, Differences, WorstCase
 from detserve_perf.tables import Cell, Column, Figure, Report, Table

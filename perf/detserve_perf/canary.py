@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detserve_client.client import DetectionClient
+from detserve_client.datasets import open_dataset
 from detserve_client.errors import RequestRejected
 from detserve_perf.accuracy import score_dataset
-from detserve_perf.datasets import open_dataset
 from detserve_perf.differences import Counts, Differences
 from detserve_perf.errors import MeasurementError
 
@@ -109,7 +109,7 @@ def compare_dataset(
     """As :func:`compare_pictures`, on annotated pictures; then score both detectors as COCO does.
 
     The scoring sends every picture a second time, with a score threshold that no traffic has. Raises
-    :class:`MeasurementError` too when the dataset is wrong or a picture fails.
+    :class:`MeasurementError` too when a picture fails, and :class:`DatasetError` when the dataset is wrong.
     """
     dataset = open_dataset(labels, images, old.card().labels)
     pictures = [picture.path for picture in dataset.read()]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from detserve_client.datasets.average_precision import RECALLS, PrecisionRecall
 from detserve_client.errors import MissingExtra
-from detserve_perf.average_precision import RECALLS, PrecisionRecall
 
 _COLUMNS = 8
 _PANEL_IN = 1.7

@@ -42,6 +42,7 @@ def load_reference(repository: Path, model: str, workers: int) -> list[DetectOne
     card = repository_card(repository, model)
     built = json.loads((repository / model / "detserve.json").read_bytes())
     pre = _step(repository, model, "preprocess")
+    settings = pre.settings(card.model_dump(mode="json"))
     detector = _step(repository, model, "detector")
     post = _step(repository, model, "postprocess")
     onnx = _step_folder(repository, model, "detector") / "model.onnx"
@@ -52,13 +53,7 @@ def load_reference(repository: Path, model: str, workers: int) -> list[DetectOne
         session = detector.open_session(str(onnx), 1, runtime=built["runtime"], floats=built["floats"])
 
         def detect(encoded: bytes) -> object:
-            image, geometry = pre.preprocess(
-                encoded,
-                input_wh=card.input_wh,
-                resize=card.preprocess.resize.value,
-                pad_value=card.preprocess.pad_value,
-                max_picture_pixels=card.max_picture_pixels,
-            )
+            image, geometry = pre.preprocess(encoded, **settings)
             boxes, scores, classes = session.run(detector.OUTPUTS, {"images": image[None]})
             return post.postprocess(
                 boxes[0],

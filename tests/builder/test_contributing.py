@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from tests.builder.tiny_networks import pictures, save_linear_network
+from tests.builder.families.harness import Tail, save_network
+from tests.builder.tiny_networks import pictures
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -27,7 +28,9 @@ def test_a_family_is_one_file_and_one_registration(tmp_path) -> None:
     init = init.replace("= (", "= (\n    boxnet.FAMILY,", 1)
     (families / "__init__.py").write_text(init)
 
-    network = save_linear_network(tmp_path / "net.onnx", {"boxnet": [30, 4 + 3]})
+    tail = Tail()
+    tail.output(tail.node("Sigmoid", ["raw"], "boxnet"), [30, 4 + 3])
+    network, _ = save_network(tmp_path, {"raw": [30, 4 + 3]}, tail)
     command = [sys.executable, "-m", "detserve_client.command", "build", str(network)]
     done = subprocess.run(
         [*command, "--name", "mine", "--repository", str(tmp_path / "repository")],

@@ -14,7 +14,7 @@ from detserve_builder.build import build
 from detserve_builder.errors import BuildError
 from detserve_builder.steps import detserve_preprocess
 from detserve_builder.triton_config import Preprocess, Target
-from tests.builder.tiny_networks import save_linear_network
+from tests.builder.tiny_networks import save_yolox
 from tests.shared_data import SINGLE, VAL64, needs_shared
 
 RULES = ["letterbox_center", "letterbox_topleft", "stretch"]
@@ -42,16 +42,9 @@ def on_cpu(dali: ModuleType, rule: str):
 
 def plain(picture: bytes, rule: str):
     try:
-        return detserve_preprocess.preprocess(picture, **settings(rule))
+        return detserve_preprocess.preprocess(picture, decoding="whole", **settings(rule))
     except detserve_preprocess.PictureError as error:
         return error
-
-
-def whole(picture: bytes, rule: str):
-    """As :func:`plain`, but large pictures are decoded whole, as DALI does."""
-    decoded = detserve_preprocess.decode(picture, max_picture_pixels=settings(rule)["max_picture_pixels"])
-    rest = {name: value for name, value in settings(rule).items() if name != "max_picture_pixels"}
-    return detserve_preprocess.fit(decoded, **rest)
 
 
 def jpeg(width: int, height: int, *, channels: int = 3, seed: int = 0) -> bytes:
@@ -66,10 +59,10 @@ def test_pixels_of_real_pictures(dali: ModuleType, rule: str) -> None:
     """Within 2 grey levels on 99% of the pixels of every picture, and the very same geometry."""
     pictures = [path.read_bytes() for path in sorted([*(VAL64 / "images").iterdir(), *SINGLE.iterdir()])]
     for picture, (image, geometry) in zip(pictures, on_cpu(dali, rule)(pictures), strict=True):
-        expected, expected_geometry = whole(picture, rule)
+        expected, expected_geometry = plain(picture, rule)
         difference = np.abs(image.astype(int) - expected)
         assert (difference <= 2).mean() >= 0.99
-        assert geometry.tolist() == expected_geometry.tolist() == plain(picture, rule)[1].tolist()
+        assert geometry.tolist() == expected_geometry.tolist()
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -77,7 +70,7 @@ def test_pixels_of_real_pictures(dali: ModuleType, rule: str) -> None:
 def test_sizes(dali: ModuleType, rule: str, size_wh: tuple[int, int]) -> None:
     picture = jpeg(*size_wh)
     ((image, geometry),) = on_cpu(dali, rule)([picture])
-    expected, expected_geometry = whole(picture, rule)
+    expected, expected_geometry = plain(picture, rule)
     assert (np.abs(image.astype(int) - expected) <= 2).mean() >= 0.99
     assert geometry.tolist() == expected_geometry.tolist()
 
@@ -143,7 +136,7 @@ def test_the_pipeline_survives_serialisation(dali: ModuleType) -> None:
 
 
 def test_a_repository_with_dali(tmp_path: Path) -> None:
-    network = str(save_linear_network(tmp_path / "net.onnx", {"output": [84, 8]}))
+    network = str(save_yolox(tmp_path / "net.onnx"))
     repository = tmp_path / "repository"
     build(network, name="tiny", repository=repository, target=Target.TENSORRT, preprocess=Preprocess.DALI)
     folder = repository / "tiny_preprocess"
@@ -157,3 +150,12 @@ def test_a_repository_with_dali(tmp_path: Path) -> None:
 def test_dali_is_for_tensorrt(tmp_path: Path, target: Target) -> None:
     with pytest.raises(BuildError, match=f"target tensorrt, got {target.value}"):
         build("any.onnx", name="tiny", repository=tmp_path, target=target, preprocess=Preprocess.DALI)
+
+
+def test_dali_decodes_whole_pictures(tmp_path: Path) -> None:
+    network = str(save_yolox(tmp_path / "net.onnx"))
+    card = tmp_path / "card.json"
+    card.write_text('{"preprocess": {"decode": "reduced"}}')
+    options = {"target": Target.TENSORRT, "preprocess": Preprocess.DALI}
+    with pytest.raises(BuildError, match=r"preprocess\.decode is reduced, but DALI decodes whole"):
+        build(network, name="tiny", repository=tmp_path / "repository", card_path=card, **options)

@@ -110,7 +110,12 @@ def test_extreme_sizes(size, rule) -> None:
     ok, data = cv2.imencode(".png", np.full((size[1], size[0]), 90, np.uint8))
     assert ok
     image, geometry = preprocess(
-        data.tobytes(), input_wh=(64, 64), resize=rule, pad_value=114, max_picture_pixels=LIMIT
+        data.tobytes(),
+        input_wh=(64, 64),
+        decoding="whole",
+        resize=rule,
+        pad_value=114,
+        max_picture_pixels=LIMIT,
     )
     assert image.shape == (64, 64, 3)
     assert (image == 90).any()
@@ -173,10 +178,24 @@ def test_reduced_and_whole_decoding_agree(size, orientation: int, progressive: b
         options = {"input_wh": input_wh, "resize": rule, "pad_value": 0}
         reduction = jpeg_reduction(jpeg_size(data), input_wh=input_wh, resize=rule)
         assert (reduction >= 4) == (size != (1000, 999))  # there, halves would not show whether it was turned
-        image, geometry = preprocess(data, **options, max_picture_pixels=LIMIT)
+        image, geometry = preprocess(data, **options, decoding="reduced", max_picture_pixels=LIMIT)
         whole, expected = fit(decode(data, max_picture_pixels=LIMIT), **options)
         np.testing.assert_array_equal(geometry, expected)
         assert np.abs(image.astype(int) - whole).max() < 12
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_jpeg_decoded_whole_has_the_pixels_of_a_png(rule: str) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (640, 960, 3), np.uint8)
+    jpeg = encoded(Image.fromarray(noise), "JPEG", quality=95)
+    png = encoded(Image.fromarray(decode(jpeg, max_picture_pixels=LIMIT)), "PNG")
+    options = {"input_wh": (96, 64), "resize": rule, "pad_value": 0, "max_picture_pixels": LIMIT}
+    whole, reduced, of_png = (
+        preprocess(picture, decoding=decoding, **options)[0].astype(int)
+        for picture, decoding in ((jpeg, "whole"), (jpeg, "reduced"), (png, "reduced"))
+    )
+    np.testing.assert_array_equal(whole, of_png)
+    assert np.abs(whole - reduced).mean() > 10
 
 
 def frame_header(size: tuple[int, int], in_front: bytes = b"") -> bytes:
@@ -206,7 +225,14 @@ def test_a_jpeg_that_claims_to_be_huge_is_refused_by_its_header() -> None:
     claim = frame_header((65000, 65000))
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(PictureError, match=f"larger than the {LIMIT} pixels"):
-        preprocess(claim, input_wh=(64, 64), resize="stretch", pad_value=0, max_picture_pixels=LIMIT)
+        preprocess(
+            claim,
+            input_wh=(64, 64),
+            decoding="reduced",
+            resize="stretch",
+            pad_value=0,
+            max_picture_pixels=LIMIT,
+        )
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before_kib + 100_000
 
 
@@ -217,7 +243,7 @@ def test_a_frame_header_that_lies_is_refused_or_decoded_as_it_says(patched: tupl
     data[where : where + 4] = patched[1].to_bytes(2, "big") + patched[0].to_bytes(2, "big")
     options = {"input_wh": (64, 64), "resize": "letterbox_center", "pad_value": 0}
     try:
-        image, geometry = preprocess(bytes(data), **options, max_picture_pixels=LIMIT)
+        image, geometry = preprocess(bytes(data), **options, decoding="reduced", max_picture_pixels=LIMIT)
     except PictureError:
         return
     assert image.shape == (64, 64, 3)
@@ -233,6 +259,7 @@ def test_truncated_jpeg_is_refused_at_reduced_scale_too(progressive: bool, share
         preprocess(
             data[: int(len(data) * share)],
             input_wh=(64, 64),
+            decoding="reduced",
             resize="stretch",
             pad_value=0,
             max_picture_pixels=LIMIT,

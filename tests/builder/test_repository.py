@@ -14,12 +14,12 @@ from detserve_builder.build import build
 from detserve_builder.errors import BuildError
 from detserve_builder.triton_config import Placement, Target
 from detserve_client import Card
-from tests.builder.tiny_networks import save_linear_network
+from tests.builder.tiny_networks import save_yolox
 
 
 @pytest.fixture
 def network(tmp_path: Path) -> str:
-    return str(save_linear_network(tmp_path / "net.onnx", {"output": [84, 8]}))
+    return str(save_yolox(tmp_path / "net.onnx"))
 
 
 def config(repository: Path, name: str) -> model_config_pb2.ModelConfig:
@@ -128,7 +128,7 @@ def test_a_failed_build_leaves_the_old_repository(tmp_path, network) -> None:
 
 def test_a_build_that_cannot_be_put_in_place_is_taken_back(tmp_path, network) -> None:
     repository = tmp_path / "repository"
-    other = str(save_linear_network(tmp_path / "other.onnx", {"output": [84, 8]}, seed=5))
+    other = str(save_yolox(tmp_path / "other.onnx", seed=5))
     build(network, name="tiny", repository=repository)
     before = contents(repository)
     # A rename that the system refuses when the first folder has moved, as for a mount point.

@@ -72,3 +72,22 @@ def save_linear_network(
 def pictures(count: int, seed: int = 1) -> np.ndarray:
     """``count`` random network inputs, uint8 [count,64,64,3] RGB."""
     return np.random.default_rng(seed).integers(0, 256, (count, SIDE_PX, SIDE_PX, 3), np.uint8)
+
+
+def save_yolox(path: Path, seed: int = 0) -> Path:
+    """A YOLOX of three classes with random weights whose boxes and scores are those of a detector."""
+    save_linear_network(path, {"raw": [84, 8]}, seed=seed)
+    model = onnx.load(path)
+    sizes = numpy_helper.from_array(np.array([4, 4]), "sizes")
+    model.graph.initializer.append(sizes)
+    model.graph.node.extend(
+        [
+            helper.make_node("Split", ["raw", "sizes"], ["raw_boxes", "raw_scores"], "split", axis=2),
+            helper.make_node("Tanh", ["raw_boxes"], ["offsets"], "bound"),
+            helper.make_node("Sigmoid", ["raw_scores"], ["shares"], "activate"),
+            helper.make_node("Concat", ["offsets", "shares"], ["output"], "join", axis=2),
+        ]
+    )
+    model.graph.output[0].name = "output"
+    onnx.save(model, path)
+    return path

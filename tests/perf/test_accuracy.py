@@ -14,13 +14,13 @@ import pytest
 
 from detserve_client import DetectionClient
 from detserve_client.card import Card
+from detserve_client.datasets import Dataset, open_dataset
 from detserve_client.detections import Detections
 from detserve_client.errors import RequestRejected
 from detserve_client.transports import FakeTransport
 from detserve_client.wire import DetectionRequest
 from detserve_perf.accuracy import Accuracy, label_notes, score_dataset
 from detserve_perf.accuracy_report import accuracy_report
-from detserve_perf.datasets import Dataset, open_dataset
 from detserve_perf.errors import MeasurementError
 from detserve_perf.machine import this_machine
 

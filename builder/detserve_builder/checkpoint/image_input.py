@@ -57,6 +57,8 @@ def image_input(path: Path, model: onnx.ModelProto, input_wh: Wh | None) -> Imag
             f"{path}: the input {found} has {channels} channels, expected 3 (colour) or 1 (grey); export a "
             "detector for pictures"
         )
+    if 0 in (width, height):
+        raise BuildError(f"{path}: the input {found} has no pixels; export it with a height and a width")
     if input_wh is not None:
         width = width if isinstance(width, int) else input_wh[0]
         height = height if isinstance(height, int) else input_wh[1]

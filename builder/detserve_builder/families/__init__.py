@@ -6,7 +6,9 @@ from detserve_builder.families import (
     fastestdet,
     generic,
     nanodet,
+    pair,
     ssd,
+    suppressed,
     torchvision,
     yolov3,
     yolov5,
@@ -26,6 +28,8 @@ FAMILIES: tuple[Family, ...] = (
     fastestdet.FAMILY,
     detr.FAMILY,
     torchvision.FAMILY,
+    pair.FAMILY,
+    suppressed.FAMILY,
     generic.FAMILY,
 )
 

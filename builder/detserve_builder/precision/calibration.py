@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_SKIPPED_SHARE = 0.1
+_OF_CARD = {"input_wh", "preprocess", "max_picture_pixels"}
 Progress = Callable[[int, int], None]
 """Told how many are done, and of how many."""
 
@@ -111,15 +112,9 @@ def network_input(encoded: bytes, card: Card) -> tuple[NDArray[np.uint8], NDArra
 
     Returns the image uint8 [H,W,3] and the geometry float32 [6]; raises ValueError for a bad picture.
     """
-    from detserve_builder.steps.detserve_preprocess import preprocess
+    from detserve_builder.steps.detserve_preprocess import preprocess, settings
 
-    return preprocess(
-        encoded,
-        input_wh=card.input_wh,
-        resize=card.preprocess.resize.value,
-        pad_value=card.preprocess.pad_value,
-        max_picture_pixels=card.max_picture_pixels,
-    )
+    return preprocess(encoded, **settings(card.model_dump(mode="json", include=_OF_CARD)))
 
 
 def _refuse_bad_set(count: int, usable: list[Path], skipped: list[tuple[Path, str]], *, forced: bool) -> None:

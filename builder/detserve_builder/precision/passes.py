@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.calibration import CalibrationSource
-from detserve_builder.precision.evaluation import Dataset, agreement_dataset, labelled_dataset
+from detserve_builder.precision.evaluation import Truth, agreement_dataset, labelled_dataset
 from detserve_builder.precision.gate import Candidate, Gate, Measured
 from detserve_builder.precision.network import named_nodes
 from detserve_builder.precision.request import MAX_AP_DROP, Precision, PrecisionRequest
@@ -82,43 +81,51 @@ def apply_precision(
     request: PrecisionRequest,
     source: CalibrationSource | None,
     on_step: OnStep,
+    *,
+    float_ap: float | None = None,
 ) -> Outcome:
-    """Precision of the prepared ``model`` as asked; ``source`` is there where pictures are needed."""
+    """Precision of the prepared ``model`` as asked; ``source`` is there where pictures are needed.
+
+    ``float_ap`` is the model's AP where it was measured already.
+    """
     if source is None:
         precision = request.precision or Precision.FP32
         return Outcome(Candidate(precision.value, precision, model, {}, runtime=place.runtimes[0]))
     works = Workshop(named_nodes(model), card, place, source, on_step)
     floats = replace(works.floats(Runtime.ONNXRUNTIME), baseline=True)
-    dataset = _dataset(request, floats, card)
+    truth = _truth(request, floats, card)
     record: dict[str, Any] = {"calibration": _described(source)}
-    if dataset is None:
+    if truth is None:
         candidate = works.ungated(request)
         record["built"] = {"label": candidate.label, **candidate.settings}
         return Outcome(candidate, record)
     gate = _gate(request, place)
-    measure_one = works.measure_against(floats, dataset)
+    measure_one = works.measure_against(floats, truth, float_ap)
     tried = [measure_one(floats)]
     tried += works.tried(request, gate, measure_one)
     chosen = gate.fastest(tried)
     built = chosen.candidate if chosen else works.floats(place.runtimes[0])
     record |= {
-        "figure": dataset.figure,
-        "evaluation": {"pictures": len(dataset.pictures), "sha256": _sha256(request.evaluate)},
+        "figure": truth.figure,
+        "evaluation": {
+            "pictures": truth.dataset.pictures,
+            "sha256": truth.dataset.sha256() if truth.labelled else None,
+        },
         "gate": {"max_ap_drop": gate.max_ap_drop, "min_speedup": gate.min_speedup},
         "machine": {"cpu": _cpu(), "threads": THREADS},
         "candidates": [measured.figures() for measured in tried],
         "built": chosen.figures() if chosen else {"label": built.label},
     }
-    refusal = _refusal(request, gate, chosen, dataset)
-    return Outcome(built, record, tried, gate, dataset.figure, chosen, refusal)
+    refusal = _refusal(request, gate, chosen, truth)
+    return Outcome(built, record, tried, gate, truth.figure, chosen, refusal)
 
 
-def _refusal(request: PrecisionRequest, gate: Gate, chosen: Measured | None, dataset: Dataset) -> str | None:
+def _refusal(request: PrecisionRequest, gate: Gate, chosen: Measured | None, truth: Truth) -> str | None:
     if request.searches_all or (chosen and chosen.candidate.precision is request.precision):
         return None
     what = " ".join(["pruned"] * bool(request.prune) + [str(request.precision and request.precision.value)])
     kept = chosen.candidate.label if chosen else "fp32"
-    return f"no {what} candidate has {gate.demand(dataset.figure)}; {kept} was built instead"
+    return f"no {what} candidate has {gate.demand(truth.figure)}; {kept} was built instead"
 
 
 def _gate(request: PrecisionRequest, place: Place) -> Gate:
@@ -131,7 +138,7 @@ def _gate(request: PrecisionRequest, place: Place) -> Gate:
     )
 
 
-def _dataset(request: PrecisionRequest, floats: Candidate, card: Card) -> Dataset | None:
+def _truth(request: PrecisionRequest, floats: Candidate, card: Card) -> Truth | None:
     if request.images is None:
         return None
     if request.evaluate is None:
@@ -141,10 +148,6 @@ def _dataset(request: PrecisionRequest, floats: Candidate, card: Card) -> Datase
 
 def _described(source: CalibrationSource) -> dict[str, Any]:
     return {"pictures": len(source.pictures), "skipped": len(source.skipped), "sha256": source.sha256}
-
-
-def _sha256(path: Path | None) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path else None
 
 
 def _cpu() -> str:

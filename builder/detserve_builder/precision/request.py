@@ -97,5 +97,5 @@ class PrecisionRequest:
             if said is not None:
                 raise BuildError(
                     f"{option} needs pictures to measure on; name their folder with --images, and their "
-                    "labels with --evaluate instances.json where there are any"
+                    "labels with --evaluate where there are any"
                 )

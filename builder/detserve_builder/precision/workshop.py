@@ -11,7 +11,7 @@ from detserve_builder.precision import fp16, pruning
 from detserve_builder.precision.baseline import plain_quantize_static
 from detserve_builder.precision.calibration import CalibrationSource
 from detserve_builder.precision.channels import prune_channels
-from detserve_builder.precision.evaluation import Dataset, average_precision
+from detserve_builder.precision.evaluation import Truth, average_precision
 from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
 from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes, quantise
 from detserve_builder.precision.ranges import Method, ranges
@@ -204,17 +204,17 @@ class Workshop:
                 tried += works.halves(gate, try_one)  # the next precision down in speed
         return tried
 
-    def measure_against(self, floats: Candidate, dataset: Dataset) -> Measure:
-        """Figures against the float model; its own AP is measured once."""
+    def measure_against(self, floats: Candidate, truth: Truth, known_ap: float | None = None) -> Measure:
+        """Figures against the float model, whose own AP is ``known_ap`` or measured once."""
         images = self.probe.images
         self.on_step(f"measuring {floats.label}")
-        float_ap = average_precision(floats.open(), self.card, dataset)
+        float_ap = average_precision(floats.open(), self.card, truth) if known_ap is None else known_ap
         float_session = floats.open(threads=THREADS)
 
         def measure_one(candidate: Candidate) -> Measured:
             ap = float_ap
             if candidate is not floats:
-                ap = average_precision(candidate.open(), self.card, dataset)
+                ap = average_precision(candidate.open(), self.card, truth)
             if self.place.tensorrt:
                 return Measured(candidate, ap, float_ap - ap, None, None)
             speed = interleaved(float_session, candidate.open(threads=THREADS), images)

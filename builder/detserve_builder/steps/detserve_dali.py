@@ -1,8 +1,8 @@
 """Encoded pictures -> network input with NVIDIA DALI, on the GPU or the CPU.
 
 JPEG is decoded and resized by DALI, a batch at a time. Everything else, and every picture that DALI does not
-take, goes through detserve_preprocess: the results, the refusals and their words are the same. Only that DALI
-decodes large JPEGs whole.
+take, goes through detserve_preprocess: the results, the refusals and their words are the same. Pictures are
+decoded whole.
 
 On a GPU it has not been run. The images come back to the CPU's memory, from where Triton passes them on.
 """
@@ -94,6 +94,7 @@ class DaliPreprocess:
             return detserve_preprocess.preprocess(
                 picture,
                 input_wh=self._input_wh,
+                decoding="whole",
                 resize=self._resize,
                 pad_value=self._pad_value,
                 max_picture_pixels=self._max_picture_pixels,

@@ -18,12 +18,6 @@ class TritonPythonModel:
         """Read the card from the model's parameters."""
         parameters = json.loads(args["model_config"])["parameters"]
         card = json.loads(parameters["detserve_card"]["string_value"])
-        self.settings = {
-            "input_wh": tuple(card["input_wh"]),
-            "resize": card["preprocess"]["resize"],
-            "pad_value": card["preprocess"]["pad_value"],
-            "max_picture_pixels": card["max_picture_pixels"],
-        }
         # OpenCV reads this once, when it is loaded: a decompression bomb is refused from its header.
         os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(card["max_picture_pixels"])
         os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
@@ -32,7 +26,7 @@ class TritonPythonModel:
         import detserve_scope
 
         cv2.setNumThreads(1)  # Triton runs several of these processes
-        self.step = detserve_preprocess
+        self.step, self.settings = detserve_preprocess, detserve_preprocess.settings(card)
         self.refusal = partial(detserve_scope.refusal, model_name=args["model_name"])
 
     def execute(self, requests: list[Any]) -> list[Any]:

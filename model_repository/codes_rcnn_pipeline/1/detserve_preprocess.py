@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,17 +26,37 @@ class PictureError(ValueError):
     """The picture cannot be used; the text is one sentence for the caller."""
 
 
+def settings(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`preprocess` takes from a card, given as JSON."""
+    spec = card["preprocess"]
+    return {
+        "input_wh": tuple(card["input_wh"]),
+        "decoding": spec["decode"],
+        "resize": spec["resize"],
+        "pad_value": spec["pad_value"],
+        "max_picture_pixels": card["max_picture_pixels"],
+    }
+
+
 def preprocess(
-    encoded: bytes, *, input_wh: tuple[int, int], resize: str, pad_value: int, max_picture_pixels: int
+    encoded: bytes,
+    *,
+    input_wh: tuple[int, int],
+    decoding: str,
+    resize: str,
+    pad_value: int,
+    max_picture_pixels: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Decode and resize one picture.
+    """Decode, ``whole`` or ``reduced`` (see :func:`jpeg_reduction`), and resize one picture.
 
     Returns the image, RGB uint8 [H,W,3] of the network's size, and the geometry, float32 [6]:
     scale_x, scale_y, offset_x_px, offset_y_px, picture_w_px, picture_h_px, where
     ``network_x = picture_x * scale_x + offset_x``. Raises :class:`PictureError`.
     """
     stored_wh = jpeg_size(encoded)
-    reduction = jpeg_reduction(stored_wh, input_wh=input_wh, resize=resize)
+    reduction = 1
+    if decoding == "reduced":
+        reduction = jpeg_reduction(stored_wh, input_wh=input_wh, resize=resize)
     picture = decode(encoded, max_picture_pixels=max_picture_pixels, reduction=reduction)
     picture_wh = upright_size(stored_wh, picture, reduction)
     return fit(picture, input_wh=input_wh, resize=resize, pad_value=pad_value, picture_wh=picture_wh)

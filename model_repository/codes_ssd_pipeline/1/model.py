@@ -54,12 +54,7 @@ class TritonPythonModel:
         self.scope, self.model_name = detserve_scope, args["model_name"]
         cv2.setNumThreads(1)
         self.pre, self.detector, self.post = detserve_preprocess, detserve_detector, detserve_postprocess
-        self.preprocess_settings = {
-            "input_wh": tuple(card["input_wh"]),
-            "resize": card["preprocess"]["resize"],
-            "pad_value": card["preprocess"]["pad_value"],
-            "max_picture_pixels": card["max_picture_pixels"],
-        }
+        self.preprocess_settings = detserve_preprocess.settings(card)
         self.card_thresholds = card["thresholds"]
         folder = Path(args["model_repository"]) / args["model_version"]
         # One thread more than cores, for while one waits, for Triton to take its answer or for OpenVINO's own

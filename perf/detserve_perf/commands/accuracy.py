@@ -16,8 +16,8 @@ def accuracy(
     dataset: Annotated[
         Path,
         typer.Option(
-            help="A COCO json file, a folder with images/ and labels/ (YOLO), or one with Annotations/*.xml "
-            "(Pascal VOC)."
+            help="A COCO json file, a data.yaml or a folder with images/ and labels/ (YOLO), or one with "
+            "Annotations/*.xml (Pascal VOC)."
         ),
     ],
     images: Annotated[

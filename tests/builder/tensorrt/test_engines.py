@@ -18,7 +18,7 @@ from detserve_builder.tensorrt.gpu import Gpu
 from detserve_builder.tensorrt.libraries import import_rtx
 from detserve_builder.triton_config import Target
 from tests.builder.tensorrt.rtx import needs_rtx
-from tests.builder.tiny_networks import save_linear_network
+from tests.builder.tiny_networks import save_yolox
 
 ADA = Gpu("an Ada GPU", "8.9", "13.2")
 IMAGE = {"NVIDIA_TRITON_SERVER_VERSION": "26.11", "CUDA_VERSION": "13.4.1"}
@@ -26,7 +26,7 @@ IMAGE = {"NVIDIA_TRITON_SERVER_VERSION": "26.11", "CUDA_VERSION": "13.4.1"}
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    network = save_linear_network(tmp_path / "net.onnx", {"output": [84, 8]})
+    network = save_yolox(tmp_path / "net.onnx")
     build(str(network), name="tiny", repository=tmp_path / "repository", target=Target.TENSORRT)
     return tmp_path / "repository"
 

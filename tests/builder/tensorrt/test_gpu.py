@@ -14,7 +14,7 @@ from detserve_builder.tensorrt.engines import EngineOptions, build_engine
 from detserve_builder.tensorrt.gpu import first_gpu
 from detserve_builder.tensorrt.libraries import import_tensorrt
 from detserve_builder.triton_config import Target
-from tests.builder.tiny_networks import save_linear_network
+from tests.builder.tiny_networks import save_yolox
 
 
 def _has_driver() -> bool:
@@ -39,7 +39,7 @@ def test_without_a_driver_one_sentence() -> None:
 @pytest.mark.parametrize("version_compatible", [False, True])
 def test_a_plan_loads_and_has_the_contracts_tensors(tmp_path: Path, version_compatible: bool) -> None:
     trt, repository = import_tensorrt(), tmp_path / "repository"
-    network = save_linear_network(tmp_path / "net.onnx", {"output": [84, 8]})
+    network = save_yolox(tmp_path / "net.onnx")
     build(str(network), name="tiny", repository=repository, target=Target.TENSORRT)
     options = EngineOptions(version_compatible=version_compatible, timing_cache=tmp_path / "timings")
     [plan] = build_engine(repository, "tiny", options, trt=trt, gpu=first_gpu())

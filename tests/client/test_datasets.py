@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detserve_perf.datasets import AnnotatedPicture, Dataset, open_dataset
-from detserve_perf.errors import MeasurementError
+from detserve_client.datasets import AnnotatedPicture, Dataset, open_dataset
+from detserve_client.datasets.errors import DatasetError
 
 CARD = ("face", "dog", "qr code")
 BOX = "<bndbox><xmin>11</xmin><ymin>21</ymin><xmax>40</xmax><ymax>60</ymax></bndbox>"
@@ -157,7 +157,7 @@ def _drop(path: str) -> Callable[[Path], object]:
             r"line 1 has the class 3; expected 0 to 2, as the card",
         ),
         (yolo, _edit("labels/a.txt", "0.5 .5 .5 .1 .1"), r"line 1 has the class 0\.5; expected 0 to 2"),
-        (yolo, _edit("labels/a.txt", "0 .5 .5 .1"), r"line 1 is '0 \.5 \.5 \.1'; expected class, x"),
+        (yolo, _edit("labels/a.txt", "0 .5 .5 .1"), r"line 1 is 0 \.5 \.5 \.1; expected class, x"),
         (yolo, _edit("labels/a.txt", "0 .5 .5 .1 nan"), "expected class, x centre"),
         (yolo, _edit("labels/a.txt", "0 50 50 10 10"), "has the box 50 50 10 10; expected fractions"),
         (yolo, _edit("labels/a.txt", ""), "annotates 1 pictures with no box at all"),
@@ -193,7 +193,7 @@ def test_a_wrong_folder_is_one_sentence(
 ) -> None:
     folder = make(tmp_path)
     spoil(folder)
-    with pytest.raises(MeasurementError, match=words):
+    with pytest.raises(DatasetError, match=words):
         open_dataset(folder, None, CARD)
 
 
@@ -201,7 +201,8 @@ def test_a_wrong_folder_is_one_sentence(
     ("change", "words"),
     [
         ("{", "is no JSON"),
-        ("[]", "has no list 'images'"),
+        ("[]", "is a list, as detections are written; expected a COCO instances.json"),
+        ("7", "has no list 'images'"),
         ({"images": []}, "is empty: its list 'images' has no entry"),
         ({"images": [{"id": 1}]}, r"images\[0\] has no 'file_name'"),
         ({"annotations": {}}, "has no list 'annotations'"),
@@ -225,17 +226,15 @@ def test_a_file_that_is_no_coco_is_one_sentence(tmp_path: Path, change: object, 
     file = coco(tmp_path)
     content = change if isinstance(change, str) else json.dumps({**json.loads(file.read_text()), **change})
     file.write_text(content)
-    with pytest.raises(MeasurementError, match=words):
+    with pytest.raises(DatasetError, match=words):
         open_dataset(file, None, CARD)
 
 
 def test_a_path_that_is_none_of_the_three_is_one_sentence(tmp_path: Path) -> None:
-    expected = (
-        r"expected a COCO json file, a folder with images/ and labels/ \(YOLO\) or one with Annotations"
-    )
-    with pytest.raises(MeasurementError, match=f"is no dataset; {expected}"):
+    expected = r"expected a COCO json file, a data\.yaml or a folder with images/ and labels/ \(YOLO\), or a"
+    with pytest.raises(DatasetError, match=f"is no dataset; {expected}"):
         open_dataset(tmp_path, None, CARD)
-    with pytest.raises(MeasurementError, match=f"there is no .*absent; {expected}"):
+    with pytest.raises(DatasetError, match=f"there is no .*absent; {expected}"):
         open_dataset(tmp_path / "absent", None, CARD)
-    with pytest.raises(MeasurementError, match="absent is no folder; --images takes"):
+    with pytest.raises(DatasetError, match="absent is no folder; --images takes"):
         open_dataset(yolo(tmp_path), tmp_path / "absent", CARD)

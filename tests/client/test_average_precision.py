@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detserve_client.datasets.average_precision import AccuracyTable, AveragePrecision, classes_by_name
+from detserve_client.datasets.base import AnnotatedPicture, plain_boxes
+from detserve_client.datasets.errors import DatasetError
 from detserve_client.detections import Detections
-from detserve_perf.average_precision import AccuracyTable, AveragePrecision, classes_by_name
-from detserve_perf.datasets.base import AnnotatedPicture, plain_boxes
-from detserve_perf.errors import MeasurementError
 
 LABELS = ("qr code", "barcode", "person")
 
@@ -185,5 +185,5 @@ def test_labels_find_their_class_by_name() -> None:
 
 
 def test_labels_that_match_nothing_are_refused() -> None:
-    with pytest.raises(MeasurementError, match=r"none of the card's labels \(face, \.\.\.\).*\(qr code, bar"):
+    with pytest.raises(DatasetError, match=r"none of the card's labels \(face, \.\.\.\).*\(qr code, bar"):
         classes_by_name(["face"], LABELS)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detserve_client.datasets.base import AnnotatedPicture
+from detserve_client.datasets.errors import DatasetError
 from detserve_client.detections import Detections
 from detserve_client.errors import MissingExtra
-from detserve_perf.datasets.base import AnnotatedPicture
-from detserve_perf.errors import MeasurementError
 
 MAX_DETECTIONS = 100  # what COCO's AP looks at
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -84,22 +84,24 @@ class AveragePrecision:
 
     Args:
         labels: the class names of the detector.
-        dataset_labels: those of the dataset. Both are paired by name; what has no partner is not scored.
+        dataset_labels: those of the dataset. Both are paired by name, and classes of one name are one; what
+            has no partner is not scored.
 
     Raises:
-        MeasurementError: no name is in both.
+        DatasetError: no name is in both.
     """
 
     def __init__(self, labels: Sequence[str], dataset_labels: Sequence[str]) -> None:
         self.labels, self.dataset_labels = tuple(labels), tuple(dataset_labels)
         self.class_of = classes_by_name(labels, dataset_labels)
+        self._first = tuple(classes_by_name(dataset_labels, dataset_labels).values())
         self._tallies = {index: _ClassTally() for index in sorted(set(self.class_of.values()))}
         self._pictures = 0
 
     def update(self, truth: AnnotatedPicture, found: Detections) -> None:
         """Match one picture's detections with its annotated boxes."""
         self._pictures += 1
-        boxes = [box for box in _truth_boxes(truth) if box["category_id"] in self._tallies]
+        boxes = [box for box in _truth_boxes(truth, self._first) if box["category_id"] in self._tallies]
         detections = _detection_boxes(found, self.class_of)
         present = sorted({box["category_id"] for box in (*boxes, *detections)})
         if not present:
@@ -139,12 +141,14 @@ class AveragePrecision:
 def classes_by_name(labels: Sequence[str], dataset_labels: Sequence[str]) -> dict[int, int]:
     """Class index of the card -> index of the dataset's label of that name; labels without one are left out.
 
-    Raises :class:`MeasurementError` when no name is in both.
+    Of several of one name it is the first. Raises :class:`DatasetError` when no name is in both.
     """
-    indices = {name_key(label): index for index, label in enumerate(dataset_labels)}
+    indices: dict[str, int] = {}
+    for index, label in enumerate(dataset_labels):
+        indices.setdefault(name_key(label), index)
     found = {n: indices[name_key(label)] for n, label in enumerate(labels) if name_key(label) in indices}
     if not found:
-        raise MeasurementError(
+        raise DatasetError(
             f"none of the card's labels ({', '.join(labels[:3])}, ...) is a class of the "
             f"dataset ({', '.join(dataset_labels[:3])}, ...); both must use the same names"
         )
@@ -156,7 +160,7 @@ def name_key(name: str) -> str:
     return name.strip().casefold()
 
 
-def _truth_boxes(truth: AnnotatedPicture) -> list[dict[str, Any]]:
+def _truth_boxes(truth: AnnotatedPicture, class_of: Sequence[int]) -> list[dict[str, Any]]:
     rows = zip(
         truth.boxes_xywh.tolist(),
         truth.classes.tolist(),
@@ -166,7 +170,13 @@ def _truth_boxes(truth: AnnotatedPicture) -> list[dict[str, Any]]:
         strict=True,
     )
     return [
-        {"bbox": box, "category_id": index, "area": area, "iscrowd": int(crowd), "difficult": difficult}
+        {
+            "bbox": box,
+            "category_id": class_of[index],
+            "area": area,
+            "iscrowd": int(crowd),
+            "difficult": difficult,
+        }
         for box, index, area, crowd, difficult in rows
     ]
 
