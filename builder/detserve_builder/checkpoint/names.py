@@ -12,9 +12,12 @@ def written_names(metadata: Mapping[str, str], configs: Mapping[str, Mapping[str
     """Names by class number: ``names`` of the metadata, or Hugging Face's ``id2label``; empty where none are.
 
     Ultralytics writes ``names`` as a Python dict or list, others as JSON, with numbers or text as keys.
+    RapidAI writes them as ``character``, one a line.
     """
     names = _parsed(metadata.get("names", ""))
     if names is None:
+        names = metadata.get("character", "").splitlines()
+    if not names:
         names = configs.get("config.json", {}).get("id2label")
     if isinstance(names, list | tuple):
         names = dict(enumerate(names))

@@ -3,6 +3,7 @@
 from detserve_builder.families import (
     detr,
     end_to_end,
+    faces,
     fastestdet,
     generic,
     nanodet,
@@ -30,6 +31,7 @@ FAMILIES: tuple[Family, ...] = (
     torchvision.FAMILY,
     pair.FAMILY,
     suppressed.FAMILY,
+    *faces.FAMILIES,
     generic.FAMILY,
 )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detserve_builder.checkpoint import Checkpoint
-from detserve_builder.checkpoint.names import names_in_metadata
+from detserve_builder.checkpoint.names import labels_of, written_names
 from detserve_builder.errors import BuildError
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -63,7 +63,7 @@ def said_of(checkpoint: Checkpoint) -> Said:
             f"{checkpoint.path}: config.json says {kind}, a detector that looks for what a text says; only "
             "detectors with a fixed list of classes are served"
         )
-    names = names_in_metadata(checkpoint.metadata, checkpoint.configs)
+    names, _ = labels_of(written_names(checkpoint.metadata, checkpoint.configs), None)
     columns = tuple(index for index, name in enumerate(names) if name.casefold() != _NO_CLASS)
     preprocess, guesses = _preprocess(processor) if processor else (_of_libreyolo(family), {})
     return Said(

@@ -9,6 +9,7 @@ sigmoid; the columns of the labels are kept, so background and gaps in a label t
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,6 +37,9 @@ _Positive = Annotated[float, Field(gt=0)]
 _Column = Annotated[int, Field(ge=0)]
 _NEXT_TO_NOTHING = 0.1
 _BACKGROUND_SHARE = 0.9  # of the anchors of a picture
+
+# Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB, vision/ssd/config/fd_config.py: sizes by stride.
+_ULTRAFACE_SIZES_PX = {8: [10, 16, 24], 16: [32, 48], 32: [64, 96], 64: [128, 192, 256]}
 
 
 class Head(BaseModel):
@@ -105,15 +109,33 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
             head.update(_prior_tensors(checkpoint.model, anchors))
     if traces[scores.name].activated:
         head["activation"] = "none"
-    return Draft(
-        card_fields={
-            "input_wh": [width, height],
-            "preprocess": {"resize": "stretch", "color": "rgb", "mean": [127.5] * 3, "std": [127.5] * 3},
-            "head": head,
-        },
-        num_classes=len(columns),
-        guesses=guesses,
-    )
+    fields: dict[str, Any] = {
+        "input_wh": [width, height],
+        "preprocess": {"resize": "stretch", "color": "rgb", "mean": [127.5] * 3, "std": [127.5] * 3},
+        "head": head,
+    }
+    priors = _ultraface_priors((width, height))
+    if scores.shape[2] != 2 or anchors != len(PriorGrid.model_validate(priors).boxes((width, height))):
+        return Draft(fields, len(columns), guesses)
+    fields["labels"] = ["face"]
+    fields["preprocess"] |= {"mean": [127.0] * 3, "std": [128.0] * 3}
+    if head["coding"] != "decoded" and "prior_tensors" not in head:
+        head["prior_grid"] = priors
+    guesses = {
+        **guesses,
+        "labels": "what else it was trained to find",
+        "head.prior_grid": "the priors of another training",
+    }
+    return Draft(fields, 1, guesses)
+
+
+def _ultraface_priors(wh: tuple[int, int]) -> dict[str, Any]:
+    """As a ``prior_grid``."""
+    maps = [
+        {"cells_wh": [math.ceil(side / stride) for side in wh], "min_sizes_px": sizes}
+        for stride, sizes in _ULTRAFACE_SIZES_PX.items()
+    ]
+    return {"maps": maps, "clip_sizes": True}
 
 
 def _boxes_and_scores(

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.families import ultralytics
 from detserve_builder.families.columns import columns_of
+from detserve_builder.families.faces import has_landmark_columns
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.probing import gives_class_numbers
 from detserve_builder.families.reading import (
@@ -73,6 +74,8 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
         return None
     flat = [output for output in checkpoint.outputs if len(output.shape) == 3]
     maps = [output for output in checkpoint.outputs if len(output.shape) in (4, 5)]
+    if has_landmark_columns(checkpoint):
+        return None  # YOLOv5-face
     if len(flat) == 1 and (len(maps) <= 1 or all(len(output.shape) == 5 for output in maps)):
         return _recognise_decoded(checkpoint, flat[0], maps, wh)  # older exports give the raw maps too
     if flat or len(maps) not in (3, 4):

@@ -153,6 +153,21 @@ def deepstream() -> Tail:
     return tail
 
 
+def faces(per_cell: int, **columns: int) -> dict[str, list[int]]:
+    return {
+        f"{name}_{stride}": [per_cell * side * side, count]
+        for name, count in columns.items()
+        for stride, side in SIDES.items()
+    }
+
+
+def landmarks_between() -> Tail:
+    """YOLOv5-face: box, objectness, landmarks, class."""
+    tail = Tail()
+    tail.output(tail.node("Concat", ["box", "object", "landmarks", "class"], "output", axis=2), [252, 16])
+    return tail
+
+
 P6, P2 = [8, 16, 32, 64], [4, 8, 16, 32]
 USUAL = [8, 16, 32]
 CASES = {
@@ -202,6 +217,27 @@ CASES = {
     "NanoDet": Case("nanodet", pairs(cls=3, dis=32), head={"strides": USUAL, "cell_offset": 0.5}),
     "NanoDet, three levels joined": Case(
         "nanodet", pairs(box=32, **{"class": 3}), three_levels_of_nanodet(), head={"cell_offset": 0.5}
+    ),
+    "YOLOv5 of 11 classes": Case("yolov5", {"output": [252, 16]}, num_labels=11),
+    "YOLOv5-face": Case(
+        "yolov5_face",
+        {"box": [252, 4], "object": [252, 1], "landmarks": [252, 10], "class": [252, 1]},
+        landmarks_between(),
+        head={"objectness_column": 4, "scores_columns": [15, 16]},
+        num_labels=1,
+    ),
+    "YuNet": Case(
+        "yunet",
+        faces(1, cls=1, obj=1, bbox=4, kps=10),
+        head={"objectness": ["obj_8", "obj_16", "obj_32"], "activation": "sigmoid"},
+        num_labels=1,
+    ),
+    "SCRFD": Case("scrfd", faces(2, score=1, bbox=4, kps=10), head={"anchors": 168}, num_labels=1),
+    "RetinaFace": Case(
+        "retinaface",
+        {"loc": [168, 4], "conf": [168, 2], "landms": [168, 10]},
+        head={"boxes": "loc", "background_column": 0},
+        num_labels=1,
     ),
     "FastestDet": Case(
         "fastestdet", {"object": [1, 4, 4], "rest": [7, 4, 4]}, fastestdet(), head={"stride": 16}
@@ -347,6 +383,14 @@ def test_labels_are_read_off_the_metadata(tmp_path, names, labels) -> None:
     model.metadata_props.add(key="names", value=names)
     onnx.save(model, network)
     assert infer_card(load_checkpoint(str(network))).labels == labels
+
+
+def test_labels_that_rapidai_wrote(tmp_path) -> None:
+    network, _ = save_network(tmp_path, {"output0": [7, 84]})
+    model = onnx.load(network)
+    model.metadata_props.add(key="character", value="text\ntitle\nfigure")
+    onnx.save(model, network)
+    assert infer_card(load_checkpoint(str(network))).labels == ["text", "title", "figure"]
 
 
 @needs_shared
