@@ -118,7 +118,7 @@ def compare(
     height, width = cv2.imread(str(picture)).shape[:2]
     theirs = visible(np.array(expected["rows"]), (width, height))
     ours = visible(np.column_stack([found.boxes, found.scores, found.classes]), (width, height))
-    row.rows += len(theirs)
+    row.rows += int((theirs[:, 4] > threshold + SCORE).sum())
     lost = []
     for name, rows, others in (("expected", theirs, ours), ("served", ours, theirs)):
         for one in rows[rows[:, 4] > threshold + SCORE]:

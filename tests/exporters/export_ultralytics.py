@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 from ultralytics import RTDETR, YOLO
+from ultralytics.data.augment import LetterBox
 
 sys.path.insert(0, str(Path(__file__).parent))
 from case import case_folder, save_expected, save_pictures, settle_batch_norm, spread
@@ -86,7 +87,7 @@ def lively(yaml: str, pictures: list[Path], imgsz: tuple[int, int]) -> YOLO | RT
     detector = (RTDETR if "rtdetr" in yaml else YOLO)(f"{yaml}.yaml")
     net = detector.model.float().eval()
     net.names = {index: f"label {index}" for index in net.names}
-    batch = network_input(pictures, imgsz)
+    batch = network_input(pictures, imgsz, stretch=isinstance(detector, RTDETR))
     settle_batch_norm(net, lambda: net(batch))
     head, run = net.model[-1], lambda: net(batch)
     if isinstance(detector, RTDETR):
@@ -105,9 +106,10 @@ def spread_branches(head: torch.nn.Module, run: Callable[[], object]) -> None:
         spread([branch[-1] for branch in getattr(head, f"{prefix}cv2")], run, **distances)
 
 
-def network_input(pictures: list[Path], imgsz: tuple[int, int]) -> torch.Tensor:
-    """The pictures as RGB float [N,3,H,W] in 0..1; only for the statistics."""
-    images = [cv2.resize(cv2.imread(str(path)), imgsz[::-1])[..., ::-1] for path in pictures]
+def network_input(pictures: list[Path], imgsz: tuple[int, int], *, stretch: bool) -> torch.Tensor:
+    """The pictures as the predictor gives them to the network, RGB float [N,3,H,W] in 0..1."""
+    fit = LetterBox(imgsz, auto=False, scale_fill=stretch)
+    images = [fit(image=cv2.imread(str(path)))[..., ::-1] for path in pictures]
     return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()).float() / 255
 
 
