@@ -85,8 +85,8 @@ def refuse_impossible(
 ) -> None:
     """Raise :class:`BuildError` where a probe picture's candidates cannot be detections.
 
-    ``model`` is prepared. Scores are shares of 1, boxes are finite, not many times the input away, and not
-    all in the corner of two pixels where shares lie that are taken for pixels.
+    ``model`` is prepared. Scores are shares of 1, boxes are finite, not many times the input away, and no
+    shares of the picture that are taken for pixels.
     """
     where = f"{checkpoint.path}: read as {card.family}"
     mend = "say family, head and preprocess in a card where they are not what the file is"
