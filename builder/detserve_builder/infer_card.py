@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from detserve_builder.card_sources import InferredCard, Source, sources_of
 from detserve_builder.checkpoint import Checkpoint, at_size
 from detserve_builder.checkpoint.image_input import input_size_is_fixed
-from detserve_builder.checkpoint.names import names_in_metadata
+from detserve_builder.checkpoint.names import labels_of, written_names
 from detserve_builder.checkpoint.normalisation import pixel_scale
 from detserve_builder.coco_labels import COCO_LABELS
 from detserve_builder.errors import BuildError, naming_the_card
@@ -60,7 +60,7 @@ def _read_card(
     checkpoint = _of_said_size(checkpoint, fields.get("input_wh"))
     family, draft = _recognise(checkpoint, fields.get("family"))
     in_graph = _seen_in_graph(checkpoint)
-    labels, labels_are = _labels(checkpoint, draft)
+    labels, labels_are, why_not = _labels(checkpoint, draft)
     found = {
         "name": _guess_name(checkpoint.path),
         "family": family.name,
@@ -89,9 +89,9 @@ def _read_card(
             )
         card = card.model_copy(update={"candidates": anchors})
     if labels_are is Source.GUESS:
-        draft = replace(
-            draft, guesses={"labels": "the names in the order the network was trained with", **draft.guesses}
-        )
+        others = "the names in the order the network was trained with"
+        guess = {"labels": f"{others} ({why_not})" if why_not else others}
+        draft = replace(draft, guesses={**guess, **draft.guesses})
     from_metadata = {"labels"} if labels_are is Source.METADATA else set()
     if "input_wh" not in fields and not input_size_is_fixed(checkpoint.original):
         from_metadata.add("input_wh")
@@ -194,11 +194,14 @@ def _guess_name(path: Path) -> str:
     return re.sub("[^A-Za-z0-9_-]+", "_", path.stem).lstrip("_-")[:64] or "detector"
 
 
-def _labels(checkpoint: Checkpoint, draft: Draft) -> tuple[list[str], Source]:
-    """The file's own names; COCO's 80 for 80 classes, as published weights have them; or else numbers."""
-    named = names_in_metadata(checkpoint.metadata, checkpoint.configs)
-    if named and draft.num_classes in (None, len(named)):
-        return named, Source.METADATA
-    if draft.num_classes == len(COCO_LABELS):
-        return list(COCO_LABELS), Source.GUESS
-    return [f"class_{index}" for index in range(draft.num_classes or 0)], Source.GUESS
+def _labels(checkpoint: Checkpoint, draft: Draft) -> tuple[list[str], Source, str]:
+    """The file's own names; or COCO's 80 for 80 classes, as published weights have them; or numbers.
+
+    The last is why the file's names are not used, where it has some.
+    """
+    names, why_not = labels_of(written_names(checkpoint.metadata, checkpoint.configs), draft.num_classes)
+    if names:
+        return names, Source.METADATA, ""
+    if draft.num_classes == len(COCO_LABELS) and not why_not:
+        return list(COCO_LABELS), Source.GUESS, ""
+    return [f"class_{index}" for index in range(draft.num_classes or 0)], Source.GUESS, why_not

@@ -12,12 +12,14 @@ Colour order, normalisation, head decode, best class and top-K are in the graph;
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from detserve_builder.batch import BATCH, NotBatchable, check_batch, free_batch
+from detserve_builder.batch_axis import free_batch_along_axes, shapes_of
 from detserve_builder.checkpoint import Checkpoint, at_size
 from detserve_builder.checkpoint.opset import lowest_ir
 from detserve_builder.errors import BuildError, first_line
@@ -51,11 +53,7 @@ def prepare(checkpoint: Checkpoint, card: Card, probe: NDArray[np.uint8]) -> Pre
     where the result is no valid graph or gives other numbers.
     """
     checkpoint = at_size(checkpoint, card.input_wh)
-    try:
-        graph, obstacle = _prepared_graph(checkpoint, card, any_batch=True), None
-        check_batch(graph.model, probe, coarse=coarseness(checkpoint.original))
-    except NotBatchable as reason:
-        graph, obstacle = _prepared_graph(checkpoint, card, any_batch=False), str(reason)
+    graph, obstacle = _batched_or_not(checkpoint, card, probe)
     check_against_file(checkpoint, card, graph, probe)
     return Prepared(graph.model, obstacle)
 
@@ -69,19 +67,37 @@ def prepare_for_floats(checkpoint: Checkpoint, card: Card) -> onnx.ModelProto:
 
     spec = PreprocessSpec(resize=card.preprocess.resize)
     plain = card.model_copy(update={"preprocess": spec})
-    model = _prepared_graph(at_size(checkpoint, card.input_wh), plain, any_batch=False).model
+    model = _prepared_graph(at_size(checkpoint, card.input_wh), plain, None).model
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     return model
 
 
-def _prepared_graph(checkpoint: Checkpoint, card: Card, *, any_batch: bool) -> DecodedGraph:
+def _batched_or_not(
+    checkpoint: Checkpoint, card: Card, probe: NDArray[np.uint8]
+) -> tuple[DecodedGraph, str | None]:
+    """The prepared graph for any batch, or for one picture and why."""
+    obstacle = ""
+    for free in (free_batch, lambda graph: free_batch_along_axes(graph, shapes_of(checkpoint.model))):
+        try:
+            graph = _prepared_graph(checkpoint, card, free)
+            check_batch(graph.model, probe, coarse=coarseness(checkpoint.original))
+            return graph, None
+        except NotBatchable as reason:
+            obstacle = obstacle or str(reason)
+    return _prepared_graph(checkpoint, card, None), obstacle
+
+
+def _prepared_graph(
+    checkpoint: Checkpoint, card: Card, free: Callable[[gs.Graph], None] | None
+) -> DecodedGraph:
     import onnx_graphsurgeon as gs
 
     graph = gs.import_onnx(checkpoint.model)
     _keep_unread_initialisers(graph, checkpoint.model)
     shapes = {output.name: output.shape for output in graph.outputs}
-    if any_batch:
-        free_batch(graph)
+    any_batch = free is not None
+    if free is not None:
+        free(graph)
         for output in graph.outputs:
             output.shape = [BATCH, *shapes[output.name][1:]]
     _clear_names(graph, "images")

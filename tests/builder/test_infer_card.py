@@ -56,7 +56,7 @@ def test_what_the_user_says_goes_before_the_card_beside_the_checkpoint(tmp_path)
         (YOLOX_HEAD, {"labels": ["a"]}, "labels: got 1, but the graph's output output has 3 classes"),
         (YOLOX_HEAD, {"family": "yolov3"}, "family: yolov3 expects outputs [N,B*(5+C),h,w]"),
         (YOLOX_HEAD, {"family": "ssd9"}, "family: got 'ssd9', expected one of yolox, yolov3"),
-        (YOLOX_HEAD, {"head": {"strides": [8, 16]}}, "head.strides: [8, 16] on 64x64 give 80 anchors"),
+        (YOLOX_HEAD, {"head": {"strides": [8, 16]}}, "head.strides: [8, 16] gives 80 anchors"),
         (YOLOX_HEAD, {"head": {"stride": [8]}}, "head.stride: no such field; did you mean strides?"),
         (YOLOX_HEAD, {"candidates": 85}, "candidates: got 85, but the detector has 84 anchors"),
         (YOLOX_HEAD, {"preprocess": {"resize": "crop"}}, "preprocess.resize: input should be"),

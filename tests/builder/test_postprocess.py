@@ -77,3 +77,54 @@ def test_padding_limits_and_clipping() -> None:
     assert run(max_detections=1)[0].tolist() == [1]
     assert run(score_threshold=0.8)[0].tolist() == [2]
     assert run(score_threshold=1.0)[0].tolist() == [0]
+
+
+BAD = ("inverted", "upside down", "flat", "nan", "infinite")
+
+
+def spoilt(box: np.ndarray, how: str) -> np.ndarray:
+    x1, y1, x2, y2 = box
+    return np.float32(
+        {
+            "inverted": (x2, y1, x1, y2),
+            "upside down": (x1, y2, x2, y1),
+            "flat": (x1, y1, x1, y2),
+            "nan": (x1, np.nan, x2, y2),
+            "infinite": (x1, y1, np.inf, y2),
+        }[how]
+    )
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    kinds=st.lists(st.sampled_from(("good", *BAD)), max_size=40),
+    iou_threshold=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_rows_that_are_no_box_are_dropped_and_cost_no_other(seed, kinds, iou_threshold) -> None:
+    rng, count = np.random.default_rng(seed), len(kinds)
+    center, size = rng.uniform(0, 100, (count, 2)), rng.uniform(5, 60, (count, 2))
+    boxes = np.concatenate([center - size / 2, center + size / 2], 1).astype(np.float32)
+    scores = np.sort(rng.uniform(0.1, 1, count).astype(np.float32))[::-1].copy()
+    classes = rng.integers(0, 3, count).astype(np.int32)
+    good = np.array([kind == "good" for kind in kinds], bool)
+    all_rows = boxes.copy()
+    for row, kind in enumerate(kinds):
+        if kind != "good":
+            all_rows[row] = spoilt(boxes[row], kind)
+    geometry = np.array([1, 1, 0, 0, 100, 80], np.float32)
+    settings = {"score_threshold": 0.0, "iou_threshold": iou_threshold, "max_detections": 50, "rows": 50}
+    found = postprocess(all_rows, scores, classes, geometry, **settings)
+    expected = postprocess(boxes[good], scores[good], classes[good], geometry, **settings)
+    assert int(found[0][0]) == len(greedy(boxes[good], scores[good], classes[good], iou_threshold))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_scores_that_are_no_numbers_are_dropped() -> None:
+    boxes = np.tile(np.float32([1, 1, 9, 9]), (3, 1))
+    scores = np.array([np.inf, 0.5, np.nan], np.float32)
+    geometry = np.array([1, 1, 0, 0, 100, 80], np.float32)
+    settings = {"score_threshold": 0.0, "iou_threshold": 1.0, "max_detections": 5, "rows": 5}
+    num, _, found, _ = postprocess(boxes, scores, np.zeros(3, np.int32), geometry, **settings)
+    assert num.tolist() == [1]
+    assert found[0] == 0.5

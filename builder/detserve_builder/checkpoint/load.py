@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detserve_builder.checkpoint.checkpoint import Checkpoint, tensors
+from detserve_builder.checkpoint.image_input import input_size_is_fixed
 from detserve_builder.checkpoint.input_size import size_in_metadata
 from detserve_builder.checkpoint.one_form import in_one_form
 from detserve_builder.checkpoint.onnx_file import read_onnx, whole
@@ -67,7 +68,7 @@ def at_size(checkpoint: Checkpoint, input_wh: Wh) -> Checkpoint:
     """``checkpoint`` for pictures of ``input_wh`` (width and height, pixels), where its file leaves the size
     open.
     """
-    if all(isinstance(size, int) for size in checkpoint.inputs[0].shape[1:]):
+    if input_size_is_fixed(checkpoint.original) or checkpoint.inputs[0].shape[:1:-1] == input_wh:
         return checkpoint
     model, fed = in_one_form(checkpoint.path, checkpoint.original, input_wh)
     inputs, outputs = tensors(model, of_outputs=False), tensors(model, of_outputs=True)

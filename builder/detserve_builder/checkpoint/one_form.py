@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detserve_builder.checkpoint.branches import all_graphs
-from detserve_builder.checkpoint.image_input import ImageInput, image_input
+from detserve_builder.checkpoint.image_input import ImageInput, image_input, input_size_is_fixed
 from detserve_builder.checkpoint.open_outputs import measure_open_outputs
 from detserve_builder.checkpoint.opset import at_opset
 from detserve_builder.checkpoint.other_inputs import fed_inputs
@@ -39,6 +39,8 @@ def in_one_form(
     _drop_weights_from_inputs(model)
     model = at_opset(path, model)
     image = image_input(path, model, input_wh)
+    if not input_size_is_fixed(model):
+        _forget_output_sizes(model)
     fed = fed_inputs(path, model, image)
     _feed(model, fed)
     _picture_in_front(model, image)
@@ -61,6 +63,14 @@ def _inferred(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
         raise BuildError(f"{path}: the ONNX graph is not valid ({first_line(error)})") from None
+
+
+def _forget_output_sizes(model: onnx.ModelProto) -> None:
+    """Of a network for pictures of any size: exporters write what the example gave (insightface's SCRFD)."""
+    for output in model.graph.output:
+        dims = output.type.tensor_type.shape.dim
+        for dim in dims if len(dims) < 3 else list(dims)[1:]:
+            dim.Clear()
 
 
 def _constants_as_initialisers(graph: onnx.GraphProto) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from detserve_builder.checkpoint.branches import all_weights
 from detserve_builder.checkpoint.custom_operators import refuse_custom_operators
+from detserve_builder.checkpoint.nms_plugins import cut_nms_plugin
 from detserve_builder.checkpoint.opset import NEWEST_IR, NEWEST_OPSET, OLDEST_OPSET, opset_of
 from detserve_builder.checkpoint.sorting import sort_nodes
 from detserve_builder.errors import BuildError, first_line
@@ -39,6 +40,7 @@ def whole(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     if model.functions:
         model = inliner.inline_local_functions(model)
     sort_nodes(model.graph)
+    cut_nms_plugin(path, model)
     refuse_custom_operators(path, model)
     try:
         onnx.checker.check_model(model)

@@ -57,5 +57,11 @@ def _run_once(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto]) -> list
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return list(session.run(None, feed))
-    except (failures.Fail, failures.InvalidArgument, failures.NotImplemented, failures.RuntimeException):
+    except (
+        failures.Fail,
+        failures.InvalidArgument,
+        failures.InvalidGraph,
+        failures.NotImplemented,
+        failures.RuntimeException,
+    ):
         return []

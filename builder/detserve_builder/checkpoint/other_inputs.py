@@ -26,6 +26,7 @@ _KNOWN: dict[str, Callable[[int, int], Any]] = {
     "im_info": lambda width, height: [[height, width, 1]],
     "pixel_mask": lambda width, height: np.ones((1, height, width)),  # Hugging Face's DETR: no padding
 }
+_TEXT = {"input_ids", "attention_mask", "token_type_ids", "position_ids", "text_token_mask", "txt_feats"}
 
 
 def fed_inputs(path: Path, model: onnx.ModelProto, image: ImageInput) -> dict[str, NDArray[Any]]:
@@ -37,7 +38,13 @@ def fed_inputs(path: Path, model: onnx.ModelProto, image: ImageInput) -> dict[st
     for info in tensors(model, of_outputs=False):
         if info.name == image.name:
             continue
-        known = _KNOWN.get(info.name.rpartition("/")[2].casefold())
+        name = info.name.rpartition("/")[2].casefold()
+        if name in _TEXT:
+            raise BuildError(
+                f"{path}: the input {info} is a text that the detector looks for in the picture; only "
+                "detectors with a fixed list of classes are served"
+            )
+        known = _KNOWN.get(name)
         if known is None or info.dtype == "STRING":
             raise BuildError(
                 f"{path}: the input {info} beside the picture is not known; known are {', '.join(_KNOWN)}; "

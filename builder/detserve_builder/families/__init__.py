@@ -3,10 +3,13 @@
 from detserve_builder.families import (
     detr,
     end_to_end,
+    faces,
     fastestdet,
     generic,
     nanodet,
+    pair,
     ssd,
+    suppressed,
     torchvision,
     yolov3,
     yolov5,
@@ -26,6 +29,9 @@ FAMILIES: tuple[Family, ...] = (
     fastestdet.FAMILY,
     detr.FAMILY,
     torchvision.FAMILY,
+    pair.FAMILY,
+    suppressed.FAMILY,
+    *faces.FAMILIES,
     generic.FAMILY,
 )
 

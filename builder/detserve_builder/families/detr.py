@@ -1,11 +1,13 @@
 """DETR (Carion et al. 2020, arXiv:2005.12872) and its kin: a set of boxes, one a query, no suppression.
 
 Two outputs: class logits [N,Q,C'] and boxes [N,Q,4], cx, cy, w, h as shares of the input. DETR's scores are a
-softmax with "no object" in the last column (C' = C+1); Deformable DETR (arXiv:2010.04159), RT-DETR
-(arXiv:2304.08069) and most later ones take a sigmoid of C' = C columns.
+softmax with "no object" in the last column (C' = C+1), and a query has one class. Deformable DETR
+(arXiv:2010.04159), RT-DETR (arXiv:2304.08069), RF-DETR (arXiv:2511.09554) and most later ones take a sigmoid
+of each column and rank all pairs of query and class, so that a query can be found as several classes.
 
-RT-DETR's, D-FINE's and DEIM's own exports do that inside and give labels [N,Q], boxes [N,Q,4] and scores
-[N,Q], with boxes x1, y1, x2, y2 in pixels of the second input, orig_target_sizes: that is fed the input size.
+RT-DETR's, D-FINE's (arXiv:2410.13842) and DEIM's (arXiv:2412.04234) own exports do that inside and give
+labels [N,K], boxes [N,K,4] and scores [N,K], with boxes x1, y1, x2, y2 in pixels of the second input,
+orig_target_sizes: that is fed the input size.
 """
 
 from __future__ import annotations
@@ -15,19 +17,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from detserve_builder.checkpoint import Checkpoint, TensorInfo
-from detserve_builder.coco_labels import COCO_CATEGORY_IDS
-from detserve_builder.families.family import Candidates, Draft, Family
-from detserve_builder.families.reading import (
-    expect_anchors,
-    expect_classes,
-    image_wh,
-    last_op,
-    last_top_k,
-    num_classes_of_top_k,
-    ops,
-)
-from detserve_builder.families.ssd_trace import trace
+from detserve_builder.checkpoint import TensorInfo
+from detserve_builder.families.detr_recognition import DECODED, logits_and_boxes, recognise
+from detserve_builder.families.family import Candidates, Family
+from detserve_builder.families.reading import expect_anchors, expect_classes
 from detserve_builder.graph import corners, float32, int64, layer, slice_last
 from detserve_client.card import Card
 from detserve_client.errors import CardError
@@ -35,23 +28,23 @@ from detserve_client.errors import CardError
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-_SIZES = "orig_target_sizes"
-_DECODED = ("labels", "boxes", "scores")
-_DEFORMABLE = {"GridSample", "TopK"}  # deformable attention, query selection: they all score with sigmoid
+_MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 
 class Scores(str, Enum):
-    """How logits become scores."""
+    """How the class columns become scores."""
 
     SOFTMAX = "softmax"
     SIGMOID = "sigmoid"
+    DECODED = "decoded"
 
 
 class Head(BaseModel):
-    """``queries`` is Q. ``scores`` says how logits become scores; softmax has "no object" last.
+    """``queries`` is Q, or K where the graph has ranked them. ``scores`` says how columns become scores.
 
-    ``class_columns`` is the column of each label, where not every column has one: COCO's category ids have
-    gaps.
+    softmax: the last column is "no object", a query has one class. sigmoid: every pair of query and class
+    counts. decoded: the graph gives scores, a query has one class. ``class_columns`` is the column of each
+    label, where not every column has one: COCO's category ids have gaps.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -61,107 +54,62 @@ class Head(BaseModel):
 
 
 def _num_anchors(card: Card) -> int:
-    return Head.model_validate(card.head).queries
-
-
-def _recognise(checkpoint: Checkpoint) -> Draft | None:
-    wh = image_wh(checkpoint)
-    if wh is None:
-        return None
-    if _SIZES in checkpoint.fed:
-        return _recognise_decoded(checkpoint, wh)
-    pair = _logits_and_boxes(checkpoint.outputs)
-    if len(checkpoint.inputs) != 1 or pair is None:
-        return None
-    logits, boxes = pair
-    found = ops(checkpoint)
-    deformable = bool(_DEFORMABLE & found)
-    named = "logits" in logits.name
-    if not named and "GridSample" not in found and last_op(checkpoint, boxes) != "Sigmoid":
-        return None
-    if trace(checkpoint.model, boxes.name).layers == {"Conv"}:
-        return None  # an SSD's; a transformer's boxes come from matrix products
-    columns, queries = logits.shape[2], boxes.shape[1]
-    head: dict[str, object] = {"queries": queries} if isinstance(queries, int) else {}
-    if deformable:
-        head["scores"] = "sigmoid"
-    elif columns == 92:  # DETR's own: COCO's 91 category ids and "no object"
-        head["scores"] = "softmax"
-    num_classes = columns if isinstance(columns, int) else None
-    if head.get("scores") == "softmax" and num_classes is not None:
-        num_classes -= 1
-    if num_classes == 91:
-        head["class_columns"] = list(COCO_CATEGORY_IDS)
-        num_classes = len(COCO_CATEGORY_IDS)
-    return _draft(wh, head, num_classes, imagenet=not deformable)
-
-
-def _recognise_decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
-    outputs = {output.name: output.shape for output in checkpoint.outputs}
-    if not all(name in outputs for name in _DECODED):
-        return None
-    shape = outputs["boxes"]
-    fixed = shape[1] if len(shape) == 3 else None
-    queries = fixed if isinstance(fixed, int) else last_top_k(checkpoint)
-    head: dict[str, object] = {"scores": "sigmoid"}
-    if queries is not None:
-        head["queries"] = queries
-    return _draft(wh, head, num_classes_of_top_k(checkpoint), imagenet=False)
-
-
-def _logits_and_boxes(outputs: tuple[TensorInfo, ...]) -> tuple[TensorInfo, TensorInfo] | None:
-    """The pair [N,Q,C'] and [N,Q,4]; exports may give hidden states beside them."""
-    rows = [output for output in outputs if len(output.shape) == 3]
-    fours = [output for output in rows if output.shape[2] == 4]
-    if not fours:
-        return None
-    # With four columns of logits the names decide, or the order, logits first.
-    boxes = next((output for output in fours if "box" in output.name or "dets" in output.name), fours[-1])
-    beside = [output for output in rows if output is not boxes and output.shape[1] == boxes.shape[1]]
-    named = [output for output in beside if "logits" in output.name]
-    logits = next(iter((*named, *beside)), None)
-    return (logits, boxes) if logits is not None else None
-
-
-def _draft(wh: tuple[int, int], head: dict[str, object], num_classes: int | None, *, imagenet: bool) -> Draft:
-    preprocess: dict[str, object] = {"resize": "stretch", "color": "rgb", "scale": 1 / 255}
-    if imagenet:
-        preprocess |= {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    return Draft(
-        card_fields={
-            "input_wh": list(wh),
-            "preprocess": preprocess,
-            "head": head,
-            "thresholds": {"iou": 1.0},
-        },
-        num_classes=num_classes,
-    )
+    head = Head.model_validate(card.head)
+    return head.queries * (len(card.labels) if head.scores is Scores.SIGMOID else 1)
 
 
 def _decode(graph: gs.Graph, card: Card) -> Candidates:
     head = Head.model_validate(card.head)
     by_name = {output.name: output for output in graph.outputs}
-    if all(name in by_name for name in _DECODED):
+    if all(name in by_name for name in DECODED):
         return _decoded(graph, head, by_name)
     described = tuple(TensorInfo(out.name, "", tuple(out.shape)) for out in graph.outputs)
-    logits, boxes = (by_name[info.name] for info in _logits_and_boxes(described) or ())
+    columns, boxes = (by_name[info.name] for info in logits_and_boxes(described) or ())
     expect_anchors("head.queries", str(head.queries), head.queries, boxes, boxes.shape[1])
-    if head.scores is Scores.SOFTMAX:
-        scores = layer(graph, "Softmax", logits, axis=2)
-    else:
-        scores = layer(graph, "Sigmoid", logits)
-    scores = layer(graph, "Gather", scores, int64(*_class_columns(card, head, logits)), axis=2)
-    in_pixels = layer(graph, "Mul", boxes, float32([*card.input_wh, *card.input_wh]))
+    chosen = _class_columns(card, head, columns)
+    boxes = layer(graph, "Mul", boxes, float32([*card.input_wh, *card.input_wh]))
+    boxes = corners(graph, slice_last(graph, boxes, 0, 2), slice_last(graph, boxes, 2, 4))
+    done = _activation(columns) in ("Sigmoid", "Softmax") or head.scores is Scores.DECODED
+    if head.scores is Scores.SOFTMAX and not done:
+        columns = layer(graph, "Softmax", columns, axis=2)
+    scores = layer(graph, "Gather", columns, int64(*chosen), axis=2)
+    if head.scores is Scores.SIGMOID:
+        return _best_pairs(graph, card, boxes, scores, done=done)
+    return Candidates(boxes, scores)
+
+
+def _best_pairs(
+    graph: gs.Graph, card: Card, boxes: gs.Tensor, scores: gs.Tensor, *, done: bool
+) -> Candidates:
+    """The best of all pairs of query and class, as many as the card wants (Deformable DETR's postprocess).
+
+    Logits are ranked, not their sigmoid, which is 1 for all that lie above 17.
+    """
+    num_classes = len(card.labels)
+    flat = layer(graph, "Reshape", scores, int64(0, -1))
+    best, pairs = layer(graph, "TopK", flat, int64(card.candidates), outputs=2, axis=1)
+    queries = layer(graph, "Unsqueeze", layer(graph, "Div", pairs, int64(num_classes)), int64(2))
+    spread = layer(graph, "Expand", queries, int64(1, 1, 4))
     return Candidates(
-        corners(graph, slice_last(graph, in_pixels, 0, 2), slice_last(graph, in_pixels, 2, 4)), scores
+        boxes=layer(graph, "GatherElements", boxes, spread, axis=1),
+        scores=best if done else layer(graph, "Sigmoid", best),
+        classes=layer(graph, "Mod", pairs, int64(num_classes)),
     )
 
 
-def _class_columns(card: Card, head: Head, logits: gs.Tensor) -> list[int]:
+def _activation(columns: gs.Tensor) -> str:
+    """The operator that gave ``columns`` their values."""
+    node = columns.inputs[0] if columns.inputs else None
+    while node is not None and node.op in _MOVES:
+        node = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
+    return node.op if node is not None else ""
+
+
+def _class_columns(card: Card, head: Head, columns: gs.Tensor) -> list[int]:
     """The column of each label, without "no object"."""
-    num_classes = logits.shape[2] - (1 if head.scores is Scores.SOFTMAX else 0)
+    num_classes = columns.shape[2] - (1 if head.scores is Scores.SOFTMAX else 0)
     if head.class_columns is None:
-        expect_classes(card, logits, num_classes)
+        expect_classes(card, columns, num_classes)
         return list(range(num_classes))
     if len(head.class_columns) != len(card.labels):
         raise CardError(
@@ -170,7 +118,7 @@ def _class_columns(card: Card, head: Head, logits: gs.Tensor) -> list[int]:
         )
     if max(head.class_columns) >= num_classes:
         raise CardError(
-            f"card: head.class_columns: got {max(head.class_columns)}, but the graph's output {logits.name} "
+            f"card: head.class_columns: got {max(head.class_columns)}, but the graph's output {columns.name} "
             f"has classes in columns 0 to {num_classes - 1}"
         )
     return head.class_columns
@@ -178,7 +126,12 @@ def _class_columns(card: Card, head: Head, logits: gs.Tensor) -> list[int]:
 
 def _decoded(graph: gs.Graph, head: Head, by_name: dict[str, gs.Tensor]) -> Candidates:
     """Labels, boxes and scores as they are, in pixels of the network's own size."""
-    labels, boxes, scores = (by_name[name] for name in _DECODED)
+    labels, boxes, scores = (by_name[name] for name in DECODED)
+    if head.scores is not Scores.DECODED:
+        raise CardError(
+            f"card: head.scores: got {head.scores.value}, but the graph's output {scores.name} is ranked "
+            "already; expected decoded"
+        )
     expect_anchors("head.queries", str(head.queries), head.queries, boxes, boxes.shape[1])
     return Candidates(boxes, scores, layer(graph, "Cast", labels, to=7))
 
@@ -188,6 +141,6 @@ FAMILY = Family(
     expects="logits [N,Q,C] and boxes [N,Q,4], or labels, boxes and scores with the input orig_target_sizes",
     head=Head,
     num_anchors=_num_anchors,
-    recognise=_recognise,
+    recognise=recognise,
     decode=_decode,
 )

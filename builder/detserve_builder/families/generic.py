@@ -1,20 +1,17 @@
 """A detector that the card alone describes, for heads that no other family reads.
 
-Used only where the card says ``"family": "generic"``. Boxes [N,A,4] and scores [N,A,C] are outputs, or
-columns of outputs; nothing is decoded but the box coding, the units, the activation, an objectness column
-(it multiplies the scores) and a background column (it is dropped).
+Used only where the card says ``"family": "generic"``; what it can say stands in generic_head.py.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from detserve_builder.batch import BATCH, NotBatchable
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families.family import Candidates, Draft, Family
-from detserve_builder.families.reading import expect_anchors, expect_classes, image_wh
+from detserve_builder.families.generic_head import AGAINST_PRIORS, Activation, Coding, Head, ScoreOf, Units
+from detserve_builder.families.reading import expect_classes, image_wh
 from detserve_builder.graph import corners, float32, int64, layer, slice_last
 from detserve_client.card import Card
 from detserve_client.errors import CardError
@@ -23,57 +20,8 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 
-class Coding(str, Enum):
-    """The four numbers of a box: corners, corner and size, centre and size, corners with y first."""
-
-    XYXY = "xyxy"
-    XYWH = "xywh"
-    CXCYWH = "cxcywh"
-    YXYX = "yxyx"
-
-
-class Units(str, Enum):
-    """Network pixels, or shares of the network's width and height."""
-
-    PIXELS = "pixels"
-    NORMALISED = "normalised"
-
-
-class Activation(str, Enum):
-    """What turns the scores of the graph into 0..1; softmax runs over the score columns."""
-
-    NONE = "none"
-    SIGMOID = "sigmoid"
-    SOFTMAX = "softmax"
-
-
-_Column = Annotated[int, Field(ge=0)]
-
-
-class Head(BaseModel):
-    """Where boxes and scores are and what they mean.
-
-    ``boxes`` and ``scores`` name outputs, the same one or two. Columns are counted along the last axis, or
-    along axis 1 where ``channels_first``; a range is [start, end) and None means all. ``objectness_column``
-    counts in the scores' output and is sigmoid unless the activation is none; ``background_column`` counts
-    in the score columns.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-    anchors: Annotated[int, Field(gt=0)]
-    boxes: str
-    scores: str
-    boxes_columns: tuple[_Column, _Column] | None = None
-    scores_columns: tuple[_Column, _Column] | None = None
-    channels_first: bool = False
-    box_coding: Coding
-    units: Units
-    activation: Activation
-    objectness_column: _Column | None = None
-    background_column: _Column | None = None
-
-
-def _num_anchors(card: Card) -> int:
+def num_anchors(card: Card) -> int:
+    """A of a card whose head is a :class:`Head`."""
     return Head.model_validate(card.head).anchors
 
 
@@ -84,28 +32,37 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     return Draft(card_fields={"input_wh": list(wh)}, num_classes=None)
 
 
-def _decode(graph: gs.Graph, card: Card) -> Candidates:
+def decode(graph: gs.Graph, card: Card) -> Candidates:
+    """What a :class:`Head` says; raises CardError where it contradicts the graph."""
     head = Head.model_validate(card.head)
-    box_rows, num_box_columns = _rows(graph, head, "boxes", head.boxes)
-    score_rows, num_score_columns = _rows(graph, head, "scores", head.scores)
+    box_rows, num_box_columns = _rows(graph, card, head, "boxes", head.boxes)
     start, end = _range("boxes_columns", head.boxes_columns, num_box_columns)
     if end - start != 4:
         raise CardError(f"card: head.boxes_columns: {start} to {end} are {end - start} columns, a box has 4")
-    boxes = _corners(graph, card, head, slice_last(graph, box_rows, start, end))
-    start, end = _range("scores_columns", head.scores_columns, num_score_columns)
-    scores = _activate(graph, head.activation, slice_last(graph, score_rows, start, end))
-    columns = [column for column in range(end - start) if column != head.background_column]
-    expect_classes(card, _output(graph, "scores", head.scores), len(columns))
-    if len(columns) != end - start:
-        scores = layer(graph, "Gather", scores, int64(*columns), axis=2)
-    if head.objectness_column is not None:
-        column = head.objectness_column
-        _range("objectness_column", (column, column + 1), num_score_columns)
-        objectness = slice_last(graph, score_rows, column, column + 1)
-        if head.activation is not Activation.NONE:
-            objectness = layer(graph, "Sigmoid", objectness)
-        scores = layer(graph, "Mul", scores, objectness)
-    return Candidates(boxes, scores)
+    boxes = _columns(graph, box_rows, start, end, num_box_columns)
+    decoded = _against_priors if head.box_coding in AGAINST_PRIORS else _by_itself
+    return Candidates(decoded(graph, card, head, boxes), _scores(graph, card, head))
+
+
+def _scores(graph: gs.Graph, card: Card, head: Head) -> gs.Tensor:
+    rows, num_columns = _rows(graph, card, head, "scores", head.scores)
+    start, end = _range("scores_columns", head.scores_columns, num_columns)
+    scores = _activate(graph, head.activation, _columns(graph, rows, start, end, num_columns))
+    kept = [column for column in range(end - start) if column != head.background_column]
+    expect_classes(card, _output(graph, "scores", head.scores[0]), len(kept))
+    if len(kept) != end - start:
+        scores = layer(graph, "Gather", scores, int64(*kept), axis=2)
+    if head.objectness is None and head.objectness_column is None:
+        return scores
+    if head.objectness is not None:
+        rows, num_columns = _rows(graph, card, head, "objectness", head.objectness)
+    column = head.objectness_column or 0
+    _range("objectness_column", (column, column + 1), num_columns)
+    objectness = _columns(graph, rows, column, column + 1, num_columns)
+    if head.activation is not Activation.NONE:
+        objectness = layer(graph, "Sigmoid", objectness)
+    product = layer(graph, "Mul", scores, objectness)
+    return layer(graph, "Sqrt", product) if head.score_of is ScoreOf.SQUARE_ROOT else product
 
 
 def _output(graph: gs.Graph, field: str, name: str) -> gs.Tensor:
@@ -116,16 +73,56 @@ def _output(graph: gs.Graph, field: str, name: str) -> gs.Tensor:
     raise CardError(f"card: head.{field}: got {name!r}, but the graph's outputs are {found}")
 
 
-def _rows(graph: gs.Graph, head: Head, field: str, name: str) -> tuple[gs.Tensor, int]:
-    """The named output as [N,A,columns], and the number of its columns."""
+def _rows(graph: gs.Graph, card: Card, head: Head, field: str, names: list[str]) -> tuple[gs.Tensor, int]:
+    """The named outputs joined as [N,A,columns], and the number of their columns."""
+    parts = [_part(graph, head, field, name, level) for level, name in enumerate(names)]
+    anchors, widths = sum(rows for _, rows, _ in parts), {columns for _, _, columns in parts}
+    if len(widths) != 1:
+        found = " and ".join(map(str, sorted(widths)))
+        raise CardError(f"card: head.{field}: {', '.join(names)} have {found} columns, expected as many each")
+    if anchors != head.anchors:
+        raise CardError(
+            f"card: head.anchors: {head.anchors} gives {head.anchors} anchors, but the graph's output "
+            f"{' and '.join(names)} has {anchors}"
+        )
+    tensors = [tensor for tensor, _, _ in parts]
+    return tensors[0] if len(tensors) == 1 else layer(graph, "Concat", *tensors, axis=1), widths.pop()
+
+
+def _part(graph: gs.Graph, head: Head, field: str, name: str, level: int) -> tuple[gs.Tensor, int, int]:
+    """One output as [N,rows,columns], with its rows and columns."""
     output = _output(graph, field, name)
-    if len(output.shape) != 3:
-        raise CardError(f"card: head.{field}: {name} is {output.shape}, expected three dimensions")
-    anchors, columns = (output.shape[2], output.shape[1]) if head.channels_first else output.shape[1:]
-    expect_anchors("head.anchors", str(head.anchors), head.anchors, output, anchors)
-    if not isinstance(columns, int):
-        raise CardError(f"card: head.{field}: {name} is {output.shape}, its columns are not fixed")
-    return layer(graph, "Transpose", output, perm=[0, 2, 1]) if head.channels_first else output, columns
+    shape = list(output.shape)
+    if len(shape) == 2:
+        if shape[0] == BATCH:
+            raise NotBatchable(f"the output {name} has no batch dimension")
+        output, shape = layer(graph, "Unsqueeze", output, int64(0)), [1, *shape]
+    if len(shape) not in (3, 4) or not all(isinstance(size, int) for size in shape[1:]):
+        raise CardError(
+            f"card: head.{field}: {name} is {shape}, expected [N,A,columns] or [N,channels,h,w] of fixed size"
+        )
+    if len(shape) == 4:
+        return _map_rows(graph, head, field, output, level)
+    if head.channels_first:
+        return layer(graph, "Transpose", output, perm=[0, 2, 1]), shape[2], shape[1]
+    return output, shape[1], shape[2]
+
+
+def _map_rows(
+    graph: gs.Graph, head: Head, field: str, output: gs.Tensor, level: int
+) -> tuple[gs.Tensor, int, int]:
+    """A map [N,boxes a cell * columns,h,w] as rows: cell by cell, in it box by box."""
+    channels, height, width = output.shape[1:]
+    maps = head.prior_grid.maps if head.prior_grid is not None else []
+    per_cell = len(maps[level].cell_sizes_wh_px()) if level < len(maps) else 1
+    if channels % per_cell:
+        raise CardError(
+            f"card: head.{field}: {output.name} has {channels} channels for {per_cell} priors a cell"
+        )
+    split = layer(graph, "Reshape", output, int64(0, per_cell, channels // per_cell, height * width))
+    turned = layer(graph, "Transpose", split, perm=[0, 3, 1, 2])
+    rows = per_cell * height * width
+    return layer(graph, "Reshape", turned, int64(0, rows, channels // per_cell)), rows, channels // per_cell
 
 
 def _range(field: str, said: tuple[int, int] | None, columns: int) -> tuple[int, int]:
@@ -135,14 +132,18 @@ def _range(field: str, said: tuple[int, int] | None, columns: int) -> tuple[int,
     return start, end
 
 
+def _columns(graph: gs.Graph, rows: gs.Tensor, start: int, end: int, columns: int) -> gs.Tensor:
+    return rows if (start, end) == (0, columns) else slice_last(graph, rows, start, end)
+
+
 def _activate(graph: gs.Graph, activation: Activation, scores: gs.Tensor) -> gs.Tensor:
     if activation is Activation.SOFTMAX:
         return layer(graph, "Softmax", scores, axis=2)
     return layer(graph, "Sigmoid", scores) if activation is Activation.SIGMOID else scores
 
 
-def _corners(graph: gs.Graph, card: Card, head: Head, boxes: gs.Tensor) -> gs.Tensor:
-    """Any coding to x1,y1,x2,y2 in network pixels."""
+def _by_itself(graph: gs.Graph, card: Card, head: Head, boxes: gs.Tensor) -> gs.Tensor:
+    """A box that stands for itself, to x1,y1,x2,y2 in network pixels."""
     if head.box_coding is Coding.YXYX:
         boxes = layer(graph, "Gather", boxes, int64(1, 0, 3, 2), axis=2)
     if head.units is Units.NORMALISED:
@@ -155,12 +156,33 @@ def _corners(graph: gs.Graph, card: Card, head: Head, boxes: gs.Tensor) -> gs.Te
     return boxes
 
 
+def _against_priors(graph: gs.Graph, card: Card, head: Head, boxes: gs.Tensor) -> gs.Tensor:
+    """A box that is counted from its prior, to x1,y1,x2,y2 in network pixels."""
+    assert head.prior_grid is not None  # noqa: S101 - the head's validator saw to it
+    priors = head.prior_grid.boxes(card.input_wh)
+    if len(priors) != head.anchors:
+        raise CardError(
+            f"card: head.prior_grid: describes {len(priors)} priors, but the graph has {head.anchors} anchors"
+        )
+    side_wh_px = float32(card.input_wh)
+    centers_px, sizes_px = priors[:, :2] * side_wh_px, priors[:, 2:] * side_wh_px
+    scaled = boxes if set(head.variances) == {1.0} else layer(graph, "Mul", boxes, float32(head.variances))
+    first, second = slice_last(graph, scaled, 0, 2), slice_last(graph, scaled, 2, 4)
+    if head.box_coding is Coding.CENTER_SIZE:
+        second = layer(graph, "Exp", second)
+    first, second = layer(graph, "Mul", first, sizes_px), layer(graph, "Mul", second, sizes_px)
+    if head.box_coding is Coding.DISTANCES:
+        low, high = layer(graph, "Sub", centers_px, first), layer(graph, "Add", centers_px, second)
+        return layer(graph, "Concat", low, high, axis=2)
+    return corners(graph, layer(graph, "Add", first, centers_px), second)
+
+
 FAMILY = Family(
     name="generic",
     expects="boxes and scores in the outputs that the card's head names",
     head=Head,
-    num_anchors=_num_anchors,
+    num_anchors=num_anchors,
     recognise=_recognise,
-    decode=_decode,
+    decode=decode,
     only_when_named=True,
 )

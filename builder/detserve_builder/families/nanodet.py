@@ -6,11 +6,16 @@ NanoDet-Plus gives one output [N,A,C+4*(reg_max+1)]; NanoDet and PicoDet give tw
 ``x1y1 = (cell + cell_offset - left_top) * stride``, ``x2y2 = (cell + cell_offset + right_bottom) * stride``.
 NanoDet-Plus counts from the cell's corner (nanodet_plus_head.py, get_single_level_center_priors), the others
 from its middle (gfl_head.py, get_single_level_center_point). Maps cover a part of a stride with a cell.
+
+The three want different pictures, which only their heads tell apart: NanoDet has strides 8 to 32 and
+keeps the ratio on black (nanodet-m.yml), NanoDet-Plus has one output of strides 8 to 64 and stretches
+(nanodet-plus-m_320.yml), PicoDet has pairs of strides 8 to 64, stretches and takes RGB
+(picodet_320_reader.yml).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,6 +40,11 @@ if TYPE_CHECKING:
 
 STRIDE_SETS = ([8, 16, 32], [8, 16, 32, 64])
 REG_MAX = 7
+_IMAGENET_RGB: dict[str, Any] = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+_BGR: dict[str, Any] = {"color": "bgr", **{name: values[::-1] for name, values in _IMAGENET_RGB.items()}}
+_NANODET = {"resize": "letterbox_center", "pad_value": 0, **_BGR}
+_NANODET_PLUS = {"resize": "stretch", **_BGR}
+_PICODET = {"resize": "stretch", "color": "rgb", **_IMAGENET_RGB}
 
 _Positive = Annotated[int, Field(gt=0)]
 
@@ -72,8 +82,15 @@ def _recognise_joined(checkpoint: Checkpoint, output: TensorInfo, wh: tuple[int,
         return None
     if len(strides) == 3 and parts != (fields - box_channels, box_channels):
         return None  # YOLOX has as many cells
-    offset = 0.0 if len(strides) == 4 else 0.5
-    return _draft(checkpoint, output, wh, strides, offset, fields - box_channels)
+    is_plus = len(strides) == 4
+    return _draft(
+        checkpoint,
+        output,
+        strides,
+        cell_offset=0.0 if is_plus else 0.5,
+        num_classes=fields - box_channels,
+        preprocess=_NANODET_PLUS if is_plus else _NANODET,
+    )
 
 
 def _recognise_pairs(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
@@ -84,7 +101,15 @@ def _recognise_pairs(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | Non
         found = [pair for pair in pairs if pair is not None]
         classes = {_channels(scores.shape) for scores, _ in found}
         if len(found) == len(strides) and len(classes) == 1:
-            return _draft(checkpoint, found[0][0], wh, strides, 0.5, classes.pop())
+            preprocess = _PICODET if len(strides) == 4 else _NANODET
+            return _draft(
+                checkpoint,
+                found[0][0],
+                strides,
+                cell_offset=0.5,
+                num_classes=classes.pop(),
+                preprocess=preprocess,
+            )
     return None
 
 
@@ -114,20 +139,16 @@ def _channels(shape: tuple[int | str, ...]) -> int:
 def _draft(
     checkpoint: Checkpoint,
     scores: TensorInfo,
-    wh: tuple[int, int],
     strides: list[int],
+    *,
     cell_offset: float,
     num_classes: int,
+    preprocess: dict[str, Any],
 ) -> Draft:
     return Draft(
         card_fields={
-            "input_wh": list(wh),
-            "preprocess": {
-                "resize": "stretch",
-                "color": "bgr",
-                "mean": [103.53, 116.28, 123.675],
-                "std": [57.375, 57.12, 58.395],
-            },
+            "input_wh": list(checkpoint.inputs[0].shape[:1:-1]),
+            "preprocess": preprocess,
             "head": {
                 "strides": strides,
                 "reg_max": REG_MAX,
@@ -137,6 +158,11 @@ def _draft(
             "thresholds": {"iou": 0.6},
         },
         num_classes=num_classes,
+        guesses={
+            "head.cell_offset": "0 for NanoDet-Plus, 0.5 for NanoDet and PicoDet",
+            "preprocess.resize": "letterbox_center on 0 for NanoDet, stretch for NanoDet-Plus and PicoDet",
+            "preprocess.color": "bgr for NanoDet and NanoDet-Plus, rgb for PicoDet",
+        },
     )
 
 

@@ -9,6 +9,7 @@ sigmoid; the columns of the labels are kept, so background and gaps in a label t
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,8 +17,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
+from detserve_builder.checkpoint.nms_plugins import plugin_of
 from detserve_builder.coco_labels import COCO_CATEGORY_IDS
 from detserve_builder.families.family import Candidates, Draft, Family
+from detserve_builder.families.pair import decoded_pair
+from detserve_builder.families.reading import in_pixels, probe
 from detserve_builder.families.ssd_priors import PriorGrid, PriorTensors
 from detserve_builder.families.ssd_trace import Trace, float_constants, trace
 from detserve_builder.graph import corners, float32, int64, layer, slice_last
@@ -31,6 +35,11 @@ if TYPE_CHECKING:
 
 _Positive = Annotated[float, Field(gt=0)]
 _Column = Annotated[int, Field(ge=0)]
+_NEXT_TO_NOTHING = 0.1
+_BACKGROUND_SHARE = 0.9  # of the anchors of a picture
+
+# Linzaer/Ultra-Light-Fast-Generic-Face-Detector-1MB, vision/ssd/config/fd_config.py: sizes by stride.
+_ULTRAFACE_SIZES_PX = {8: [10, 16, 24], 16: [32, 48], 32: [64, 96], 64: [128, 192, 256]}
 
 
 class Head(BaseModel):
@@ -76,6 +85,8 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     height, width = checkpoint.inputs[0].shape[2:]
     if not (isinstance(height, int) and isinstance(width, int)):
         return None
+    if plugin_of(checkpoint.metadata) is not None or decoded_pair(checkpoint, (width, height)) is not None:
+        return None
     traces = {output.name: trace(checkpoint.model, output.name) for output in checkpoint.outputs}
     outputs = _boxes_and_scores(checkpoint, traces)
     if outputs is None or any(found.layers != {"Conv"} for found in traces.values()):
@@ -85,7 +96,12 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     coding = _coding(traces[boxes.name], anchors, max(height, width))
     if coding is None:
         return None
-    columns = _class_columns(int(scores.shape[2]))
+    pictures = probe(checkpoint)
+    if pictures and coding["coding"] == "decoded" and not in_pixels(o[boxes.name] for o in pictures):
+        coding["units"] = "normalized"  # whatever the priors are in
+    columns, guesses = _class_columns(
+        int(scores.shape[2]), [outputs[scores.name] for outputs in pictures], traces[scores.name].activated
+    )
     head: dict[str, Any] = {"boxes_output": boxes.name, "class_columns": columns, **coding}
     if anchors is not None:
         head["num_anchors"] = anchors
@@ -93,14 +109,33 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
             head.update(_prior_tensors(checkpoint.model, anchors))
     if traces[scores.name].activated:
         head["activation"] = "none"
-    return Draft(
-        card_fields={
-            "input_wh": [width, height],
-            "preprocess": {"resize": "stretch", "color": "rgb", "mean": [127.5] * 3, "std": [127.5] * 3},
-            "head": head,
-        },
-        num_classes=len(columns),
-    )
+    fields: dict[str, Any] = {
+        "input_wh": [width, height],
+        "preprocess": {"resize": "stretch", "color": "rgb", "mean": [127.5] * 3, "std": [127.5] * 3},
+        "head": head,
+    }
+    priors = _ultraface_priors((width, height))
+    if scores.shape[2] != 2 or anchors != len(PriorGrid.model_validate(priors).boxes((width, height))):
+        return Draft(fields, len(columns), guesses)
+    fields["labels"] = ["face"]
+    fields["preprocess"] |= {"mean": [127.0] * 3, "std": [128.0] * 3}
+    if head["coding"] != "decoded" and "prior_tensors" not in head:
+        head["prior_grid"] = priors
+    guesses = {
+        **guesses,
+        "labels": "what else it was trained to find",
+        "head.prior_grid": "the priors of another training",
+    }
+    return Draft(fields, 1, guesses)
+
+
+def _ultraface_priors(wh: tuple[int, int]) -> dict[str, Any]:
+    """As a ``prior_grid``."""
+    maps = [
+        {"cells_wh": [math.ceil(side / stride) for side in wh], "min_sizes_px": sizes}
+        for stride, sizes in _ULTRAFACE_SIZES_PX.items()
+    ]
+    return {"maps": maps, "clip_sizes": True}
 
 
 def _boxes_and_scores(
@@ -138,11 +173,29 @@ def _is_per_anchor(array: NDArray[np.float64], anchors: int | str | None, fields
     return array.shape[-2:] == (anchors, fields)
 
 
-def _class_columns(count: int) -> list[int]:
-    """Column 0 is the background; 91 columns are COCO's category ids, which have gaps."""
+def _class_columns(
+    count: int, pictures: list[NDArray[np.float32]], activated: bool
+) -> tuple[list[int], dict[str, str]]:
+    """The columns of the labels, and what else they could be; 91 are COCO's category ids, which have gaps.
+
+    ``pictures`` are the scores [1,A,C] of real pictures. A softmax has the background in column 0. So have
+    sigmoids, unless most anchors score next to nothing in every column.
+    """
     if count == 91:
-        return list(COCO_CATEGORY_IDS)
-    return list(range(1, count)) or [0]
+        return list(COCO_CATEGORY_IDS), {}
+    everything, classes = list(range(count)), list(range(1, count))
+    if count == 1:
+        return everything, {}
+    rows = np.concatenate([np.zeros((0, count)), *(scores.reshape(-1, count) for scores in pictures)])
+    without = f"0 to {count - 1}, where column 0 is no background"
+    if not activated or not len(rows):
+        return classes, {"head.class_columns": without}
+    if np.allclose(rows.sum(axis=1), 1, atol=1e-3):
+        return classes, {}
+    best, is_best = rows.max(axis=1), rows.argmax(axis=1)
+    if (best < _NEXT_TO_NOTHING).mean() > 0.5 and (is_best == 0).mean() < _BACKGROUND_SHARE:
+        return everything, {"head.class_columns": f"1 to {count - 1}, where column 0 is the background"}
+    return classes, {"head.class_columns": without}
 
 
 def _prior_tensors(model: onnx.ModelProto, anchors: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Prior boxes of SSD: where they are described in the card, and the arrays they become.
 
-Centre of cell (i, j): ``((i + 0.5) * step, (j + 0.5) * step)``, with ``step`` the picture's side over the
-map's where the card gives none. Sizes in one cell, as Caffe's PriorBox and torchvision's
+Centre of cell (i, j): ``((i + offset) * step, (j + offset) * step)``, offset 0.5, with ``step`` the picture's
+side over the map's where the card gives none. Sizes in one cell, as Caffe's PriorBox and torchvision's
 DefaultBoxGenerator order them: per minimum size s the square s; with a maximum size m the square
 ``sqrt(s * m)``; per aspect ratio r the boxes ``(s * sqrt(r), s / sqrt(r))`` and its transpose.
 """
@@ -28,13 +28,15 @@ _Positive = Annotated[float, Field(gt=0)]
 class PriorMap(BaseModel):
     """One feature map: its cells, and the boxes of one cell in network pixels.
 
-    The boxes are either ``sizes_wh_px``, in the network's order, or follow from ``min_sizes_px``,
-    ``max_sizes_px`` (none, or one per minimum size) and ``aspect_ratios``.
+    Without ``cells_wh`` cells of ``step_px`` cover the picture; a part of a step has a cell. The boxes
+    are either ``sizes_wh_px``, in the network's order, or follow from ``min_sizes_px``, ``max_sizes_px``
+    (none, or one per minimum size) and ``aspect_ratios``.
     """
 
     model_config = ConfigDict(extra="forbid")
-    cells_wh: Wh
+    cells_wh: Wh | None = None
     step_px: _Positive | None = None
+    cell_offset: Annotated[float, Field(ge=0, le=1)] = 0.5
     sizes_wh_px: list[tuple[_Positive, _Positive]] = []
     min_sizes_px: list[_Positive] = []
     max_sizes_px: list[_Positive] = []
@@ -42,6 +44,8 @@ class PriorMap(BaseModel):
 
     @model_validator(mode="after")
     def _one_description(self) -> PriorMap:
+        if self.cells_wh is None and self.step_px is None:
+            raise ValueError("give cells_wh, or step_px, or both")
         if bool(self.sizes_wh_px) == bool(self.min_sizes_px):
             raise ValueError("give either sizes_wh_px or min_sizes_px")
         if self.sizes_wh_px and (self.max_sizes_px or self.aspect_ratios):
@@ -51,6 +55,12 @@ class PriorMap(BaseModel):
                 f"{len(self.min_sizes_px)} min_sizes_px but {len(self.max_sizes_px)} max_sizes_px"
             )
         return self
+
+    def cells(self, input_wh: tuple[int, int]) -> tuple[int, int]:
+        """Columns and rows of the map."""
+        if self.cells_wh is not None or self.step_px is None:
+            return self.cells_wh or input_wh
+        return math.ceil(input_wh[0] / self.step_px), math.ceil(input_wh[1] / self.step_px)
 
     def cell_sizes_wh_px(self) -> list[tuple[float, float]]:
         """Width and height of every prior of one cell."""
@@ -80,9 +90,10 @@ class PriorGrid(BaseModel):
         side_wh = np.array(input_wh, np.float64)
         rows = []
         for prior_map in self.maps:
-            cells = cell_grid(*prior_map.cells_wh).astype(np.float64)
-            step = prior_map.step_px or side_wh / prior_map.cells_wh
-            centers = (cells + 0.5) * step / side_wh
+            cells_wh = prior_map.cells(input_wh)
+            cells = cell_grid(*cells_wh).astype(np.float64)
+            step = prior_map.step_px or side_wh / cells_wh
+            centers = (cells + prior_map.cell_offset) * step / side_wh
             sizes = np.array(prior_map.cell_sizes_wh_px(), np.float64) / side_wh
             if self.clip_sizes:
                 sizes = np.minimum(sizes, 1.0)

@@ -15,9 +15,17 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from detserve_builder.batch import NotBatchable
-from detserve_builder.checkpoint import Checkpoint, TensorInfo
+from detserve_builder.checkpoint import Checkpoint
+from detserve_builder.checkpoint.branches import all_graphs
 from detserve_builder.families.family import Candidates, Draft, Family
-from detserve_builder.graph import int64, layer
+from detserve_builder.families.reading import (
+    class_of_number,
+    image_wh,
+    num_classes_of_top_k,
+    rows_of_one_picture,
+    suppresses,
+)
+from detserve_builder.graph import float32, int64, layer
 from detserve_client.card import Card
 from detserve_client.errors import CardError
 
@@ -41,76 +49,48 @@ class Head(BaseModel):
 
 
 def _recognise(checkpoint: Checkpoint) -> Draft | None:
-    if len(checkpoint.inputs) != 1 or len(checkpoint.inputs[0].shape) not in (3, 4):
+    wh, rows = image_wh(checkpoint), rows_of_one_picture(checkpoint)
+    if wh is None or rows is None or not suppresses(checkpoint):
         return None
-    *batch, channels, height, width = checkpoint.inputs[0].shape
-    rows = _rows(checkpoint.outputs)
-    suppresses = any(node.op_type == "NonMaxSuppression" for node in _nodes(checkpoint.model.graph))
-    if channels != 3 or (batch and isinstance(batch[0], int) and batch[0] > 1):
-        return None
-    if rows is None or not suppresses:
-        return None
+    inside = {node.op_type for graph in all_graphs(checkpoint.model.graph) for node in graph.node}
+    columns = _score_columns(checkpoint.model)
+    numbers = _label_numbers(columns or num_classes_of_top_k(checkpoint))
+    of_one_size = columns is not None and "RoiAlign" not in inside  # SSD; all others keep the ratio
     fields: dict[str, Any] = {
-        "preprocess": {"resize": "letterbox_topleft", "color": "rgb", "scale": 1 / 255},
+        "input_wh": list(wh),
+        "preprocess": {
+            "resize": "stretch" if of_one_size else "letterbox_topleft",
+            "color": "rgb",
+            "scale": 1 / 255,
+        },
         "thresholds": {"iou": 1.0},  # the graph has suppressed already
         "candidates": _most_rows(checkpoint.model, rows["scores"]) or _DETECTIONS_PER_PICTURE,
     }
-    if isinstance(height, int) and isinstance(width, int):
-        fields["input_wh"] = [width, height]
-    numbers = _label_numbers(_score_columns(checkpoint.model))
     if numbers:
         fields["head"] = {"label_numbers": numbers}
-    return Draft(card_fields=fields, num_classes=len(numbers) or None)
-
-
-def _rows(outputs: tuple[TensorInfo, ...]) -> dict[str, str] | None:
-    """Names of the outputs that are boxes, labels and scores, by dtype and shape."""
-    found: dict[str, list[str]] = {"boxes": [], "labels": [], "scores": []}
-    for output in outputs:
-        if output.dtype == "FLOAT" and len(output.shape) == 2 and output.shape[1] == 4:
-            found["boxes"].append(output.name)
-        elif len(output.shape) == 1 and output.dtype in ("INT64", "FLOAT"):
-            found["labels" if output.dtype == "INT64" else "scores"].append(output.name)
-    if any(len(names) != 1 for names in found.values()):
-        return None
-    return {kind: names[0] for kind, names in found.items()}
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those inside the branches of If too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _nodes(attribute.g)
+    # RetinaNet and FCOS were trained with as many columns as their user said, a background among them or not.
+    guesses = {} if columns is not None else {"head.label_numbers": "0, 1, 2 … where 0 is a class"}
+    return Draft(card_fields=fields, num_classes=len(numbers) or None, guesses=guesses)
 
 
 def _most_rows(model: onnx.ModelProto, scores: str) -> int | None:
     """``detections_per_img``: torchvision gathers the scores at ``keep[:detections_per_img]``."""
+    from onnx import numpy_helper
+
     made_by = {name: node for node in model.graph.node for name in node.output}
     gather = made_by.get(scores)
     for name in gather.input if gather is not None else ():
         node = made_by.get(name)
         if node is not None and node.op_type == "Slice":
-            end = _constant(model, made_by, node.input[2])
-            return end if end is not None and 0 < end < 2**31 else None
+            ends = [weight for weight in model.graph.initializer if weight.name == node.input[2]]
+            end = int(numpy_helper.to_array(ends[0]).item()) if ends else 0
+            return end if 0 < end < 2**31 else None
     return None
-
-
-def _constant(model: onnx.ModelProto, made_by: dict[str, onnx.NodeProto], name: str) -> int | None:
-    """The value of an initialiser or Constant node of one element."""
-    from onnx import numpy_helper
-
-    tensors = [weight for weight in model.graph.initializer if weight.name == name]
-    if not tensors and name in made_by and made_by[name].op_type == "Constant":
-        tensors = [attribute.t for attribute in made_by[name].attribute if attribute.name == "value"]
-    value = numpy_helper.to_array(tensors[0]) if tensors else np.array([])
-    return int(value.item()) if value.size == 1 else None
 
 
 def _score_columns(model: onnx.ModelProto) -> int | None:
     """Columns of the graph's only Softmax: the background and the classes; sigmoid heads have none."""
-    softmaxes = [node for node in _nodes(model.graph) if node.op_type == "Softmax"]
+    softmaxes = [n for graph in all_graphs(model.graph) for n in graph.node if n.op_type == "Softmax"]
     if len(softmaxes) != 1:
         return None
     known = {value.name: value.type.tensor_type.shape.dim for value in model.graph.value_info}
@@ -134,12 +114,8 @@ def _decode(graph: gs.Graph, card: Card) -> Candidates:
     labels = layer(graph, "Concat", labels, np.full(rows, -1, np.int64), axis=0)
     scores = layer(graph, "Concat", scores, np.zeros(rows, np.float32), axis=0)
 
-    is_number = layer(graph, "Equal", layer(graph, "Unsqueeze", labels, int64(1)), int64(*numbers))
-    is_number = layer(graph, "Cast", is_number, to=1)
-    known = layer(graph, "ReduceMax", is_number, axes=[1], keepdims=0)
-    classes = layer(graph, "ArgMax", is_number, axis=1, keepdims=0)
-    classes = layer(graph, "Where", layer(graph, "Cast", known, to=9), classes, int64(-1))
-    scores = layer(graph, "Mul", scores, known)
+    classes, known = class_of_number(graph, labels, numbers)
+    scores = layer(graph, "Where", known, scores, float32([0.0]))
     return Candidates(*(layer(graph, "Unsqueeze", tensor, int64(0)) for tensor in (boxes, scores, classes)))
 
 
@@ -181,7 +157,7 @@ def _outputs(graph: gs.Graph) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor]:
 
 FAMILY = Family(
     name="torchvision",
-    expects="one picture [3,H,W] or [1,3,H,W], outputs boxes [D,4], labels [D] and scores [D], NMS inside",
+    expects="one picture at a time, outputs boxes [D,4], labels [D] and scores [D], NMS inside",
     head=Head,
     num_anchors=lambda card: card.candidates,  # rows are padded to any number
     recognise=_recognise,

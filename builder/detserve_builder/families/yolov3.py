@@ -68,8 +68,8 @@ def _num_anchors(card: Card) -> int:
 
 
 def _recognise(checkpoint: Checkpoint) -> Draft | None:
-    if len(checkpoint.inputs) != 1:
-        return None
+    if len(checkpoint.inputs) != 1 or {"stride", "names"} <= checkpoint.metadata.keys():
+        return None  # of YOLOv5's export.py, whose raw maps decode otherwise
     image = checkpoint.inputs[0].shape
     shapes = [output.shape for output in checkpoint.outputs]
     if len(image) != 4 or not all(isinstance(size, int) for size in image[2:]):

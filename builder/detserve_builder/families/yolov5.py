@@ -1,7 +1,8 @@
 """YOLOv5 (Ultralytics 2020) and YOLOv7 (Wang et al. 2022, arXiv:2207.02696): three anchors a cell.
 
-Decoded, as exported: one output [N,A,5+C] with A three times the cells: cx, cy, w, h in network pixels,
-objectness and class scores, sigmoid already. Raw: per stride [N,3,h,w,5+C] or [N,3*(5+C),h,w], logits.
+Decoded, as exported (YOLOv7: with --grid): one output [N,A,5+C] with A three times the cells: cx, cy, w, h in
+network pixels, objectness and class scores, sigmoid already. Models for segmentation have M mask coefficients
+behind them and a second output [N,M,h,w]. Raw: per stride [N,3,h,w,5+C] or [N,3*(5+C),h,w], logits.
 Decode, models/yolo.py (Detect) of both: ``centre = (2 * sigmoid(t_xy) - .5 + cell) * stride``,
 ``size = (2 * sigmoid(t_wh))**2 * anchor``, ``score = objectness * class``.
 """
@@ -15,9 +16,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
+from detserve_builder.families import ultralytics
+from detserve_builder.families.columns import columns_of
+from detserve_builder.families.faces import has_landmark_columns
 from detserve_builder.families.family import Candidates, Draft, Family
+from detserve_builder.families.probing import gives_class_numbers
 from detserve_builder.families.reading import (
     channel_parts,
+    classes_beside,
     expect_anchors,
     expect_classes,
     image_wh,
@@ -40,12 +46,16 @@ _Anchors = Annotated[list[tuple[_Positive, _Positive]], Field(min_length=PER_CEL
 
 
 class Head(BaseModel):
-    """Strides, finest first; for raw maps also each stride's three anchors (width, height in pixels)."""
+    """Strides, finest first; for raw maps also each stride's three anchors (width, height in pixels).
+
+    ``columns_behind`` counts the mask coefficients behind the class scores.
+    """
 
     model_config = ConfigDict(extra="forbid")
     strides: Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)] = STRIDE_SETS[0]
     anchors_wh_px: list[_Anchors] | None = None
     sigmoid_in_graph: bool = False
+    columns_behind: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _one_list_per_stride(self) -> Head:
@@ -64,19 +74,36 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
         return None
     flat = [output for output in checkpoint.outputs if len(output.shape) == 3]
     maps = [output for output in checkpoint.outputs if len(output.shape) in (4, 5)]
-    if len(flat) == 1 and all(len(output.shape) == 5 for output in maps):
-        return _recognise_decoded(flat[0], wh)  # older exports give the raw maps too
+    if has_landmark_columns(checkpoint):
+        return None  # YOLOv5-face
+    if len(flat) == 1 and (len(maps) <= 1 or all(len(output.shape) == 5 for output in maps)):
+        return _recognise_decoded(checkpoint, flat[0], maps, wh)  # older exports give the raw maps too
     if flat or len(maps) not in (3, 4):
         return None
     return _recognise_raw(checkpoint, maps, wh)
 
 
-def _recognise_decoded(output: TensorInfo, wh: tuple[int, int]) -> Draft | None:
+def _recognise_decoded(
+    checkpoint: Checkpoint, output: TensorInfo, beside: list[TensorInfo], wh: tuple[int, int]
+) -> Draft | None:
     _, anchors, fields = output.shape
     strides = next((s for s in STRIDE_SETS if PER_CELL * num_cells(wh, s) == anchors), None)
     if strides is None or not isinstance(fields, int) or fields <= 5:
         return None
-    return _draft(wh, {"strides": strides}, fields - 5)
+    columns = columns_of(checkpoint, output, 2)
+    prototypes = [other for other in beside if len(other.shape) == 4]
+    behind = prototypes[0].shape[1] if prototypes else 0
+    if (
+        not isinstance(behind, int)
+        or fields - 5 - behind < 1
+        or gives_class_numbers(checkpoint, output, columns)
+    ):
+        return None
+    scores = columns[5 : fields - behind]
+    if any(column.is_sigmoid for column in scores) and not all(column.is_sigmoid for column in scores):
+        return None  # key points among the columns
+    head: dict[str, object] = {"strides": strides, **({"columns_behind": behind} if behind else {})}
+    return _draft(checkpoint, wh, head, fields - 5 - behind)
 
 
 def _recognise_raw(checkpoint: Checkpoint, maps: list[TensorInfo], wh: tuple[int, int]) -> Draft | None:
@@ -91,7 +118,9 @@ def _recognise_raw(checkpoint: Checkpoint, maps: list[TensorInfo], wh: tuple[int
     if rank == 4 and channel_parts(checkpoint, maps[0]):
         return None  # boxes and classes from two branches: an anchor-free head
     activated = last_op(checkpoint, maps[0]) == "Sigmoid"
-    return _draft(wh, {"strides": sorted(strides), "sigmoid_in_graph": activated}, fields.pop() - 5)
+    return _draft(
+        checkpoint, wh, {"strides": sorted(strides), "sigmoid_in_graph": activated}, fields.pop() - 5
+    )
 
 
 def _fields(output: TensorInfo) -> int:
@@ -102,14 +131,12 @@ def _fields(output: TensorInfo) -> int:
     return channels // PER_CELL if isinstance(channels, int) and channels % PER_CELL == 0 else 0
 
 
-def _draft(wh: tuple[int, int], head: dict[str, object], num_classes: int) -> Draft:
+def _draft(checkpoint: Checkpoint, wh: tuple[int, int], head: dict[str, object], num_classes: int) -> Draft:
+    known = {"stride", "names"} <= checkpoint.metadata.keys()  # what its export.py writes
     return Draft(
-        card_fields={
-            "input_wh": list(wh),
-            "preprocess": {"resize": "letterbox_center", "pad_value": 114, "color": "rgb", "scale": 1 / 255},
-            "head": head,
-        },
+        card_fields={"input_wh": list(wh), "preprocess": ultralytics.PREPROCESS, "head": head},
         num_classes=num_classes,
+        from_metadata=frozenset({"preprocess"} if known else ()),
     )
 
 
@@ -119,7 +146,8 @@ def _decode(graph: gs.Graph, card: Card) -> Candidates:
     flat = next((output for output in graph.outputs if len(output.shape) == 3), None)
     if flat is not None:
         expect_anchors("head.strides", str(head.strides), _num_anchors(card), flat, flat.shape[1])
-        expect_classes(card, flat, flat.shape[2] - 5)
+        box_columns = 5 + head.columns_behind
+        expect_classes(card, flat, classes_beside("head.columns_behind", box_columns, flat, flat.shape[2]))
         boxes = corners(graph, slice_last(graph, flat, 0, 2), slice_last(graph, flat, 2, 4))
         return Candidates(boxes, _scores(graph, flat, fields))
     if head.anchors_wh_px is None:

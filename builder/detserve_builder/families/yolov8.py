@@ -1,6 +1,8 @@
-"""YOLOv8, YOLO11 and YOLO12 (Ultralytics 2023-2025): anchor-free, distances as distributions, no objectness.
+"""YOLOv8 to YOLO26 (Ultralytics 2023-2026): anchor-free, no objectness; distances as distributions.
 
-Decoded, as exported: one output [N,4+C,A]: cx, cy, w, h in network pixels and C scores, sigmoid already.
+Decoded, as exported: one output [N,4+C,A] or [N,A,4+C]: cx, cy, w, h in network pixels and C scores, sigmoid
+already. Models of the task segment have M mask coefficients behind them and a second output [N,M,h,w], those
+of the task pose the key points: their boxes are served.
 Raw heads: per stride [N,4*reg_max+C,h,w]. Decode: a distance is the softmax expectation over reg_max bins
 (arXiv:2006.04388), ``x1y1 = (cell + .5 - left_top) * stride``,
 ``x2y2 = (cell + .5 + right_bottom) * stride``, ``score = sigmoid(class)``.
@@ -8,13 +10,18 @@ Raw heads: per stride [N,4*reg_max+C,h,w]. Decode: a distance is the softmax exp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from detserve_builder.checkpoint import Checkpoint
+from detserve_builder.errors import BuildError
+from detserve_builder.families import ultralytics
+from detserve_builder.families.columns import box_and_classes, columns_of
 from detserve_builder.families.family import Candidates, Draft, Family
+from detserve_builder.families.probing import BoxForm, box_form, probe_outputs
 from detserve_builder.families.reading import (
     channel_parts,
     classes_beside,
@@ -42,16 +49,31 @@ if TYPE_CHECKING:
 
 REG_MAX = 16
 STRIDE_SETS = ([8, 16, 32], [8, 16, 32, 64], [4, 8, 16, 32])  # the usual, P6 and P2 models
+RARE_STRIDE_SETS = (
+    [16, 32],
+    [4, 8, 16],
+    [8, 16],
+    [8],
+    [16],
+    [32],
+    [4, 8, 16, 32, 64],
+)  # YOLOv3-tiny, cut heads
 
 _Positive = Annotated[int, Field(gt=0)]
 
 
 class Head(BaseModel):
-    """Strides, finest first, and the bins of a distance's distribution (raw heads only)."""
+    """Strides, finest first, and the bins of a distance's distribution (raw heads only).
+
+    ``columns_behind`` counts the columns behind the class scores: mask coefficients or key points. ``boxes``
+    in network pixels are centre and size, or corners as other anchor-free heads join them.
+    """
 
     model_config = ConfigDict(extra="forbid")
     strides: Annotated[list[_Positive], Field(min_length=1)] = STRIDE_SETS[0]
     reg_max: _Positive = REG_MAX
+    columns_behind: Annotated[int, Field(ge=0)] = 0
+    boxes: Literal["cxcywh", "xyxy"] = "cxcywh"
 
 
 def _num_anchors(card: Card) -> int:
@@ -62,19 +84,58 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     wh = image_wh(checkpoint)
     if wh is None or len(checkpoint.inputs) != 1:
         return None
-    if len(checkpoint.outputs) == 1 and len(checkpoint.outputs[0].shape) == 3:
+    ultralytics.refuse_other_tasks(checkpoint)
+    ranks = sorted(len(output.shape) for output in checkpoint.outputs)
+    if ranks in ([3], [3, 4]):
         return _recognise_decoded(checkpoint, wh)
-    if len(checkpoint.outputs) in (3, 4) and all(len(out.shape) == 4 for out in checkpoint.outputs):
+    if ranks in ([4] * 3, [4] * 4):
         return _recognise_raw(checkpoint, wh)
     return None
 
 
 def _recognise_decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
-    _, fields, anchors = checkpoint.outputs[0].shape
-    strides = next((strides for strides in STRIDE_SETS if num_cells(wh, strides) == anchors), None)
-    if strides is None or not isinstance(fields, int) or fields <= 4:
-        return None
-    return _draft(wh, {"strides": strides}, fields - 4)
+    output = next(output for output in checkpoint.outputs if len(output.shape) == 3)
+    prototypes = [output for output in checkpoint.outputs if len(output.shape) == 4]
+    for axis in (1, 2):
+        fields, anchors = output.shape[axis], output.shape[3 - axis]
+        if not isinstance(fields, int) or fields <= 4:
+            continue
+        columns = columns_of(checkpoint, output, axis)
+        found = box_and_classes(columns)
+        known = found is not None and (
+            axis == 1 or len({column.tensor for column in columns[4 : 4 + found[0]]}) == 1
+        )
+        sets = (*STRIDE_SETS, *RARE_STRIDE_SETS) if known else STRIDE_SETS
+        strides = next((strides for strides in sets if num_cells(wh, strides) == anchors), None)
+        if strides is None or (axis == 2 and not known):
+            continue
+        classes, behind = ultralytics.classes_and_behind(
+            checkpoint, fields - 4, found if known else None, prototypes
+        )
+        head: dict[str, object] = {"strides": strides, **({"columns_behind": behind} if behind else {})}
+        draft = _draft(checkpoint, wh, head, classes)
+        if ultralytics.is_export(checkpoint):
+            return draft
+        rows = probe_outputs(checkpoint).get(output.name)
+        form = None
+        if rows is not None:
+            form = box_form(rows[0] if axis == 2 else rows[0].T, wh, strides)
+        return _with_form(checkpoint, draft, form)
+    return None
+
+
+def _with_form(checkpoint: Checkpoint, draft: Draft, form: BoxForm | None) -> Draft:
+    """``draft`` with what the boxes are; raises BuildError for shares."""
+    if form is BoxForm.SHARES:
+        raise BuildError(
+            f"{checkpoint.path}: its boxes are shares of the input, where YOLOv8 has network pixels; "
+            'describe it in a card of the family generic, with "units": "normalised"'
+        )
+    if form is None:
+        return replace(draft, guesses={"head.boxes": "xyxy"})
+    return replace(
+        draft, card_fields={**draft.card_fields, "head": {**draft.card_fields["head"], "boxes": form.value}}
+    )
 
 
 def _recognise_raw(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
@@ -89,29 +150,34 @@ def _recognise_raw(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
     if box_channels % 4 or channels <= box_channels:
         return None
     head = {"strides": sorted(strides), "reg_max": box_channels // 4}
-    return _draft(wh, head, channels - box_channels)
+    return _draft(checkpoint, wh, head, channels - box_channels)
 
 
-def _draft(wh: tuple[int, int], head: dict[str, object], num_classes: int) -> Draft:
+def _draft(checkpoint: Checkpoint, wh: tuple[int, int], head: dict[str, object], num_classes: int) -> Draft:
     return Draft(
-        card_fields={
-            "input_wh": list(wh),
-            "preprocess": {"resize": "letterbox_center", "pad_value": 114, "color": "rgb", "scale": 1 / 255},
-            "head": head,
-        },
+        card_fields={"input_wh": list(wh), "preprocess": ultralytics.PREPROCESS, "head": head},
         num_classes=num_classes,
+        from_metadata=frozenset({"preprocess"} if ultralytics.is_export(checkpoint) else ()),
     )
 
 
 def _decode(graph: gs.Graph, card: Card) -> Candidates:
     head = Head.model_validate(card.head)
-    if len(graph.outputs) > 1:
+    output = next((output for output in graph.outputs if len(output.shape) == 3), None)
+    if output is None:
         return _decode_raw(graph, card, head)
-    output, anchors = graph.outputs[0], num_cells(card.input_wh, head.strides)
-    expect_anchors("head.strides", str(head.strides), anchors, output, output.shape[2])
-    expect_classes(card, output, output.shape[1] - 4)
-    rows = layer(graph, "Transpose", output, perm=[0, 2, 1])
-    boxes = corners(graph, slice_last(graph, rows, 0, 2), slice_last(graph, rows, 2, 4))
+    anchors = num_cells(card.input_wh, head.strides)
+    anchors_last = output.shape[1] != anchors
+    expect_anchors("head.strides", str(head.strides), anchors, output, output.shape[2 if anchors_last else 1])
+    box_columns = 4 + head.columns_behind
+    columns = classes_beside(
+        "head.columns_behind", box_columns, output, output.shape[1 if anchors_last else 2]
+    )
+    expect_classes(card, output, columns)
+    rows = layer(graph, "Transpose", output, perm=[0, 2, 1]) if anchors_last else output
+    boxes = slice_last(graph, rows, 0, 4)
+    if head.boxes == "cxcywh":
+        boxes = corners(graph, slice_last(graph, boxes, 0, 2), slice_last(graph, boxes, 2, 4))
     return Candidates(boxes, slice_last(graph, rows, 4, 4 + len(card.labels)))
 
 
@@ -142,7 +208,7 @@ def _decode_raw(graph: gs.Graph, card: Card, head: Head) -> Candidates:
 
 FAMILY = Family(
     name="yolov8",
-    expects="one output [N,4+C,A] with A the cells of all strides, or three or four [N,64+C,h,w]",
+    expects="an output [N,4+C,A] or [N,A,4+C] with A the cells of all strides, or three or four [N,64+C,h,w]",
     head=Head,
     num_anchors=_num_anchors,
     recognise=_recognise,

@@ -47,8 +47,12 @@ def postprocess(
     Takes boxes [K,4] in network pixels, scores [K] descending, classes [K] (negative: padding) and the
     geometry of the preprocess step. Returns num_detections int32 [1], boxes float32 [rows,4], scores
     float32 [rows] and classes int32 [rows].
+
+    Rows that are no box are dropped first: those with a number that is not finite, and those whose right or
+    lower edge does not lie beyond the other. Heads without distributions give such.
     """
-    candidates = np.flatnonzero((scores >= score_threshold) & (classes >= 0))
+    is_box = np.isfinite(boxes).all(1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    candidates = np.flatnonzero((scores >= score_threshold) & (scores < np.inf) & (classes >= 0) & is_box)
     kept = candidates[nms(boxes[candidates], scores[candidates], classes[candidates], iou_threshold)]
     kept = kept[: min(max_detections, rows)]
     num = len(kept)

@@ -174,6 +174,8 @@ def test_a_known_second_input_is_fed_and_an_unknown_one_named(tmp_path) -> None:
     np.testing.assert_allclose(fed["scores"], detections(tmp_path / "net.onnx")["scores"], rtol=1e-5)
     with pytest.raises(BuildError, match=r"the input prompt FLOAT \[1,2\] beside the picture is not known"):
         load_checkpoint(str(edited(tmp_path / "net.onnx", second("prompt"))))
+    with pytest.raises(BuildError, match=r"input_ids FLOAT \[1,2\] is a text that the detector looks for"):
+        load_checkpoint(str(edited(tmp_path / "net.onnx", second("input_ids"))))
 
 
 @pytest.mark.parametrize(

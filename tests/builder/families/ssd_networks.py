@@ -26,12 +26,13 @@ def save_ssd(
     head_op: str = "Conv",
     batch: int | str = "batch",
     seed: int = 0,
+    bias: float | tuple[float, ...] = 0.0,
 ) -> Path:
     """Write a network with outputs [batch,A,4] and [batch,A,columns], A = 20 * per_cell, random weights.
 
     ``activation`` "Softmax" or "Sigmoid" ends the scores. ``priors`` are initialisers that no node reads,
     unless ``decoded``: then "centers" and "sizes" [A,2] decode the boxes with variances .1 and .2.
-    ``head_op`` "MatMul" predicts with a matrix product, as transformers do.
+    ``head_op`` "MatMul" predicts with a matrix product, as transformers do. ``bias`` shifts activated scores.
     """
     rng = np.random.default_rng(seed)
     weights: dict[str, np.ndarray] = dict(priors or {})
@@ -63,7 +64,9 @@ def save_ssd(
         nodes.append(helper.make_node("Concat", [f"{name}_{s}_out" for s in MAP_SIDES], [raw], axis=1))
     if activation:
         attrs = {"axis": 2} if activation == "Softmax" else {}
-        nodes.append(helper.make_node(activation, [f"{names[1]}_raw"], [names[1]], **attrs))
+        weights["score_bias"] = np.broadcast_to(np.float32(bias), columns)
+        nodes.append(helper.make_node("Add", [f"{names[1]}_raw", "score_bias"], ["shifted"]))
+        nodes.append(helper.make_node(activation, ["shifted"], [names[1]], **attrs))
     if decoded:
         nodes += _decode(names[0], weights)
     graph = helper.make_graph(

@@ -95,6 +95,120 @@ def test_every_description(
     )
 
 
+STEPS = (16, 32)
+
+
+def priors(per_cell: int, offset: float, sizes) -> list[tuple[float, float, float, float]]:
+    return [
+        ((column + offset) * step, (row + offset) * step, *sizes[step][box])
+        for step in STEPS
+        for row in range(SIDE_PX // step)
+        for column in range(SIDE_PX // step)
+        for box in range(per_cell)
+    ]
+
+
+AGAINST_PRIORS = {
+    "center_size": lambda x, y, w, h, a, b, c, d: (
+        x + a * w - w * np.exp(c) / 2,
+        y + b * h - h * np.exp(d) / 2,
+        x + a * w + w * np.exp(c) / 2,
+        y + b * h + h * np.exp(d) / 2,
+    ),
+    "center_size_linear": lambda x, y, w, h, a, b, c, d: (
+        x + a * w - c * w / 2,
+        y + b * h - d * h / 2,
+        x + a * w + c * w / 2,
+        y + b * h + d * h / 2,
+    ),
+    "distances": lambda x, y, w, h, a, b, c, d: (x - a * w, y - b * h, x + c * w, y + d * h),
+}
+
+
+def rows_of(outputs, kind: str, layout: str, per_cell: int):
+    """The rows of all strides as the layout has them: cell by cell, in it box by box."""
+    parts = []
+    for step in STEPS:
+        part = outputs[f"{kind}_{step}"]
+        if layout == "maps":
+            part = np.stack(np.split(part, per_cell))
+            part = part.reshape(*part.shape[:2], -1).transpose(2, 0, 1).reshape(-1, part.shape[1])
+        parts.append(part.T if layout == "channels first" else part)
+    return np.concatenate(parts)
+
+
+def shape_of(columns: int, step: int, layout: str, per_cell: int) -> list[int]:
+    side = SIDE_PX // step
+    if layout == "maps":
+        return [per_cell * columns, side, side]
+    rows = per_cell * side * side
+    return [columns, rows] if layout == "channels first" else [rows, columns]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    coding=st.sampled_from(sorted(AGAINST_PRIORS)),
+    layout=st.sampled_from(["rows", "channels first", "maps"]),
+    per_cell=st.integers(1, 2),
+    offset=st.sampled_from([0, 0.5]),
+    variance=st.sampled_from([1.0, 0.1]),
+    activation=st.sampled_from(["sigmoid", "softmax"]),
+    objectness=st.booleans(),
+    score_of=st.sampled_from(["product", "square_root_of_product"]),
+)
+def test_every_description_of_several_outputs(
+    tmp_path_factory, seed, coding, layout, per_cell, offset, variance, activation, objectness, score_of
+) -> None:
+    """Boxes have two landmark columns behind; objectness, where there is one, has outputs of its own."""
+    sizes = {step: [(step, step / 2), (step / 2, step)][:per_cell] for step in STEPS}
+    kinds = {"box": 6, "score": 3, **({"object": 1} if objectness else {})}
+    names = {kind: [f"{kind}_{step}" for step in STEPS] for kind in kinds}
+    head = {
+        "anchors": per_cell * sum((SIDE_PX // step) ** 2 for step in STEPS),
+        "boxes": names["box"],
+        "boxes_columns": [0, 4],
+        "scores": names["score"],
+        "objectness": names.get("object"),
+        "channels_first": layout == "channels first",
+        "box_coding": coding,
+        "prior_grid": {
+            "maps": [
+                {"step_px": step, "cell_offset": offset, "sizes_wh_px": boxes}
+                for step, boxes in sizes.items()
+            ]
+        },
+        "variances": [variance] * 4,
+        "activation": activation,
+        "score_of": score_of if objectness else "product",
+    }
+
+    def formula(outputs):
+        rows = {kind: rows_of(outputs, kind, layout, per_cell) for kind in kinds}
+        pairs = zip(priors(per_cell, offset, sizes), variance * rows["box"][:, :4], strict=True)
+        boxes = [AGAINST_PRIORS[coding](*prior, *numbers) for prior, numbers in pairs]
+        scores = ACTIVATIONS[activation](rows["score"])
+        if objectness:
+            scores = scores * sigmoid(rows["object"])
+            scores = np.sqrt(scores) if score_of == "square_root_of_product" else scores
+        return np.array(boxes), scores
+
+    assert_decodes(
+        tmp_path_factory.mktemp("net"),
+        {
+            name: shape_of(kinds[kind], step, layout, per_cell)
+            for kind, of_kind in names.items()
+            for step, name in zip(STEPS, of_kind, strict=True)
+        },
+        formula,
+        family="generic",
+        named=True,
+        card={"head": head, "labels": ["a", "b", "c"], "preprocess": {"resize": "stretch"}},
+        batch=2,
+        seed=seed,
+    )
+
+
 GOOD = {
     "anchors": ANCHORS,
     "boxes": "box",
@@ -103,6 +217,9 @@ GOOD = {
     "units": "pixels",
     "activation": "none",
 }
+
+
+GRID = {"maps": [{"step_px": 16, "sizes_wh_px": [[16, 16]]}]}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +233,20 @@ GOOD = {
         ({"background_column": 0}, "labels: got 5, but the graph's output score has 4 classes"),
         ({"units": "metres"}, "head.units: input should be 'pixels' or 'normalised'"),
         ({"activation": None}, "head.activation: input should be"),
+        ({"units": None}, "head: box_coding xyxy needs units"),
+        ({"box_coding": "distances", "units": None}, "head: box_coding distances needs prior_grid"),
+        ({"box_coding": "distances", "prior_grid": GRID}, "head: box_coding distances takes no units"),
+        (
+            {"box_coding": "distances", "prior_grid": GRID, "units": None},
+            "head.prior_grid: describes 16 priors, but the graph has 17 anchors",
+        ),
+        ({"score_of": "square_root_of_product"}, "head: score_of square_root_of_product needs objectness"),
+        ({"scores": ["score", "box"]}, "head.scores: score, box have 4 and 5 columns"),
+        (
+            {"boxes": ["box", "box"]},
+            "head.anchors: 17 gives 17 anchors, but the graph's output box and box has 34",
+        ),
+        ({"objectness": "object"}, "head.objectness: got 'object', but the graph's outputs are box, score"),
         ({"channels_first": True}, "head.anchors: 17 gives 17 anchors, but the graph's output box has 4"),
     ],
 )

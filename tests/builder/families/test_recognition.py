@@ -38,6 +38,7 @@ class Case:
     said: dict[str, Any] = field(default_factory=dict)
     head: dict[str, Any] = field(default_factory=dict)
     num_labels: int = 3
+    suppressed: bool = False  # of a family that otherwise needs no suppression
 
 
 def maps(channels: int) -> dict[str, list[int]]:
@@ -132,6 +133,41 @@ def fastestdet() -> Tail:
     return tail
 
 
+def behind_classes(columns: int, *, first: bool = False) -> Tail:
+    """YOLOv8's boxes and sigmoids with other columns behind; ``first`` says that anchors come first."""
+    tail = Tail()
+    score = tail.node("Sigmoid", ["class"], "score")
+    joined = tail.node("Concat", ["box", score, "others"], "joined", axis=1)
+    if first:
+        tail.output(tail.node("Transpose", [joined], "turned", perm=[0, 2, 1]), [84, 7 + columns])
+    else:
+        tail.output(joined, [7 + columns, 84])
+    return tail
+
+
+def deepstream() -> Tail:
+    tail = Tail()
+    number = tail.node("ArgMax", ["class"], "number", axis=2, keepdims=1)
+    parts = ["box", "best", tail.node("Cast", [number], "label", to=TensorProto.FLOAT)]
+    tail.output(tail.node("Concat", parts, "output", axis=2), [84, 6])
+    return tail
+
+
+def faces(per_cell: int, **columns: int) -> dict[str, list[int]]:
+    return {
+        f"{name}_{stride}": [per_cell * side * side, count]
+        for name, count in columns.items()
+        for stride, side in SIDES.items()
+    }
+
+
+def landmarks_between() -> Tail:
+    """YOLOv5-face: box, objectness, landmarks, class."""
+    tail = Tail()
+    tail.output(tail.node("Concat", ["box", "object", "landmarks", "class"], "output", axis=2), [252, 16])
+    return tail
+
+
 P6, P2 = [8, 16, 32, 64], [4, 8, 16, 32]
 USUAL = [8, 16, 32]
 CASES = {
@@ -152,6 +188,25 @@ CASES = {
     "YOLOv8 raw": Case(
         "yolov8", pairs(box=64, **{"class": 3}), joined_pairs("box", "class", 67), head={"reg_max": 16}
     ),
+    "YOLOv8 pose": Case(
+        "yolov8",
+        {"box": [4, 84], "class": [3, 84], "others": [6, 84]},
+        behind_classes(6),
+        head={"columns_behind": 6},
+    ),
+    "YOLOv8 pose, anchors first": Case(
+        "yolov8",
+        {"box": [4, 84], "class": [3, 84], "others": [6, 84]},
+        behind_classes(6, first=True),
+        head={"columns_behind": 6},
+    ),
+    "DeepStream": Case(
+        "end_to_end",
+        {"box": [84, 4], "best": [84, 1], "class": [84, 3]},
+        deepstream(),
+        head={"detections": 84},
+        suppressed=True,
+    ),
     "end-to-end": Case("end_to_end", {"output0": [30, 6]}, said=LABELS, head={"detections": 30}),
     "YOLOv10": Case(
         "end_to_end", {"all_scores": [252], "box": [20, 4]}, top_k_of_yolov10(), head={"detections": 20}
@@ -162,6 +217,27 @@ CASES = {
     "NanoDet": Case("nanodet", pairs(cls=3, dis=32), head={"strides": USUAL, "cell_offset": 0.5}),
     "NanoDet, three levels joined": Case(
         "nanodet", pairs(box=32, **{"class": 3}), three_levels_of_nanodet(), head={"cell_offset": 0.5}
+    ),
+    "YOLOv5 of 11 classes": Case("yolov5", {"output": [252, 16]}, num_labels=11),
+    "YOLOv5-face": Case(
+        "yolov5_face",
+        {"box": [252, 4], "object": [252, 1], "landmarks": [252, 10], "class": [252, 1]},
+        landmarks_between(),
+        head={"objectness_column": 4, "scores_columns": [15, 16]},
+        num_labels=1,
+    ),
+    "YuNet": Case(
+        "yunet",
+        faces(1, cls=1, obj=1, bbox=4, kps=10),
+        head={"objectness": ["obj_8", "obj_16", "obj_32"], "activation": "sigmoid"},
+        num_labels=1,
+    ),
+    "SCRFD": Case("scrfd", faces(2, score=1, bbox=4, kps=10), head={"anchors": 168}, num_labels=1),
+    "RetinaFace": Case(
+        "retinaface",
+        {"loc": [168, 4], "conf": [168, 2], "landms": [168, 10]},
+        head={"boxes": "loc", "background_column": 0},
+        num_labels=1,
     ),
     "FastestDet": Case(
         "fastestdet", {"object": [1, 4, 4], "rest": [7, 4, 4]}, fastestdet(), head={"stride": 16}
@@ -189,7 +265,7 @@ CASES = {
         {"labels_raw": [20], "boxes_raw": [20, 4], "scores": [20]},
         own_export_of_rtdetr(),
         said=LABELS,
-        head={"queries": 20},
+        head={"queries": 20, "scores": "decoded"},
     ),
 }
 
@@ -202,7 +278,7 @@ def test_the_graph_names_the_family(tmp_path, case: Case) -> None:
     assert card.family == case.family
     assert {name: card.head[name] for name in case.head} == case.head
     assert len(card.labels) == case.num_labels
-    assert card.thresholds.iou == (1.0 if case.family in ("end_to_end", "detr") else card.thresholds.iou)
+    assert (card.thresholds.iou == 1.0) == (case.family in ("end_to_end", "detr") and not case.suppressed)
     shown = CliRunner().invoke(app, [str(network), "--card", str(tmp_path / "said.json")])
     assert shown.exception is None
     assert case.family in shown.stdout
@@ -244,7 +320,6 @@ def test_what_is_none_of_these(tmp_path, heads) -> None:
     ("heads", "tail", "said", "words"),
     [
         (maps(24), None, {"family": "yolov5"}, "head.anchors_wh_px: missing"),
-        ({"out": [20, 5], "box": [20, 4]}, activated("box", [20, 4], out=[20, 5]), {}, "head.scores: field"),
         ({"output0": [30, 6]}, None, {}, "labels: list should have at least 1 item"),
         ({"output0": [30, 6]}, None, {"head": {"detections": 31}, **LABELS}, "output0 has 30"),
         ({"output0": [7, 84]}, None, {"head": {"strides": [8, 16]}}, "gives 80 anchors"),
@@ -308,6 +383,14 @@ def test_labels_are_read_off_the_metadata(tmp_path, names, labels) -> None:
     model.metadata_props.add(key="names", value=names)
     onnx.save(model, network)
     assert infer_card(load_checkpoint(str(network))).labels == labels
+
+
+def test_labels_that_rapidai_wrote(tmp_path) -> None:
+    network, _ = save_network(tmp_path, {"output0": [7, 84]})
+    model = onnx.load(network)
+    model.metadata_props.add(key="character", value="text\ntitle\nfigure")
+    onnx.save(model, network)
+    assert infer_card(load_checkpoint(str(network))).labels == ["text", "title", "figure"]
 
 
 @needs_shared

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
-from detserve_builder.infer_card import infer_card
+from detserve_builder.infer_card import infer_card, read_card
 from detserve_builder.prepare import prepare
 from detserve_client import CardError
 from tests.builder.families.ssd_networks import MAP_SIDES, save_ssd
@@ -187,6 +187,32 @@ def test_the_draft_says_what_the_graph_tells(tmp_path) -> None:
         },
     }
     assert card.labels == ["class_0", "class_1", "class_2"]
+
+
+NO_BACKGROUND = "0 to 3, where column 0 is no background"
+
+
+@pytest.mark.parametrize(
+    ("activation", "bias", "columns", "else_"),
+    [
+        ("Sigmoid", -20.0, [0, 1, 2, 3], "1 to 3, where column 0 is the background"),
+        ("Sigmoid", (20.0, -20.0, -20.0, -20.0), [1, 2, 3], NO_BACKGROUND),
+        ("Sigmoid", 0.0, [1, 2, 3], NO_BACKGROUND),
+        ("Softmax", 0.0, [1, 2, 3], None),
+        ("", 0.0, [1, 2, 3], NO_BACKGROUND),
+    ],
+    ids=["classes alone", "background in column 0", "untrained", "softmax", "not activated"],
+)
+def test_a_background_column_where_there_is_one(tmp_path, activation, bias, columns, else_) -> None:
+    """Sigmoids that all but never answer know no background."""
+    _, checkpoint = read(
+        tmp_path,
+        {"activation": activation, "bias": bias},
+        {"head": {"prior_grid": GRID, "activation": "none"}},
+    )
+    inferred = read_card(checkpoint)
+    assert inferred.card.head["class_columns"] == columns
+    assert inferred.guesses.get("head.class_columns") == else_
 
 
 def test_91_columns_are_cocos_category_ids(tmp_path) -> None:

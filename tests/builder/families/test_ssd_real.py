@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
@@ -16,10 +17,12 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.commands.inspect import app
 from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import prepare
-from tests.shared_data import SINGLE, needs_shared
-from tests.ssd_checkpoints import save_ssd_checkpoints
+from tests.shared_data import SHARED, SINGLE, needs_shared
+from tests.ssd_checkpoints import FACE_PRIORS, SSD, save_ssd_checkpoints
 
 pytestmark = needs_shared
+RAW_RFB = SSD / "ultraface-RFB-320_raw-loc.onnx"
+RAW_SLIM = SHARED / "models/todays/trained/ultraface-slim-320_raw.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +40,23 @@ def test_inspect_needs_the_graph_alone(checkpoints, name) -> None:
     assert len(card["labels"]) == (1 if name == "ultraface" else 80)
 
 
-def test_inspect_names_the_family_where_priors_are_missing(checkpoints) -> None:
-    result = CliRunner().invoke(app, [str(checkpoints["ultraface_raw"][0])])
+def test_inspect_names_the_family_where_priors_are_missing(checkpoints, tmp_path) -> None:
+    model = onnx.load(checkpoints["ssd_mobilenet_raw"][0])
+    anchors = [tensor for tensor in model.graph.initializer if tensor.name.startswith("anchors_")]
+    for tensor in anchors:
+        model.graph.initializer.remove(tensor)
+    onnx.save(model, tmp_path / "without.onnx")
+    result = CliRunner().invoke(app, [str(tmp_path / "without.onnx")])
     assert "│ family │ ssd " in result.stdout
     assert "needs prior_grid or prior_tensors" in str(result.exception)
+
+
+@pytest.mark.parametrize("path", [RAW_RFB, RAW_SLIM], ids=lambda path: path.stem)
+def test_ultraface_brings_its_priors(path) -> None:
+    card = infer_card(load_checkpoint(str(path)))
+    assert card.labels == ["face"]
+    assert (card.preprocess.mean, card.preprocess.std) == ((127,) * 3, (128,) * 3)
+    assert card.head["prior_grid"] == FACE_PRIORS
 
 
 @pytest.mark.parametrize("name", ["ssd_mobilenet", "ultraface"])

@@ -1,4 +1,4 @@
-"""YOLOv5's decoded output and raw maps."""
+"""YOLOv5's decoded output, with masks behind, and raw maps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builder.families.harness import Tail, assert_decodes
+from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.infer_card import families_that_fit
+from tests.builder.families.harness import Tail, assert_decodes, save_network
 from tests.builder.test_decoders import sigmoid
 from tests.builder.tiny_networks import SIDE_PX
 
@@ -98,3 +100,37 @@ def test_raw_with_the_sigmoid_in_the_graph(tmp_path_factory, seed) -> None:
         seed=seed,
         tail=with_sigmoid(),
     )
+
+
+def with_masks() -> Tail:
+    """YOLOv5's segment/export: scores after a sigmoid, then mask coefficients; prototypes beside."""
+    tail = Tail()
+    scores = tail.node("Sigmoid", ["score"], "activated")
+    joined = tail.node("Concat", ["box", scores, "mask"], "output0", axis=2)
+    tail.output(joined, [252, FIELDS + 5])
+    tail.output("prototypes", [5, 16, 16])
+    return tail
+
+
+def with_masks_formula(heads):
+    scores = sigmoid(heads["score"])
+    return decoded_formula({"output": np.concatenate([heads["box"], scores], 1)})
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_masks_are_no_classes(tmp_path_factory, seed) -> None:
+    heads = {"box": [252, 4], "score": [252, 1 + NUM_CLASSES], "mask": [252, 5], "prototypes": [5, 16, 16]}
+    folder = tmp_path_factory.mktemp("net")
+    assert_decodes(folder, heads, with_masks_formula, family="yolov5", batch=2, seed=seed, tail=with_masks())
+
+
+def test_key_points_before_the_classes_are_not_read_as_classes(tmp_path) -> None:
+    """YOLOv5-face: x, y, w, h, objectness, ten coordinates of landmarks, class."""
+    tail = Tail()
+    parts = [tail.node("Sigmoid", [name], f"{name}_score") for name in ("object", "class")]
+    tail.output(tail.node("Concat", ["box", parts[0], "marks", parts[1]], "output0", axis=2), [252, 16])
+    heads = {"box": [252, 4], "object": [252, 1], "marks": [252, 10], "class": [252, 1]}
+    path, _ = save_network(tmp_path, heads, tail)
+    fitting = families_that_fit(load_checkpoint(str(path)))
+    assert "yolov5" not in [family.name for family, _ in fitting]

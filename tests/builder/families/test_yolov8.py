@@ -1,13 +1,20 @@
-"""YOLOv8's decoded output and raw heads."""
+"""YOLOv8's decoded output and raw heads, with and without what segment and pose models put behind."""
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builder.families.harness import Tail, assert_decodes
+from detserve_builder.card_sources import Source
+from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.errors import BuildError
+from detserve_builder.infer_card import infer_card, read_card
+from tests.builder.families.harness import Tail, assert_decodes, save_network
 from tests.builder.test_decoders import sigmoid
 from tests.builder.tiny_networks import SIDE_PX
 
@@ -83,4 +90,158 @@ def test_raw_heads(tmp_path_factory, reg_max, batch, seed) -> None:
         batch=batch,
         seed=seed,
         tail=joined(reg_max),
+    )
+
+
+SPLIT = {"box": [4, 84], "class": [NUM_CLASSES, 84]}
+
+
+def behind(columns: int, *, masks: bool = False, anchors_first: bool = False) -> Tail:
+    """Boxes, sigmoids of the classes and ``columns`` others, as the published heads join them."""
+    tail = Tail()
+    parts = ["box", tail.node("Sigmoid", ["class"], "score"), *(["others"] if columns else [])]
+    joined = tail.node("Concat", parts, "output0", axis=1)
+    shape = [4 + NUM_CLASSES + columns, 84]
+    if anchors_first:
+        joined, shape = tail.node("Transpose", [joined], "turned", perm=[0, 2, 1]), shape[::-1]
+    tail.output(joined, shape)
+    if masks:
+        tail.output("prototypes", [columns, 16, 16])
+    return tail
+
+
+def heads_with(columns: int, *, masks: bool = False) -> dict[str, list[int]]:
+    others = {"others": [columns, 84]} if columns else {}
+    return {**SPLIT, **others, **({"prototypes": [columns, 16, 16]} if masks else {})}
+
+
+def split_formula(heads):
+    cx, cy, w, h = heads["box"]
+    boxes = np.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], 1)
+    return boxes, sigmoid(heads["class"]).T
+
+
+BEHIND = {
+    "nothing": (heads_with(0), behind(0)),
+    "anchors first": (heads_with(0), behind(0, anchors_first=True)),
+    "masks": (heads_with(5, masks=True), behind(5, masks=True)),
+    "key points": (heads_with(51), behind(51)),
+    "key points without visibility": (heads_with(8), behind(8, anchors_first=True)),
+}
+
+
+@pytest.mark.parametrize(("heads", "tail"), BEHIND.values(), ids=BEHIND)
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_what_lies_behind_the_classes_is_no_class(tmp_path_factory, heads, tail, seed) -> None:
+    folder = tmp_path_factory.mktemp("net")
+    assert_decodes(folder, heads, split_formula, family="yolov8", batch=2, seed=seed, tail=tail)
+
+
+def described(path, **metadata):
+    """The network with Ultralytics' metadata."""
+    model = onnx.load(path)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, path)
+    return load_checkpoint(str(path))
+
+
+NAMES = "{0: 'bolt', 1: 'nut', 2: 'washer'}"
+
+
+def test_metadata_tells_where_the_graph_does_not(tmp_path) -> None:
+    path, _ = save_network(tmp_path, {"output0": [4 + NUM_CLASSES + 6, 84]})
+    checkpoint = described(path, task="pose", kpt_shape="[3, 2]", names=NAMES, stride="32")
+    read = read_card(checkpoint)
+    assert read.card.head["columns_behind"] == 6
+    assert read.card.labels == ["bolt", "nut", "washer"]
+    fields = [name for name in read.sources if name.startswith("preprocess.")]
+    assert fields
+    assert {read.sources[name] for name in fields} == {Source.METADATA}
+
+
+def test_without_metadata_the_preprocessing_is_a_guess(tmp_path) -> None:
+    path, _ = save_network(tmp_path, heads_with(0), behind(0))
+    assert read_card(load_checkpoint(str(path))).sources["preprocess.resize"] is Source.GUESS
+
+
+@pytest.mark.parametrize(
+    ("columns", "masks", "metadata", "words"),
+    [
+        (1, False, {}, "obb: the column behind the classes is the angle"),
+        (1, False, {"task": "obb", "names": NAMES}, "Ultralytics obb: a network for rotated boxes"),
+        (0, False, {"task": "classify", "names": NAMES}, "Ultralytics classify: a network for one class"),
+        (0, False, {"task": "depth", "names": NAMES}, "Ultralytics depth: a network for the task 'depth'"),
+        (5, False, {}, "3 of class scores and 5 others"),
+        (6, False, {"task": "pose", "kpt_shape": "[17, 3]", "names": NAMES}, "other outputs 51 are mask"),
+        (6, False, {"task": "detect", "names": NAMES}, "other outputs 0 are mask"),
+    ],
+)
+def test_what_is_no_upright_box_is_refused_by_name(tmp_path, columns, masks, metadata, words) -> None:
+    path, _ = save_network(tmp_path, heads_with(columns, masks=masks), behind(columns, masks=masks))
+    with pytest.raises(BuildError, match="upright boxes|family generic") as caught:
+        infer_card(described(path, **metadata))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_card_of_the_generic_family_reads_what_is_refused(tmp_path) -> None:
+    path, _ = save_network(tmp_path, heads_with(1), behind(1))
+    head = {
+        **{"anchors": 84, "boxes": "output0", "scores": "output0", "channels_first": True},
+        **{"boxes_columns": [0, 4], "scores_columns": [4, 7], "box_coding": "cxcywh", "units": "pixels"},
+        "activation": "none",
+    }
+    card = {"family": "generic", "preprocess": {"resize": "stretch"}, "head": head, **LABELS}
+    (tmp_path / "said.json").write_text(json.dumps(card))
+    checkpoint = described(path, task="obb", names=NAMES)
+    assert infer_card(checkpoint, said=tmp_path / "said.json").family == "generic"
+
+
+def placed(form: str, *, unit: float = 1.0) -> Tail:
+    """Boxes around their cells, as cx, cy, w, h or as corners, and classes."""
+    tail = Tail()
+    grids = [
+        ((x + 0.5) * stride, (y + 0.5) * stride)
+        for stride in STRIDES
+        for y in range(SIDE_PX // stride)
+        for x in range(SIDE_PX // stride)
+    ]
+    centers = np.array(grids, np.float32).T[None] * unit
+    sizes = np.full_like(centers, 4 * unit)
+    base = [centers, sizes] if form == "cxcywh" else [centers - sizes, centers + sizes]
+    moved = tail.node("Mul", ["box", tail.constant("little", np.float32(0.01 * unit))], "moved")
+    box = tail.node("Add", [moved, tail.constant("base", np.concatenate(base, 1))], "placed_box")
+    score = tail.node("Sigmoid", ["class"], "score")
+    tail.output(tail.node("Concat", [box, score], "output0", axis=1), [4 + NUM_CLASSES, 84])
+    return tail
+
+
+@pytest.mark.parametrize("form", ["cxcywh", "xyxy"])
+def test_values_tell_corners_from_centres(tmp_path, form) -> None:
+    path, _ = save_network(tmp_path, SPLIT, placed(form))
+    read = read_card(load_checkpoint(str(path)))
+    assert read.card.head["boxes"] == form
+    assert read.sources["head.boxes"] is Source.GRAPH
+
+
+def test_boxes_in_shares_are_refused(tmp_path) -> None:
+    path, _ = save_network(tmp_path, SPLIT, placed("cxcywh", unit=1 / SIDE_PX))
+    with pytest.raises(BuildError, match="its boxes are shares of the input"):
+        infer_card(load_checkpoint(str(path)))
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_corners(tmp_path_factory, seed) -> None:
+    folder, card = tmp_path_factory.mktemp("net"), {"head": {"boxes": "xyxy"}}
+    assert_decodes(
+        folder,
+        DECODED,
+        lambda heads: (heads["output0"][:4].T, heads["output0"][4:].T),
+        family="yolov8",
+        batch=2,
+        seed=seed,
+        card=card,
     )
