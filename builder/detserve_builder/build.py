@@ -114,7 +114,7 @@ def build(
     if calibration:
         calibration = replace(calibration, card=card)
     outcome = apply_precision(
-        prepared.model, card, place, request, calibration, on_step, float_ap=decoding.float_ap
+        prepared.model, card, place, request, calibration, on_step, probe, float_ap=decoding.float_ap
     )
     # Q/DQ in the form that ONNX Runtime runs fast is not for TensorRT
     for_tensorrt = outcome.built.model if place.tensorrt else prepared.model

@@ -109,6 +109,8 @@ def build(
             f"{ap['reduced']:.4f} reduced",
             highlight=False,
         )
+    for note in built.outcome.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     if built.outcome.tried:
         console.print(report.table(built.outcome))
     if built.gate:
