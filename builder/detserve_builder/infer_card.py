@@ -17,7 +17,7 @@ from detserve_builder.checkpoint.image_input import input_size_is_fixed
 from detserve_builder.checkpoint.names import labels_of, written_names
 from detserve_builder.checkpoint.normalisation import pixel_scale
 from detserve_builder.coco_labels import COCO_LABELS
-from detserve_builder.errors import BuildError
+from detserve_builder.errors import BuildError, naming_the_card
 from detserve_builder.families import FAMILIES, Draft, Family
 from detserve_client.card import Card, Wh, first_mistake
 from detserve_client.errors import CardError
@@ -44,6 +44,13 @@ def read_card(
     Raises :class:`BuildError` where no family fits and :class:`CardError` where a field is missing, wrong or
     contradicts the graph.
     """
+    with naming_the_card(said or checkpoint.card_path):
+        return _read_card(checkpoint, name, said, input_wh)
+
+
+def _read_card(
+    checkpoint: Checkpoint, name: str | None, said: Path | None, input_wh: Wh | None
+) -> InferredCard:
     path = said or checkpoint.card_path
     fields: dict[str, Any] = dict(checkpoint.card_fields)
     for card_file in (checkpoint.card_path, said):
@@ -158,7 +165,7 @@ def _check_against_graph(card: Card, family: Family, draft: Draft) -> None:
     try:
         family.head.model_validate(card.head)
     except ValidationError as error:
-        raise CardError(first_mistake(error, "card", inside=("head",))) from None
+        raise CardError(first_mistake(error, "card", inside=("head",), model=family.head)) from None
 
 
 def _read_fields(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ there boxes may be [N,A,1,4], or [N,A,C,4], one of each class.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -99,13 +100,16 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
 def decoded_pair(checkpoint: Checkpoint, wh: tuple[int, int]) -> tuple[TensorInfo, TensorInfo, bool] | None:
     """Boxes [N,A,4] and activated scores, and whether these are [N,C,A]; one anchor a cell of the maps."""
     rows = [o for o in checkpoint.outputs if len(o.shape) == 3 and o.dtype == "FLOAT"]
-    if len(rows) != 2 or "GridSample" in ops(checkpoint):
+    if len(rows) != 2 or "GridSample" in ops(checkpoint) or any("logits" in o.name for o in rows):
         return None
+    both = all(output.shape[2] == 4 for output in rows)
     cells = {num_cells(wh, strides) for strides in _STRIDES}
     for boxes, scores in (rows, rows[::-1]):
         anchors = boxes.shape[1]
         if boxes.shape[2] != 4 or anchors not in cells or last_op(checkpoint, scores) != "Sigmoid":
             continue
+        if both and not re.search("score|cls|class", scores.name):
+            continue  # a transformer's boxes are a sigmoid's too
         if last_op(checkpoint, boxes) == "Sigmoid" or anchors not in scores.shape[1:]:
             continue
         return boxes, scores, scores.shape[1] != anchors
