@@ -42,7 +42,7 @@ def _yolov3_card(folder: Path) -> Path:
 
 
 @needs_rtx
-@pytest.mark.parametrize("middle", ["", "mean"], ids=["any batch", "batch 1"])
+@pytest.mark.parametrize("middle", ["", "norm"], ids=["any batch", "batch 1"])
 def test_yolox_heads(tmp_path: Path, middle: str) -> None:
     prepared = prepared_from(str(save_linear_network(tmp_path / "net.onnx", YOLOX_HEAD, middle=middle)))
     assert (prepared.batch_obstacle is not None) == bool(middle)
