@@ -67,11 +67,11 @@ def test_classes_of_equal_scores_are_no_obstacle() -> None:
 
 
 def torn_detector(noise: float) -> onnx.ModelProto:
-    """One box whose two classes score alike, but for ``noise`` times what a batch's pictures differ by."""
+    """Two boxes; the classes of one score alike but for ``noise`` times what a batch's pictures differ by."""
     weights = {
-        "scale": (noise * np.array([[[-1, 1]]])).astype(np.float32),
-        "half": np.full((1, 1, 2), 0.5, np.float32),
-        "corners": np.float32([[[1, 1, 9, 9]]]),
+        "scale": (noise * np.array([[[-1, 1], [0, 0]]])).astype(np.float32),
+        "half": np.float32([[[0.5, 0.5], [0.1, 0.1]]]),
+        "corners": np.float32([[[1, 1, 9, 9], [2, 2, 8, 8]]]),
         "axis": np.array([1]),
     }
     steps = [

@@ -84,7 +84,7 @@ def test_what_cannot_be_detections_is_refused(tmp_path, boxes, scores, words) ->
         detector(tmp_path / "net.onnx", of_boxes, of_scores)
         checkpoint = load_checkpoint(str(tmp_path / "net.onnx"))
         card = infer_card(checkpoint)
-        model = preparation._prepared_graph(checkpoint, card, any_batch=False).model
+        model = preparation._prepared_graph(checkpoint, card, None).model
         if of_boxes is GOOD_BOXES and of_scores is GOOD_SCORES:
             refuse_impossible(checkpoint, card, model, pictures(2))
             continue
