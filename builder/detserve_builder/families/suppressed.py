@@ -44,7 +44,10 @@ class Units(str, Enum):
 
 
 class Part(BaseModel):
-    """An output, and its first column that counts where it holds more than this."""
+    """An output, and its first column that counts where it holds more than this.
+
+    ``output`` is its name. ``column`` is None where the whole output counts.
+    """
 
     model_config = ConfigDict(extra="forbid")
     output: str
