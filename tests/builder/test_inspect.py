@@ -29,7 +29,7 @@ def inspected(*arguments: object) -> Result:
 
 
 def named(path: Path, labels: list[str], batch: str | None = None) -> Path:
-    """A network whose metadata hold its labels."""
+    """A YOLOX whose metadata hold its labels."""
     if batch:
         save_linear_network(path, HEAD, batch=batch)
     else:
@@ -51,11 +51,17 @@ def test_texts_of_the_graph_are_no_markup(tmp_path) -> None:
 def test_a_guess_says_what_else_it_could_be(tmp_path) -> None:
     result = inspected(named(tmp_path / "x.onnx", ["a", "b", "c"]))
     lines = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if line.startswith("│ ")}
-    assert "or letterbox_center or stretch" in lines["preprocess.resize"]
-    assert "guess" in lines["preprocess.color"]
+    card = Card.from_json(result.stdout[result.stdout.index("\n{") :])
+    others = [way.value for way in Resize if way is not card.preprocess.resize]
+    assert f"guess  │ or {' or '.join(others)} " in " ".join(lines["preprocess.resize"].split(" "))
+    assert f"or {'rgb' if card.preprocess.color.value == 'bgr' else 'bgr'} " in lines["preprocess.color"]
     assert "metadata" in lines["labels"]
     assert "graph" in lines["input_wh"]
-    assert Card.from_json(result.stdout[result.stdout.index("\n{") :]).family == "yolox"
+
+
+def built_card(folder: Path) -> Card:
+    manifest = json.loads((folder / "detserve.json").read_text())
+    return Card.model_validate_json(json.dumps(manifest["card"]))
 
 
 def test_what_is_said_is_no_guess(tmp_path) -> None:
@@ -76,7 +82,8 @@ def test_a_build_says_what_it_guessed(tmp_path) -> None:
     assert result.exit_code == 0, result.output
     guesses = [line for line in result.stderr.splitlines() if line.startswith("guess: ")]
     assert len(guesses) == 4  # resize, padding, colour, value range
-    assert "guess: preprocess.color bgr; or rgb" in guesses
+    color = built_card(tmp_path / "r/x").preprocess.color.value
+    assert f"guess: preprocess.color {color}; or {'rgb' if color == 'bgr' else 'bgr'}" in guesses
     assert "guess" not in result.stdout
     sources = json.loads((tmp_path / "r/x/detserve.json").read_text())["card_sources"]
     assert (sources["preprocess.color"], sources["labels"]) == ("guess", "metadata")
@@ -87,6 +94,7 @@ def test_nothing_is_guessed_where_all_is_said(tmp_path) -> None:
     first = inspected(path, "--output", tmp_path / "said.json")
     assert first.exit_code == 0
     built = build(str(path), name="x", repository=tmp_path / "r", card_path=tmp_path / "said.json")
+    assert built.card.family == "yolox"
     assert not built.inferred.guesses
 
 

@@ -28,6 +28,10 @@ TERMS = {
     "names": "Names of the tensors.",
     "new_coords": "Darknet's new_coords: sizes are (2 * t)^2 * anchor, without exp.",
     "cells_wh": "Columns and rows of the map.",
+    "cell_offset": "Where in its cell a prior's centre lies, in shares of the cell.",
+    "units": "Network pixels, or shares of the network's width and height.",
+    "output": "Name of the output.",
+    "column": "Which column of the output it is, or begins at.",
     "step_px": "Distance of neighbouring cells in network pixels.",
 }
 _LIMITS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

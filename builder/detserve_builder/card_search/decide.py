@@ -80,7 +80,7 @@ def decision_of(
     tried: Mapping[Axis, list[Any]],
 ) -> Decision:
     """What ``judge`` says of the settings ``tried``; ``usual`` is the family's way to resize and pad."""
-    best = _what_stands(judge, inferred, search.find(judge, tried))
+    best = _what_stands(judge, inferred, usual, search.find(judge, tried))
     best = _as_the_family_does(judge, inferred, usual, best)
     figure = judge.score(best, judge.pictures)
     if figure < judge.worthless:
@@ -96,14 +96,25 @@ def decision_of(
     return Decision(_with_verdicts(judge, inferred, best, tried), sentence)
 
 
-def _what_stands(judge: Judge, inferred: InferredCard, best: Setting) -> Setting:
-    """The best setting, with what was said where the difference is noise."""
+def _what_stands(
+    judge: Judge, inferred: InferredCard, usual: tuple[Resize, int] | None, best: Setting
+) -> Setting:
+    """The best setting, with what was said where the difference is noise.
+
+    A way to resize that somebody said falls where the family's is better, too.
+    """
     start = setting_of(inferred.card)
     for axis in AXES:
-        if _is_said(inferred, axis) and getattr(best, axis) != getattr(start, axis):
-            kept = replace(best, **{axis: getattr(start, axis)})
-            if not lead(judge, best, kept).certain:
-                best = kept
+        if not _is_said(inferred, axis) or getattr(best, axis) == getattr(start, axis):
+            continue
+        kept = replace(best, **{axis: getattr(start, axis)})
+        by_user = inferred.sources.get("preprocess.resize") is Source.SAID
+        if axis == "geometry" and by_user and usual is not None:
+            least = judge.score(replace(best, geometry=usual), judge.pictures)
+        else:
+            least = -1.0
+        if not lead(judge, best, kept).certain and judge.score(kept, judge.pictures) >= least:
+            best = kept
     return best
 
 
@@ -148,7 +159,7 @@ def _with_verdicts(
         guesses.pop("preprocess.pad_value", None)
     for axis in AXES:
         rivals = [ranked.setting for ranked in neighbours(judge, tried, best, axis)]
-        for names, of_these in _of_fields(axis, best, rivals, inferred.card):
+        for names, of_these in _of_fields(judge, axis, best, rivals, inferred.card):
             told = _verdict(judge, best, of_these, axis)
             for name in names:
                 guesses.pop(name, None)
@@ -170,22 +181,27 @@ class _Verdict:
 
 
 def _of_fields(
-    axis: Axis, best: Setting, rivals: list[Setting], card: Card
+    judge: Judge, axis: Axis, best: Setting, rivals: list[Setting], card: Card
 ) -> list[tuple[list[str], list[Setting]]]:
     """Fields that one comparison decides, and what they are compared with."""
+    every = judge.pictures
     if not rivals:
         return []
-    if axis == "columns":
+    if axis == "columns":  # a head that says none has the same as one of them
+        rivals = [one for one in rivals if judge.score(one, every) != judge.score(best, every)]
         return [([f"head.{column_field(card)}"], rivals)]
     if axis != "geometry":
         return [(list(FIELDS[axis]), rivals)]
     resize = best.geometry[0]
     others = [rival for rival in rivals if rival.geometry[0] is not resize]
     pads = [rival for rival in rivals if rival.geometry[0] is resize]
-    return [(["preprocess.resize"], others), *([(["preprocess.pad_value"], pads)] if pads else [])]
+    of_resize = (["preprocess.resize"], others)
+    return [of_resize] if resize is Resize.STRETCH else [of_resize, (["preprocess.pad_value"], pads)]
 
 
 def _verdict(judge: Judge, best: Setting, rivals: list[Setting], axis: Axis) -> _Verdict:
+    if not rivals:
+        return _Verdict(True, "all others are far behind")
     rival, ahead = min(((one, lead(judge, best, one)) for one in rivals), key=_closest)
     ours, theirs = (judge.score(one, judge.pictures) for one in (best, rival))
     name = rival.shown(axis)
@@ -196,5 +212,5 @@ def _verdict(judge: Judge, best: Setting, rivals: list[Setting], axis: Axis) -> 
     return _Verdict(False, f"{name}: {judge.figure} {theirs:.3f} against {ours:.3f}, within the noise")
 
 
-def _closest(compared: tuple[Setting, Lead]) -> float:
-    return compared[1].difference
+def _closest(compared: tuple[Setting, Lead]) -> tuple[bool, float]:
+    return compared[1].certain, compared[1].difference

@@ -149,11 +149,7 @@ def _columns(card: Card, now: tuple[int, ...] | None) -> list[tuple[int, ...]]:
     if column_field(card) is None:
         return []
     count = len(card.labels)
-    without, behind_background = tuple(range(count)), tuple(range(1, count + 1))
-    if now is None:  # then labels are numbered from 1, and columns from 0
-        tried = [without if column_field(card) == "label_numbers" else behind_background]
-    else:
-        tried = [behind_background, without]
+    tried = [tuple(range(1, count + 1)), tuple(range(count))]
     if count == len(COCO_CATEGORY_IDS):
         tried += [tuple(COCO_CATEGORY_IDS), tuple(number - 1 for number in COCO_CATEGORY_IDS)]
     for shift in (1, -1):

@@ -50,7 +50,7 @@ class Head(BaseModel):
     """What the two outputs hold.
 
     ``boxes`` and ``scores`` name them. ``classes_first`` says that scores are [N,C,A]. ``background`` is the
-    score column of no class. ``units`` are network pixels, or shares of the network's width and height.
+    score column of no class.
     """
 
     model_config = ConfigDict(extra="forbid")

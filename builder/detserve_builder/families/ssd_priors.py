@@ -28,9 +28,8 @@ _Positive = Annotated[float, Field(gt=0)]
 class PriorMap(BaseModel):
     """One feature map: its cells, and the boxes of one cell in network pixels.
 
-    Without ``cells_wh`` cells of ``step_px`` cover the picture; a part of a step has a cell.
-    ``cell_offset`` is where in its cell a prior's centre lies, 0 the corner, 0.5 the middle. The boxes are
-    either ``sizes_wh_px``, in the network's order, or follow from ``min_sizes_px``, ``max_sizes_px``
+    Without ``cells_wh`` cells of ``step_px`` cover the picture; a part of a step has a cell. The boxes
+    are either ``sizes_wh_px``, in the network's order, or follow from ``min_sizes_px``, ``max_sizes_px``
     (none, or one per minimum size) and ``aspect_ratios``.
     """
 

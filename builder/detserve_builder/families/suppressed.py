@@ -44,10 +44,7 @@ class Units(str, Enum):
 
 
 class Part(BaseModel):
-    """An output, and its first column that counts where it holds more than this.
-
-    ``output`` is its name. ``column`` is None where the whole output counts.
-    """
+    """An output, and its first column that counts where it holds more than this."""
 
     model_config = ConfigDict(extra="forbid")
     output: str

@@ -121,10 +121,3 @@ def test_columns_are_tried_with_and_without_background() -> None:
     tried = choices(inferred, labelled=True)["columns"]
     assert tried == [now, tuple(range(count)), tuple(range(2, count + 2))]
     assert with_setting(card, setting_of(card)).head == card.head
-
-
-def test_numbers_that_are_as_usual_are_not_tried_twice() -> None:
-    card = read_card(load_checkpoint("codes_rcnn")).card
-    card = card.model_copy(update={"head": {}})
-    tried = choices(InferredCard(card, {}, {}), labelled=True)["columns"]
-    assert tried == [None, tuple(range(len(card.labels)))]
