@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # ONNX Runtime on the CPU: a Cast to FLOAT16 in front of a half precision layer does not round.
 #
-# Expected  y = Cast(Relu(Cast(x, FLOAT16)), FLOAT) is Relu of x in half precision: 2049 becomes 2048, 70000 becomes inf.
-#           Switching all graph optimisations off would bring that if anything had taken it away.
+# Expected  y = Cast(Relu(Cast(x, FLOAT16)), FLOAT) is Relu of x in half precision: 2049 becomes 2048, 70000 inf, or at
+#           least does so with all graph optimisations off.
 # Happens   Relu has no half precision kernel on the CPU and runs in float32. The Cast to FLOAT16 and the Cast back that
 #           the runtime puts in front of Relu cancel out: Relu reads x itself (optimized_model_filepath shows it). With
 #           the half precision tensor as a second output one run says both: inf in front of Relu, 70000 behind it. Fed

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# OpenVINO's NonMaxSuppression on the CPU drops a box whose IoU equals the threshold; even at 1 it merges equal boxes.
+# OpenVINO's NonMaxSuppression on the CPU drops a box whose IoU equals the threshold; even at 1 it drops an equal box.
 #
-# Expected  ONNX (1.23): "suppressed if their IOU ... is strictly greater than iou_threshold (i.e., boxes with IOU exactly
-#           equal to the threshold are kept)". OpenVINO's own specification of NonMaxSuppression-9 agrees:
+# Expected  ONNX 1.23: "suppressed if their IOU ... is strictly greater than iou_threshold (i.e., boxes with IOU
+#           exactly equal to the threshold are kept)". OpenVINO's own specification of NonMaxSuppression-9 agrees:
 #           "func(iou) = 1 if iou <= iou_threshold else 0". So a threshold of 1 keeps every box.
 # Happens   equality suppresses. At threshold 1 the second of two equal boxes is gone, at .5 a box of half the area;
 #           ONNX Runtime keeps both. Off the exact value (.75, .25) the two agree.

@@ -22,6 +22,7 @@ from detserve_builder.families import FAMILIES, Draft, Family
 from detserve_client.card import Card, Wh, first_mistake
 from detserve_client.errors import CardError
 
+UNTOLD_CLASSES = 100  # numbered labels where a file gives class numbers and not how many there are
 MAX_CANDIDATES = 1000  # boxes that reach NMS, where the detector has as many and the card does not say
 
 
@@ -204,4 +205,7 @@ def _labels(checkpoint: Checkpoint, draft: Draft) -> tuple[list[str], Source, st
         return names, Source.METADATA, ""
     if draft.num_classes == len(COCO_LABELS) and not why_not:
         return list(COCO_LABELS), Source.GUESS, ""
-    return [f"class_{index}" for index in range(draft.num_classes or 0)], Source.GUESS, why_not
+    if draft.num_classes is None:
+        why_not = why_not or "the file does not say how many classes there are"
+    count = UNTOLD_CLASSES if draft.num_classes is None else draft.num_classes
+    return [f"class_{index}" for index in range(count)], Source.GUESS, why_not

@@ -66,7 +66,8 @@ def _batched_or_not(
     for free in (free_batch, lambda graph: free_batch_along_axes(graph, shapes_of(checkpoint.model))):
         try:
             graph = _prepared_graph(checkpoint, card, free)
-            check_batch(graph.model, probe, coarse=coarseness(checkpoint.original))
+            coarse = coarseness(checkpoint.original)
+            check_batch(graph.model, probe, candidates=graph.candidates, coarse=coarse)
             return graph, None
         except NotBatchable as reason:
             obstacle = obstacle or str(reason)

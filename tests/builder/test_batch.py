@@ -57,6 +57,41 @@ def test_rounding_among_equal_scores_is_no_obstacle() -> None:
         check_batch(tied_detector(noise=1), pictures(2))
 
 
+def test_classes_of_equal_scores_are_no_obstacle() -> None:
+    """Which of two saturated classes is the best is rounding; their scores before that show no mixing."""
+    check_batch(torn_detector(noise=1e-5), pictures(2), candidates=("all_boxes", "all_scores"))
+    with pytest.raises(NotBatchable, match="mixes the pictures of a batch: ReduceMean 'of_batch'"):
+        check_batch(torn_detector(noise=1e-5), pictures(2))
+    with pytest.raises(NotBatchable, match="mixes the pictures of a batch: ReduceMean 'of_batch'"):
+        check_batch(torn_detector(noise=1), pictures(2), candidates=("all_boxes", "all_scores"))
+
+
+def torn_detector(noise: float) -> onnx.ModelProto:
+    """Two boxes; the classes of one score alike but for ``noise`` times what a batch's pictures differ by."""
+    weights = {
+        "scale": (noise * np.array([[[-1, 1], [0, 0]]])).astype(np.float32),
+        "half": np.float32([[[0.5, 0.5], [0.1, 0.1]]]),
+        "corners": np.float32([[[1, 1, 9, 9], [2, 2, 8, 8]]]),
+        "axis": np.array([1]),
+    }
+    steps = [
+        ("Cast", ["images"], ["pixels"], {"to": TensorProto.FLOAT}),
+        ("ReduceMean", ["pixels"], ["of_picture_4d"], {"axes": [1, 2, 3], "keepdims": 1}),
+        ("Flatten", ["of_picture_4d"], ["of_picture_2d"], {}),
+        ("Unsqueeze", ["of_picture_2d", "axis"], ["of_picture"], {}),
+        ("ReduceMean", ["of_picture"], ["of_batch"], {"axes": [0], "keepdims": 1}),
+        ("Sub", ["of_picture", "of_batch"], ["difference"], {}),
+        ("Mul", ["difference", "scale"], ["noise"], {}),
+        ("Add", ["noise", "half"], ["all_scores"], {}),
+        ("ReduceMax", ["all_scores"], ["scores"], {"axes": [2], "keepdims": 0}),
+        ("ArgMax", ["all_scores"], ["classes"], {"axis": 2, "keepdims": 0}),
+        ("Sub", ["of_picture", "of_picture"], ["nothing"], {}),
+        ("Add", ["nothing", "corners"], ["all_boxes"], {}),
+        ("Identity", ["all_boxes"], ["boxes"], {}),
+    ]
+    return small_detector(steps, weights, classes=TensorProto.INT64)
+
+
 def tied_detector(noise: float) -> onnx.ModelProto:
     """Three boxes of equal scores, but for ``noise`` times what a batch's pictures differ by."""
     scale = (noise * np.array([[-1, 0, 1]])).astype(np.float32)
@@ -81,7 +116,11 @@ def tied_detector(noise: float) -> onnx.ModelProto:
         ("Gather", ["all", "order"], ["gathered"], {"axis": 1}),
         ("Squeeze", ["gathered", "zero"], ["boxes"], {}),
     ]
-    types = {"scores": TensorProto.FLOAT, "classes": TensorProto.INT32, "boxes": TensorProto.FLOAT}
+    return small_detector(steps, weights, classes=TensorProto.INT32)
+
+
+def small_detector(steps, weights, *, classes: int) -> onnx.ModelProto:
+    types = {"scores": TensorProto.FLOAT, "classes": classes, "boxes": TensorProto.FLOAT}
     graph = helper.make_graph(
         [helper.make_node(op, given, made, **attrs) for op, given, made, attrs in steps],
         "tied",

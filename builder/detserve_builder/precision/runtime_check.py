@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from detserve_builder.graph import OWN_PREFIX
 from detserve_builder.precision.network import Unfit, own_layers
 from detserve_builder.precision.plain import plain
+from detserve_builder.precision.request import Precision
 from detserve_builder.precision.sensitivity import Anchors, harm, tensors_before_top_k
 from detserve_builder.precision.session import open_session
 from detserve_builder.runtime import Runtime
@@ -59,10 +60,15 @@ def check_runtime(
         if candidate.floats != "f32":
             reduced = _anchors(OpenVinoSession(exposed, 0, candidate.floats), tensors, images)
     except Exception as error:  # of whatever type the runtime has for it
-        raise Unfit(f"{candidate.label}: OpenVINO does not run this network ({_reason(error)})") from None
+        raise Unfit(
+            f"{candidate.label}: OpenVINO does not run this network ({_reason(error)}); {_mend(candidate)}"
+        ) from None
     finite = all(np.isfinite(values).all() for found in outputs for values in found)
     if not finite:
-        raise Unfit(f"{candidate.label}: OpenVINO gives numbers that are not finite in {candidate.floats}")
+        raise Unfit(
+            f"{candidate.label}: OpenVINO gives numbers that are not finite in {candidate.floats}; "
+            f"{_mend(candidate)}"
+        )
     selects = any(_selects(node) for node in candidate.model.graph.node)
     if selects:
         exact, reduced = (_aligned(expected, anchors) for anchors in (exact, reduced))
@@ -80,7 +86,7 @@ def _check_floats(candidate: Candidate, expected: Anchors, found: Anchors, may_b
         raise Unfit(
             f"{candidate.label}: OpenVINO computes this network differently from ONNX Runtime: "
             f"{lost.mean():.1%} of the candidates, scores by up to {moved['score']:g} and boxes by up to "
-            f"{moved['box_px']:g} px on two probe pictures; take --runtime onnxruntime"
+            f"{moved['box_px']:g} px on two probe pictures; {_mend(candidate)}"
         )
 
 
@@ -100,8 +106,8 @@ def _check_quantised(
         raise Unfit(
             f"{candidate.label}: OpenVINO computes this quantised network differently from ONNX Runtime: "
             f"scores by up to {moved['score']:g} and boxes by up to {moved['box_px']:g} px on two probe "
-            f"pictures, a distance of {distance:.3f} where {allowed:.3f} is rounding; take --runtime "
-            "onnxruntime"
+            f"pictures, a distance of {distance:.3f} where {allowed:.3f} is rounding; "
+            f"{_mend(candidate)}"
         )
 
 
@@ -186,6 +192,11 @@ def _with_outputs(model: onnx.ModelProto, tensors: tuple[str, str]) -> bytes:
     )
     content: bytes = exposed.SerializeToString()
     return content
+
+
+def _mend(candidate: Candidate) -> str:
+    bfloat = candidate.precision is Precision.BF16
+    return "leave bf16 out" if bfloat else "leave it to --runtime onnxruntime"
 
 
 def _reason(error: Exception) -> str:
