@@ -1,8 +1,9 @@
 PYTHON ?= python3
+EXPORTERS ?= out/exporters
 BIN := .venv/bin
 # The machine's own pip configuration and cache are used; nothing is installed outside .venv.
 
-.PHONY: setup demo test test-fast lint format repository bench bench-precision clean
+.PHONY: setup demo test test-fast test-exporters lint format repository bench bench-precision clean
 
 setup: .venv/.installed  ## make .venv and install everything into it
 
@@ -19,6 +20,10 @@ test: setup  ## every test, the real server included
 
 test-fast: setup  ## the tests that start no server and no container
 	$(BIN)/python -m pytest -m 'not live and not compose'
+
+test-exporters: setup  ## export with today's packages in environments of their own, serve, compare; 7 GB, an hour
+	$(BIN)/python -m tests.exporters.run $(EXPORTERS) $(EXPORTER)
+	EXPORTERS=$(EXPORTERS) $(BIN)/python -m pytest tests/exporters/check_exporters.py $(if $(EXPORTER),-k $(EXPORTER))
 
 lint: setup  ## ruff and strict mypy
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from detserve_builder.focus import fold_focus
 from detserve_builder.graph import float32, int64, layer
 from detserve_builder.proof import DecodedGraph, check_against_file, infer_shapes
 from detserve_builder.rows import coarseness
-from detserve_client.card import Card, ColorOrder
+from detserve_client.card import Card, ColorOrder, PreprocessSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -72,6 +72,20 @@ def _batched_or_not(
         except NotBatchable as reason:
             obstacle = obstacle or str(reason)
     return _prepared_graph(checkpoint, card, None), obstacle
+
+
+def prepare_for_floats(checkpoint: Checkpoint, card: Card) -> onnx.ModelProto:
+    """The prepared graph of one picture without normalisation: ``images`` are FLOAT [1,H,W,3], normalised.
+
+    For trying one normalisation after the other on one session.
+    """
+    import onnx
+
+    spec = PreprocessSpec(resize=card.preprocess.resize)
+    plain = card.model_copy(update={"preprocess": spec})
+    model = _prepared_graph(at_size(checkpoint, card.input_wh), plain, None).model
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return model
 
 
 def _prepared_graph(

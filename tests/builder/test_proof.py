@@ -75,7 +75,7 @@ GOOD_SCORES = [[0.9, 0.1, 0.0], [0.2, 0.7, 0.1]]
         (
             [[0.3, 0.3, 0.1, 0.1], [0.6, 0.5, 0.3, 0.2]],
             GOOD_SCORES,
-            "every box lies within 2 px of the corner",
+            "the boxes are shares of the picture",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.commands.inspect import app
 from detserve_builder.errors import BuildError
-from detserve_builder.infer_card import families_that_fit, infer_card
+from detserve_builder.infer_card import UNTOLD_CLASSES, families_that_fit, infer_card, read_card
 from detserve_client import CardError
 from tests.builder.families.harness import Tail, save_network
 from tests.shared_data import FASTESTDET, YOLOX, needs_shared
@@ -330,7 +330,6 @@ def test_what_is_none_of_these(tmp_path, heads) -> None:
     ("heads", "tail", "said", "words"),
     [
         (maps(24), None, {"family": "yolov5"}, "head.anchors_wh_px: missing"),
-        ({"output0": [30, 6]}, None, {}, "labels: list should have at least 1 item"),
         ({"output0": [30, 6]}, None, {"head": {"detections": 31}, **LABELS}, "output0 has 30"),
         ({"output0": [7, 84]}, None, {"head": {"strides": [8, 16]}}, "gives 80 anchors"),
         (
@@ -407,3 +406,10 @@ def test_labels_that_rapidai_wrote(tmp_path) -> None:
 @pytest.mark.parametrize(("path", "family"), [(YOLOX, "yolox"), (FASTESTDET, "fastestdet")])
 def test_real_detectors_fit_one_family(path, family) -> None:
     assert [family.name for family, _ in families_that_fit(load_checkpoint(str(path)))] == [family]
+
+
+def test_classes_that_nobody_counted_are_numbered_and_that_is_a_guess(tmp_path) -> None:
+    network, _ = save_network(tmp_path, {"output0": [30, 6]})
+    read = read_card(load_checkpoint(str(network)))
+    assert (read.card.labels[0], len(read.card.labels)) == ("class_0", UNTOLD_CLASSES)
+    assert "does not say how many classes there are" in read.guesses["labels"]

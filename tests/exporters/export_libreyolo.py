@@ -1,0 +1,74 @@
+"""LibreYOLO, one package with many lines of detectors, judged by its own runner on the ONNX file."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import cv2
+import libreyolo
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from case import case_folder, save_expected, save_pictures, settle_batch_norm, spread
+
+SIDE, CLASSES = 320, 7
+SCORE, IOU = 0.05, 0.6
+# name: class, size, layers that score, median of their output
+CASES = {
+    "yolox_n": ("LibreYOLOX", "n", r"head\.(cls|obj)_preds\.\d", -1.5),
+    "yolo9_t": ("LibreYOLO9", "t", r"head\.cv3\.\d\.2", -3.5),
+    "yolonas_s": ("LibreYOLONAS", "s", r".*\.cls_pred", -3.5),
+    "picodet_s": ("LibrePICODET", "s", r"head\.gfl_cls\.\d", -3.5),
+    "ppyoloe_s": ("LibrePPYOLOE", "s", r"head\.pred_cls\.\d", -3.5),
+    "rtmdet_t": ("LibreRTMDet", "t", r"head\.rtm_cls\.\d", -3.5),
+    "dfine_n": ("LibreDFINE", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
+    "deim_n": ("LibreDEIM", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
+}
+
+
+def export(name: str, out: Path) -> None:
+    """Export one case and say what LibreYOLO finds with the file."""
+    kind, size, scoring, middle = CASES[name]
+    torch.manual_seed(0)
+    folder = case_folder(out, name)
+    pictures = save_pictures(folder, (SIDE, SIDE))
+    detector = getattr(libreyolo, kind)(None, size=size, nb_classes=CLASSES, device="cpu")
+    net = detector.model.eval()
+    images = [cv2.resize(cv2.imread(str(path)), (SIDE, SIDE))[..., ::-1] for path in pictures]
+    batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()).float()
+    batch = batch if "yolox" in name else batch / 255
+    settle_batch_norm(net, lambda: net(batch))
+    layers = [
+        part for path, part in net.named_modules() if re.fullmatch(scoring, path) and hasattr(part, "weight")
+    ]
+    for layer in layers:
+        spread([layer], lambda: net(batch), middle=middle, top=2.5)
+    if "yolox" in name:  # logarithms of the sides
+        spread([*net.head.reg_preds], lambda: net(batch), middle=1.0, top=2.5)
+    if "ppyoloe" in name:  # logits of distances
+        spread([*net.head.pred_reg], lambda: net(batch), middle=0.0, top=5.0)
+    path = folder / f"{name}.onnx"
+    detector.export("onnx", imgsz=SIDE, output_path=str(path))
+    runner = libreyolo.LibreYOLO(str(path), device="cpu")
+    found = {picture: predicted(runner, picture) for picture in pictures}
+    suppressed = {} if name.startswith("d") else {"iou_threshold": IOU}
+    reference = "predict() on the ONNX file"
+    save_expected(
+        folder, packages=("libreyolo", "torch"), model=name, reference=reference, found=found, **suppressed
+    )
+
+
+def predicted(runner: object, picture: Path) -> np.ndarray:
+    """Rows of x1, y1, x2, y2, score and class."""
+    result = runner.predict(str(picture), conf=SCORE, iou=IOU, max_det=300)
+    result = result[0] if isinstance(result, list) else result
+    boxes = result.boxes
+    return np.column_stack([np.asarray(boxes.xyxy), np.asarray(boxes.conf), np.asarray(boxes.cls)])
+
+
+if __name__ == "__main__":
+    for case in sys.argv[2:] or CASES:
+        export(case, Path(sys.argv[1]))
