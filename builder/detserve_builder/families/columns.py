@@ -55,7 +55,7 @@ def box_and_classes(columns: Sequence[Column]) -> tuple[int, int] | None:
 
 
 def are_corners(checkpoint: Checkpoint, columns: Sequence[Column]) -> bool | None:
-    """Whether the graph makes corners of a box: centre less, and plus, distances; None where it does not tell.
+    """Whether the graph makes corners of a box: centre less, and plus, distances; None where it is unclear.
 
     False for centre and size: half a sum, and a difference. A last product with strides is looked through.
     """
