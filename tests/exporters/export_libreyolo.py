@@ -37,9 +37,7 @@ def export(name: str, out: Path) -> None:
     pictures = save_pictures(folder, (SIDE, SIDE))
     detector = getattr(libreyolo, kind)(None, size=size, nb_classes=CLASSES, device="cpu")
     net = detector.model.eval()
-    images = [cv2.resize(cv2.imread(str(path)), (SIDE, SIDE))[..., ::-1] for path in pictures]
-    batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()).float()
-    batch = batch if "yolox" in name else batch / 255
+    batch = torch.cat([network_input(path) for path in pictures]) / (1 if "yolox" in name else 255)
     settle_batch_norm(net, lambda: net(batch))
     layers = [
         part for path, part in net.named_modules() if re.fullmatch(scoring, path) and hasattr(part, "weight")
@@ -59,6 +57,16 @@ def export(name: str, out: Path) -> None:
     save_expected(
         folder, packages=("libreyolo", "torch"), model=name, reference=reference, found=found, **suppressed
     )
+
+
+def network_input(path: Path) -> torch.Tensor:
+    """RGB float [2,3,S,S] in 0..255: stretched, and in a grey letterbox; the statistics shall hold for both."""
+    picture = cv2.imread(str(path))[..., ::-1]
+    stretched, letterbox = cv2.resize(picture, (SIDE, SIDE)), np.full((SIDE, SIDE, 3), 114, np.uint8)
+    ratio = SIDE / max(picture.shape)
+    fitted = cv2.resize(picture, None, fx=ratio, fy=ratio)
+    letterbox[: fitted.shape[0], : fitted.shape[1]] = fitted
+    return torch.from_numpy(np.stack([stretched, letterbox]).transpose(0, 3, 1, 2).copy()).float()
 
 
 def predicted(runner: object, picture: Path) -> np.ndarray:
