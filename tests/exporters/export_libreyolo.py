@@ -60,7 +60,7 @@ def export(name: str, out: Path) -> None:
 
 
 def network_input(path: Path) -> torch.Tensor:
-    """RGB float [2,3,S,S] in 0..255: stretched, and in a grey letterbox; the statistics shall hold for both."""
+    """RGB float [2,3,S,S] in 0..255: stretched, and in a grey letterbox; statistics hold for both."""
     picture = cv2.imread(str(path))[..., ::-1]
     stretched, letterbox = cv2.resize(picture, (SIDE, SIDE)), np.full((SIDE, SIDE, 3), 114, np.uint8)
     ratio = SIDE / max(picture.shape)
