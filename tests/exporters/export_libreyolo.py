@@ -27,6 +27,8 @@ CASES = {
     "dfine_n": ("LibreDFINE", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
     "deim_n": ("LibreDEIM", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
 }
+# Mean and deviation, about, where pixels are not brought to 0..1; only for the statistics
+PIXELS = {"yolox_n": (0, 1), "picodet_s": (114, 58), "rtmdet_t": (114, 58)}
 
 
 def export(name: str, out: Path) -> None:
@@ -37,7 +39,8 @@ def export(name: str, out: Path) -> None:
     pictures = save_pictures(folder, (SIDE, SIDE))
     detector = getattr(libreyolo, kind)(None, size=size, nb_classes=CLASSES, device="cpu")
     net = detector.model.eval()
-    batch = torch.cat([network_input(path) for path in pictures]) / (1 if "yolox" in name else 255)
+    mean, std = PIXELS.get(name, (0, 255))
+    batch = (torch.cat([network_input(path) for path in pictures]) - mean) / std
     settle_batch_norm(net, lambda: net(batch))
     layers = [
         part for path, part in net.named_modules() if re.fullmatch(scoring, path) and hasattr(part, "weight")

@@ -47,7 +47,6 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
         **NONE, **SIZES
     ),
     "maskrcnn_resnet18_fpn": lambda: detection.MaskRCNN(resnet18(), num_classes=CLASSES, **SIZES),
-    "keypointrcnn_resnet18_fpn": lambda: detection.KeypointRCNN(resnet18(), num_classes=2, **SIZES),
     "retinanet_resnet18_fpn": lambda: one_stage(detection.RetinaNet),
     "fcos_resnet18_fpn": lambda: one_stage(detection.FCOS),
     "ssd300_vgg16": lambda: detection.ssd300_vgg16(**NONE),
@@ -90,7 +89,7 @@ def export(name: str, out: Path, *, dynamo: bool = False) -> None:
         dynamo=dynamo,
         **names,
     )
-    task = {"mask": "boxes of segment", "keyp": "boxes of pose"}.get(model_name[:4], "detect")
+    task = "boxes of segment" if model_name.startswith("mask") else "detect"
     if options.startswith("open"):
         (folder / "said.json").write_text(json.dumps({"input_wh": wh}))
     found = {path: detected(model, path, wh) for path in pictures}
