@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from detserve_builder.errors import BuildError
-from detserve_builder.rows import same_detections
-from detserve_builder.running import run
+from detserve_builder.rows import BOX_PX, SCORE, same_detections
+from detserve_builder.running import run, with_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -94,20 +95,30 @@ def _forget_shapes(graph: gs.Graph) -> None:
         tensor.shape = None
 
 
-def check_batch(model: onnx.ModelProto, images: NDArray[np.uint8], *, coarse: float = 1) -> None:
+def check_batch(
+    model: onnx.ModelProto,
+    images: NDArray[np.uint8],
+    *,
+    candidates: Sequence[str] = (),
+    coarse: float = 1,
+) -> None:
     """Prove that ``model`` gives two different pictures [2,H,W,3] together what it gives them one by one.
 
-    ``coarse`` is by how much more than float32 rounding two runs may differ. Raises :class:`NotBatchable`
-    with the first node, in execution order, whose output differs.
+    ``candidates`` names the decoded boxes and scores before the best are taken: where these agree, rounding
+    alone decides among scores that are equal. ``coarse`` is by how much more than float32 rounding two runs
+    may differ. Raises :class:`NotBatchable` with the first node, in execution order, whose output differs.
     """
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
     try:
-        together = run(model, images)
-        apart = [run(model, images[index : index + 1]) for index in range(len(images))]
+        probe = with_outputs(model, candidates)
+        together = run(probe, images)
+        apart = [run(probe, images[index : index + 1]) for index in range(len(images))]
     except (Fail, InvalidArgument, RuntimeException) as error:
         raise NotBatchable(f"this node accepts one picture only: {_node_of(str(error))}") from None
     if all(len(value) == len(images) for value in together.values()):
+        if _same_candidates(candidates, together, apart, coarse):
+            return
         of_each = [{name: value[[index]] for name, value in together.items()} for index in range(len(images))]
         if all(
             same_detections(one, single, coarse=coarse) for one, single in zip(of_each, apart, strict=True)
@@ -116,14 +127,31 @@ def check_batch(model: onnx.ModelProto, images: NDArray[np.uint8], *, coarse: fl
     raise NotBatchable(f"this node mixes the pictures of a batch: {_first_mixing_node(model, images)}")
 
 
-def _first_mixing_node(model: onnx.ModelProto, images: NDArray[np.uint8]) -> str:
-    import onnx
+def _same_candidates(
+    names: Sequence[str],
+    together: Mapping[str, NDArray[np.generic]],
+    apart: Sequence[Mapping[str, NDArray[np.generic]]],
+    coarse: float,
+) -> bool:
+    """Whether boxes, scores and classes before the best are taken agree, anchor by anchor, but for rounding.
 
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    known = {output.name for output in probe.graph.output}
-    for node in probe.graph.node:
-        probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in node.output if n and n not in known)
+    Scores count in shares of the picture's best, as in :func:`same_detections`.
+    """
+    if not names:
+        return False
+    for index, single in enumerate(apart):
+        best = float(np.abs(single[names[1]]).max(initial=0))
+        within = (BOX_PX * coarse, SCORE * coarse * best, 0)
+        for name, atol in zip(names, within, strict=False):
+            rtol = SCORE * coarse if name == names[0] else 0
+            one, other = together[name][[index]], single[name]
+            if one.shape != other.shape or not np.allclose(one, other, rtol=rtol, atol=atol, equal_nan=True):
+                return False
+    return True
+
+
+def _first_mixing_node(model: onnx.ModelProto, images: NDArray[np.uint8]) -> str:
+    probe = with_outputs(model, [name for node in model.graph.node for name in node.output if name])
     together = run(probe, images)
     apart = [run(probe, images[index : index + 1]) for index in range(len(images))]
     for node in probe.graph.node:

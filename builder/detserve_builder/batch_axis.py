@@ -21,8 +21,10 @@ from detserve_builder.running import run
 if TYPE_CHECKING:
     import onnx
     import onnx_graphsurgeon as gs
+    from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
+_BRANCHES = ("If", "Loop", "Scan", "SequenceMap")
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,31 @@ class Followed:
 
     def shape(self, tensor: gs.Tensor) -> Shape:
         """For one picture."""
-        return tuple(tensor.values.shape) if hasattr(tensor, "values") else self.shapes[tensor.name]
+        known = tuple(tensor.values.shape) if hasattr(tensor, "values") else self.shapes.get(tensor.name)
+        if known is None or 0 in known:
+            raise NotBatchable(f"the size of {tensor.name} for one picture is not known")
+        return known
 
     def place(self, tensor: gs.Tensor) -> Place | None:
         """None for what does not depend on the picture."""
         return self.places.get(tensor.name)
+
+    def value(self, tensor: gs.Tensor) -> NDArray[Any] | None:
+        """What a tensor holds whatever the picture is, or None."""
+        import onnx_graphsurgeon as gs
+
+        if hasattr(tensor, "values"):
+            return np.asarray(tensor.values)
+        nodes, waiting = {}, list(tensor.inputs)
+        while waiting:
+            node = waiting.pop()
+            if id(node) not in nodes:
+                nodes[id(node)] = node
+                waiting += [maker for given in node.inputs for maker in given.inputs]
+        if not nodes or any(self.place(given) for node in nodes.values() for given in node.inputs):
+            return None
+        part = gs.Graph(nodes=list(nodes.values()), outputs=[tensor], opset=self.graph.opset).toposort()
+        return run(gs.export_onnx(part, do_type_check=False), {})[tensor.name]
 
     def repeated(self, tensor: gs.Tensor, place: Place) -> gs.Tensor:
         """A constant ``tensor`` with every picture's copy at ``place``."""
@@ -105,8 +127,9 @@ def free_batch_along_axes(graph: gs.Graph, shapes: Mapping[str, Shape]) -> None:
     image = graph.inputs[0]
     followed = Followed(graph, shapes, {image.name: Place(0)})
     for node in list(graph.nodes):
-        behind = [tensor for tensor in node.inputs if tensor.name in followed.places]
-        if not behind:
+        if node.op in _BRANCHES:
+            raise NotBatchable(f"this node has branches: {node.op} {node.name!r}")
+        if not any(tensor.name in followed.places for tensor in node.inputs):
             continue
         if node.op in ("Shape", "Size"):
             _hold(followed, node)
@@ -116,9 +139,7 @@ def free_batch_along_axes(graph: gs.Graph, shapes: Mapping[str, Shape]) -> None:
         if place is None:
             raise NotBatchable(f"this node is written for one picture: {node.op} {node.name!r}")
         followed.places.update({output.name: place for output in outputs if output.name})
-    for output in graph.outputs:
-        if followed.place(output) != Place(0):
-            raise NotBatchable(f"the output {output.name} is not one row a picture")
+    graph.outputs = [_in_front(followed, output) for output in graph.outputs]
     image.shape = [BATCH, *image.shape[1:]]
     for tensor in graph.tensors().values():
         if not hasattr(tensor, "values") and tensor is not image:
@@ -128,6 +149,7 @@ def free_batch_along_axes(graph: gs.Graph, shapes: Mapping[str, Shape]) -> None:
 def shapes_of(model: onnx.ModelProto) -> dict[str, Shape]:
     """The shape of every tensor for one picture; what inference leaves open is measured."""
     import onnx
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     graph = inferred.graph
@@ -146,12 +168,25 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, Shape]:
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in open_ones)
-    measured = run(probe, np.ones(shapes[image.name], np.float32))
+    try:
+        measured = run(probe, np.ones(shapes[image.name], np.float32))
+    except (failures.Fail, failures.InvalidArgument, failures.RuntimeException):
+        return shapes
     return shapes | {name: np.shape(value) for name, value in measured.items()}
 
 
 def _fixed(value: onnx.ValueInfoProto) -> Shape:
     return tuple(dim.dim_value for dim in list(value.type.tensor_type.shape.dim)[1:])
+
+
+def _in_front(followed: Followed, output: gs.Tensor) -> gs.Tensor:
+    """An output with the batch as its first dimension, under the name it has."""
+    if followed.shape(output)[:1] != (1,):
+        raise NotBatchable(f"the output {output.name} is not one row a picture")
+    found = followed.at(output, Place(0))
+    if found is not output:
+        found.name, output.name, found.dtype = output.name, f"{output.name}_elsewhere", output.dtype
+    return found
 
 
 def _hold(followed: Followed, node: gs.Node) -> None:
@@ -192,8 +227,3 @@ def relocated(shape: Sequence[int], place: Place, target: Sequence[int]) -> Plac
 def moved(place: Place, axis: int) -> Place:
     """The same place in another axis."""
     return replace(place, axis=axis)
-
-
-def constant_of(tensor: gs.Tensor) -> Any:
-    """The values of an initialiser, or None."""
-    return np.asarray(tensor.values) if hasattr(tensor, "values") else None

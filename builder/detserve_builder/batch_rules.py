@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detserve_builder.batch_axis import Followed, Place, constant_of, moved, relocated
+from detserve_builder.batch_axis import Followed, Place, moved, relocated
 from detserve_builder.graph import int64, layer
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _along(default: int, *, keeps: bool = True) -> Rule:
 
 def _reduce(followed: Followed, node: gs.Node) -> Place | None:
     rank = len(followed.shape(node.inputs[0]))
-    axes = node.attrs.get("axes") or (constant_of(node.inputs[1]) if len(node.inputs) > 1 else None)
+    axes = node.attrs.get("axes") or (followed.value(node.inputs[1]) if len(node.inputs) > 1 else None)
     if axes is None:
         return None
     along = {int(axis) % rank for axis in axes}
@@ -124,7 +124,7 @@ def _layer_norm(followed: Followed, node: gs.Node) -> Place | None:
 
 
 def _cumulative(followed: Followed, node: gs.Node) -> Place | None:
-    axis = constant_of(node.inputs[1])
+    axis = followed.value(node.inputs[1])
     return (
         None
         if axis is None
@@ -153,14 +153,14 @@ def _transpose(followed: Followed, node: gs.Node) -> Place | None:
 
 def _squeeze(followed: Followed, node: gs.Node) -> Place | None:
     place, shape = followed.places[node.inputs[0].name], followed.shape(node.inputs[0])
-    axes = constant_of(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = followed.value(node.inputs[1]) if len(node.inputs) > 1 else None
     if axes is None or place.axis in [int(axis) % len(shape) for axis in axes]:
         return _reshape(followed, node)
     return moved(place, place.axis - sum(int(axis) % len(shape) < place.axis for axis in axes))
 
 
 def _unsqueeze(followed: Followed, node: gs.Node) -> Place | None:
-    place, axes = followed.places[node.inputs[0].name], constant_of(node.inputs[1])
+    place, axes = followed.places[node.inputs[0].name], followed.value(node.inputs[1])
     rank = len(followed.shape(node.outputs[0]))
     if axes is None:
         return None
@@ -214,6 +214,8 @@ def _indexed(followed: Followed, node: gs.Node) -> Place | None:
 def _matmul(followed: Followed, node: gs.Node) -> Place | None:
     shapes, output = [followed.shape(given) for given in node.inputs], followed.shape(node.outputs[0])
     places = [followed.place(given) for given in node.inputs]
+    if len(shapes[1]) == 1 and places[1] is None:
+        return _away(followed, node, len(shapes[0]) - 1)
     if min(map(len, shapes)) < 2:
         return None
     found = {
@@ -269,8 +271,9 @@ def _gather_each(followed: Followed, node: gs.Node, axis: int) -> Place | None:
 
 
 def _slice(followed: Followed, node: gs.Node) -> Place | None:
-    shape, parameters = followed.shape(node.inputs[0]), [constant_of(given) for given in node.inputs[1:]]
-    if any(value is None for value in parameters):
+    shape = followed.shape(node.inputs[0])
+    parameters = [value for given in node.inputs[1:] if (value := followed.value(given)) is not None]
+    if len(parameters) != len(node.inputs) - 1:
         return None
     starts, ends, *more = parameters
     axes = more[0] if more else np.arange(len(starts))
@@ -299,7 +302,7 @@ def _expand(followed: Followed, node: gs.Node) -> Place | None:
 
 
 def _pad(followed: Followed, node: gs.Node) -> Place | None:
-    place, pads = _first_input(followed, node), constant_of(node.inputs[1])
+    place, pads = _first_input(followed, node), followed.value(node.inputs[1])
     if place is None or pads is None or len(node.inputs) > 3:
         return None
     return None if pads[place.axis] or pads[len(pads) // 2 + place.axis] else place

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detserve_builder.card_sources import InferredCard
 from detserve_builder.checkpoint import load_checkpoint
-from detserve_builder.errors import BuildError
-from detserve_builder.infer_card import infer_card
+from detserve_builder.errors import BuildError, naming_the_card
+from detserve_builder.infer_card import read_card
 from detserve_builder.precision import report
 from detserve_builder.precision.calibration import CalibrationSource, calibration_folder, network_input
 from detserve_builder.precision.decoding import Decoding, choose_decoding
@@ -24,7 +25,7 @@ from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
 from detserve_builder.tensorrt.libraries import import_rtx
 from detserve_builder.triton_config import Placement, Preprocess, Target
 from detserve_builder.warmup import WarmupPicture
-from detserve_client.card import Card, Decode
+from detserve_client.card import Card, Decode, Wh
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,11 +41,13 @@ _WARMUP_PICTURE = Path(__file__).parent / "warmup.jpg"
 class Built:
     """What a build made.
 
+    ``inferred`` is the card with the source of each field, before ``decoding``;
     ``batch_obstacle`` says why requests take one picture, or is None; ``decoding`` is the card's with the AP
     of both, where that was measured; ``gate`` is what TensorRT's compiler said, where it was asked.
     """
 
     card: Card
+    inferred: InferredCard
     folders: list[Path]
     batch_obstacle: str | None
     calibration: CalibrationSource | None
@@ -59,6 +62,7 @@ def build(
     name: str,
     repository: Path,
     card_path: Path | None = None,
+    input_wh: Wh | None = None,
     target: Target = Target.EMBEDDED,
     request: PrecisionRequest = _FP32,
     preprocess: Preprocess = Preprocess.PYTHON,
@@ -68,6 +72,7 @@ def build(
 ) -> Built:
     """Build ``source`` (an .onnx file or a zoo name) into ``repository`` as detector ``name``.
 
+    ``input_wh`` is the network's input where the file leaves it open;
     ``request`` says which precision, and what it is measured on; ``placement`` None is the fastest for the
     target, as measured in perf/README.md; ``check_tensorrt`` compiles the graph ahead
     of time; ``on_step`` is told each step as it begins. Raises DetserveError for what the user can mend; the
@@ -86,7 +91,8 @@ def build(
         )
     on_step("reading the checkpoint")
     checkpoint = load_checkpoint(source)
-    card = infer_card(checkpoint, name=name, said=card_path)
+    inferred = read_card(checkpoint, name=name, said=card_path, input_wh=input_wh)
+    card = inferred.card
     if preprocess is Preprocess.DALI and card.preprocess.decode is Decode.REDUCED:
         raise BuildError(
             "the card's preprocess.decode is reduced, but DALI decodes whole pictures; say whole, or leave "
@@ -98,7 +104,8 @@ def build(
         calibration = calibration_folder(request.calibrate, card, forced=request.force_calibration)
     on_step(f"preparing the graph ({card.family})")
     probe = probe_pictures(card)
-    prepared = prepare(checkpoint, card, probe)
+    with naming_the_card(card_path or checkpoint.card_path):
+        prepared = prepare(checkpoint, card, probe)
     refuse_impossible(checkpoint, card, prepared.model, probe)
     decoding = Decoding(card)
     if preprocess is Preprocess.PYTHON:
@@ -107,7 +114,7 @@ def build(
     if calibration:
         calibration = replace(calibration, card=card)
     outcome = apply_precision(
-        prepared.model, card, place, request, calibration, on_step, float_ap=decoding.float_ap
+        prepared.model, card, place, request, calibration, on_step, probe, float_ap=decoding.float_ap
     )
     # Q/DQ in the form that ONNX Runtime runs fast is not for TensorRT
     for_tensorrt = outcome.built.model if place.tensorrt else prepared.model
@@ -139,9 +146,10 @@ def build(
         runtime=outcome.built.runtime,
         floats=outcome.built.floats,
         reports=reports,
+        card_sources=inferred.sources,
     )
     obstacle = prepared.batch_obstacle if takes_one_picture(prepared, placement) else None
-    return Built(card, folders, obstacle, calibration, outcome, decoding, gate)
+    return Built(card, inferred, folders, obstacle, calibration, outcome, decoding, gate)
 
 
 def warmup_picture(card: Card) -> WarmupPicture:

@@ -17,11 +17,12 @@ from detserve_builder.checkpoint.image_input import input_size_is_fixed
 from detserve_builder.checkpoint.names import labels_of, written_names
 from detserve_builder.checkpoint.normalisation import pixel_scale
 from detserve_builder.coco_labels import COCO_LABELS
-from detserve_builder.errors import BuildError
+from detserve_builder.errors import BuildError, naming_the_card
 from detserve_builder.families import FAMILIES, Draft, Family
 from detserve_client.card import Card, Wh, first_mistake
 from detserve_client.errors import CardError
 
+UNTOLD_CLASSES = 100  # numbered labels where a file gives class numbers and not how many there are
 MAX_CANDIDATES = 1000  # boxes that reach NMS, where the detector has as many and the card does not say
 
 
@@ -44,6 +45,13 @@ def read_card(
     Raises :class:`BuildError` where no family fits and :class:`CardError` where a field is missing, wrong or
     contradicts the graph.
     """
+    with naming_the_card(said or checkpoint.card_path):
+        return _read_card(checkpoint, name, said, input_wh)
+
+
+def _read_card(
+    checkpoint: Checkpoint, name: str | None, said: Path | None, input_wh: Wh | None
+) -> InferredCard:
     path = said or checkpoint.card_path
     fields: dict[str, Any] = dict(checkpoint.card_fields)
     for card_file in (checkpoint.card_path, said):
@@ -158,7 +166,7 @@ def _check_against_graph(card: Card, family: Family, draft: Draft) -> None:
     try:
         family.head.model_validate(card.head)
     except ValidationError as error:
-        raise CardError(first_mistake(error, "card", inside=("head",))) from None
+        raise CardError(first_mistake(error, "card", inside=("head",), model=family.head)) from None
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
@@ -197,4 +205,7 @@ def _labels(checkpoint: Checkpoint, draft: Draft) -> tuple[list[str], Source, st
         return names, Source.METADATA, ""
     if draft.num_classes == len(COCO_LABELS) and not why_not:
         return list(COCO_LABELS), Source.GUESS, ""
-    return [f"class_{index}" for index in range(draft.num_classes or 0)], Source.GUESS, why_not
+    if draft.num_classes is None:
+        why_not = why_not or "the file does not say how many classes there are"
+    count = UNTOLD_CLASSES if draft.num_classes is None else draft.num_classes
+    return [f"class_{index}" for index in range(count)], Source.GUESS, why_not

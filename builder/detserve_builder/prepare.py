@@ -28,7 +28,7 @@ from detserve_builder.focus import fold_focus
 from detserve_builder.graph import float32, int64, layer
 from detserve_builder.proof import DecodedGraph, check_against_file, infer_shapes
 from detserve_builder.rows import coarseness
-from detserve_client.card import Card, ColorOrder
+from detserve_client.card import Card, ColorOrder, PreprocessSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -66,11 +66,26 @@ def _batched_or_not(
     for free in (free_batch, lambda graph: free_batch_along_axes(graph, shapes_of(checkpoint.model))):
         try:
             graph = _prepared_graph(checkpoint, card, free)
-            check_batch(graph.model, probe, coarse=coarseness(checkpoint.original))
+            coarse = coarseness(checkpoint.original)
+            check_batch(graph.model, probe, candidates=graph.candidates, coarse=coarse)
             return graph, None
         except NotBatchable as reason:
             obstacle = obstacle or str(reason)
     return _prepared_graph(checkpoint, card, None), obstacle
+
+
+def prepare_for_floats(checkpoint: Checkpoint, card: Card) -> onnx.ModelProto:
+    """The prepared graph of one picture without normalisation: ``images`` are FLOAT [1,H,W,3], normalised.
+
+    For trying one normalisation after the other on one session.
+    """
+    import onnx
+
+    spec = PreprocessSpec(resize=card.preprocess.resize)
+    plain = card.model_copy(update={"preprocess": spec})
+    model = _prepared_graph(at_size(checkpoint, card.input_wh), plain, None).model
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return model
 
 
 def _prepared_graph(

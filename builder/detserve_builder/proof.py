@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _GREY = (0.299, 0.587, 0.114)
 _HALVES = (10, 16)  # ONNX's numbers of FLOAT16 and BFLOAT16
 _FAR = 8  # times the input's longer side: no box that was found lies so far out
-_CORNER_PX = 2.0
+_BEYOND, _MOST = 0.1, 0.95  # shares of the picture: boxes reach a little beyond, and most do not
 _MOST_ROWS = 100
 _MOST_COMPARED = 1000
 _ROUNDING = 1e-3
@@ -85,8 +85,8 @@ def refuse_impossible(
 ) -> None:
     """Raise :class:`BuildError` where a probe picture's candidates cannot be detections.
 
-    ``model`` is prepared. Scores are shares of 1, boxes are finite, not many times the input away, and not
-    all in the corner of two pixels where shares lie that are taken for pixels.
+    ``model`` is prepared. Scores are shares of 1, boxes are finite, not many times the input away, and no
+    shares of the picture that are taken for pixels.
     """
     where = f"{checkpoint.path}: read as {card.family}"
     mend = "say family, head and preprocess in a card where they are not what the file is"
@@ -108,8 +108,10 @@ def refuse_impossible(
                 f"{where}, the best boxes lie {np.median(reach):.0f} px out, on an input of "
                 f"{card.input_wh[0]}x{card.input_wh[1]}; {mend}"
             )
-        if len(boxes) >= 3 and reach.max() < _CORNER_PX:
-            raise BuildError(f"{where}, every box lies within {_CORNER_PX:.0f} px of the corner; {mend}")
+        if len(boxes) >= 3 and np.mean((boxes > -_BEYOND) & (boxes < 1 + _BEYOND)) > _MOST:
+            raise BuildError(
+                f"{where}, the boxes are shares of the picture where pixels are expected; {mend}"
+            )
 
 
 def _run_file(checkpoint: Checkpoint, card: Card, picture: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

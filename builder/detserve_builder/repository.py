@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from detserve_builder.card_sources import Source
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.request import Precision
 from detserve_builder.prepare import Prepared
@@ -41,11 +42,13 @@ def write_repository(
     runtime: Runtime = Runtime.ONNXRUNTIME,
     floats: str = "f32",
     reports: Mapping[str, bytes] | None = None,
+    card_sources: Mapping[str, Source] | None = None,
 ) -> list[Path]:
     """Write the ensemble NAME and the models it is made of under ``folder``.
 
     An earlier build of the same name is replaced at the end, when everything new is complete. ``reports`` are
-    files for people to read, kept beside the manifest. Returns the new folders. Raises :class:`BuildError`
+    files for people to read, kept beside the manifest, in which ``card_sources`` says where the card's fields
+    come from. Returns the new folders. Raises :class:`BuildError`
     where the folder cannot be written.
     """
     with _staging(folder) as staged:
@@ -66,6 +69,7 @@ def write_repository(
             (staged / card.name / file).write_bytes(content)
         manifest = _manifest(staged, card, prepared, target, measured)
         manifest |= {
+            "card_sources": {name: source.value for name, source in (card_sources or {}).items()},
             "placement": placement.value,
             "precision": precision.value,
             "runtime": runtime.value,

@@ -16,6 +16,7 @@ BOX_PX = 0.1
 _BOX_SHARE = 1e-3
 _COARSE = 20  # by how much more two runs of a network in half precision or 8-bit steps may differ
 _COARSE_SHARE = 0.8  # and how many of its rows must be found again: rounding decides which are listed at all
+_SAME_CLASS = 0.9  # two classes of the same score at the same place change places by rounding
 _COARSE_OPS = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
 _COARSE_DTYPES = (10, 16)  # ONNX's numbers of FLOAT16 and BFLOAT16
 
@@ -51,11 +52,20 @@ def same_detections(
     within = np.array([score, 0.5, *[BOX_PX * coarse] * 4])
     share = np.array([0, 0, *[_BOX_SHARE * coarse] * 4])
     with np.errstate(invalid="ignore"):  # infinite boxes, which are for the look at the values to refuse
-        close = np.array([(np.abs(row - other) <= within + share * np.abs(row)).all(axis=1) for row in one])
+        close = np.abs(one[:, None] - other[None]) <= within + share * np.abs(one[:, None])
     least = min(one[:, 0].min(), other[:, 0].min()) + 2 * score
-    found_again = [close.any(axis=axis)[rows[:, 0] > least] for axis, rows in ((1, one), (0, other))]
-    needed = 1.0 if coarse == 1 else _COARSE_SHARE
-    return all(not len(found) or float(found.mean()) >= needed for found in found_again)
+    decided = one[:, 0] > least, other[:, 0] > least
+    in_place = _share_found(close[..., [0, 2, 3, 4, 5]].all(axis=2), *decided)
+    of_class = _share_found(close.all(axis=2), *decided)
+    return in_place >= (1.0 if coarse == 1 else _COARSE_SHARE) and of_class >= _SAME_CLASS * in_place
+
+
+def _share_found(close: NDArray[np.bool_], rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> float:
+    """The least share of the ``rows``, and of the ``columns``, that have one that is ``close`` on the other
+    side.
+    """
+    found = [close.any(axis=1)[rows], close.any(axis=0)[columns]]
+    return min(float(one.mean()) if len(one) else 1.0 for one in found)
 
 
 def _rows(outputs: Mapping[str, NDArray[np.generic]]) -> NDArray[np.float64]:

@@ -75,7 +75,7 @@ GOOD_SCORES = [[0.9, 0.1, 0.0], [0.2, 0.7, 0.1]]
         (
             [[0.3, 0.3, 0.1, 0.1], [0.6, 0.5, 0.3, 0.2]],
             GOOD_SCORES,
-            "every box lies within 2 px of the corner",
+            "the boxes are shares of the picture",
         ),
     ],
 )
@@ -84,7 +84,7 @@ def test_what_cannot_be_detections_is_refused(tmp_path, boxes, scores, words) ->
         detector(tmp_path / "net.onnx", of_boxes, of_scores)
         checkpoint = load_checkpoint(str(tmp_path / "net.onnx"))
         card = infer_card(checkpoint)
-        model = preparation._prepared_graph(checkpoint, card, any_batch=False).model
+        model = preparation._prepared_graph(checkpoint, card, None).model
         if of_boxes is GOOD_BOXES and of_scores is GOOD_SCORES:
             refuse_impossible(checkpoint, card, model, pictures(2))
             continue

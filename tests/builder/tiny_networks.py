@@ -16,8 +16,8 @@ def save_linear_network(
 ) -> Path:
     """Write a network [batch,3,64,64] -> ``heads`` (shapes without the batch) with random weights.
 
-    ``middle`` "mean" puts a mean over the batch inside, "squeeze" a Squeeze of axis 0 and its inverse: two
-    ways of computing over the batch.
+    ``middle`` "mean" puts a mean over the batch inside, "squeeze" a Squeeze of axis 0 and its inverse, "norm"
+    a division by the norm over the batch: ways of computing over the batch, the last of which stays.
     """
     rng = np.random.default_rng(seed)
     features = 8
@@ -47,6 +47,12 @@ def save_linear_network(
             helper.make_node("Unsqueeze", ["squeezed", "axis"], ["back"], "add_batch"),
         ]
         source = "back"
+    elif middle == "norm":
+        nodes += [
+            helper.make_node("LpNormalization", [source], ["unit"], "norm_of_batch", axis=0),
+            helper.make_node("Add", [source, "unit"], ["mixed"], "mix"),
+        ]
+        source = "mixed"
     for name, shape in heads.items():
         size = int(np.prod(shape))
         weights[f"{name}_weight"] = rng.normal(0, 1, (features, size)).astype(np.float32)

@@ -42,12 +42,26 @@ def whole(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     sort_nodes(model.graph)
     cut_nms_plugin(path, model)
     refuse_custom_operators(path, model)
+    _refuse_missing_tensors(path, model.graph)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, RuntimeError) as error:
         raise BuildError(f"{path}: the ONNX graph is not valid ({first_line(error)})") from None
     _refuse_nan(path, model)
     return model
+
+
+def _refuse_missing_tensors(path: Path, graph: onnx.GraphProto) -> None:
+    known = {value.name for value in (*graph.input, *graph.initializer)}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer}
+    known |= {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        missing = {name for name in node.input if name} - known
+        if missing:
+            raise BuildError(
+                f"{path}: the node {node.op_type} {node.name!r} reads {min(missing)}, which nothing makes; "
+                "an exporter or optimiser lost it: export the network in another way"
+            )
 
 
 def _read(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 17  # LayerNormalization and per-axis Q/DQ exist from here on; every target reads it
+READ_OPSET = 24  # the newest that TensorRT's parser reads; ONNX Runtime 1.32 has no Q/DQ kernels at 28
 OLDEST_OPSET = 7  # what ONNX Runtime runs, so that the raised network can be compared with the file
 NEWEST_OPSET = 28  # of onnx 1.23 and ONNX Runtime 1.32
 NEWEST_IR = 14
@@ -24,7 +26,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def at_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    """``model`` at opset 17 or later, with the lowest IR version that its opset needs.
+    """``model`` at an opset from 17 to 24 where it can be, with the lowest IR version that its opset needs.
 
     onnx's converter makes half_pixel of the linear Upsample and Resize up to opset 10, which place pixels
     asymmetrically (onnx/onnx, docs/Changelog.md, Resize-11); that is put right. Raises :class:`BuildError`
@@ -41,6 +43,9 @@ def at_opset(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
                 f"{path}: its opset {opset} cannot be raised to {OPSET} ({first_line(error)}); export it at "
                 f"opset {OPSET} or later"
             ) from None
+    if opset > READ_OPSET:
+        with suppress(Exception):  # of whatever type the converter has; what is new in it stays at its opset
+            model = version_converter.convert_version(model, READ_OPSET)
     if opset <= _ASYMMETRIC_UP_TO:
         for graph in all_graphs(model.graph):
             for node in graph.node:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
+from detserve_builder.commands.card_table import guess_lines
+from detserve_builder.commands.input_size import INPUT_SIZE_HELP, input_size
 from detserve_builder.errors import BuildError
 from detserve_builder.precision import report
 from detserve_builder.precision.calibration import CalibrationSource
@@ -30,6 +32,7 @@ def build(
     name: Annotated[str, Option(help="name of the served detector")],
     repository: Annotated[Path, Option(help="model repository to write into")],
     card: Annotated[Path | None, Option(help="JSON with the card fields you say yourself")] = None,
+    size: Annotated[str | None, Option("--input-size", help=INPUT_SIZE_HELP)] = None,
     target: Annotated[Target, Option(help="where the detector step runs")] = Target.EMBEDDED,
     precision: Annotated[
         Precision | None, Option(help="what the network's layers compute in", show_default="fp32")
@@ -72,10 +75,11 @@ def build(
 ) -> None:
     """Build a detector into a model repository: preprocess, detector, postprocess and their ensemble."""
     from rich.console import Console
+    from rich.text import Text
 
     from detserve_builder.build import build as build_repository
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     request = PrecisionRequest(
         precision, prune, calibrate, force_calibration, evaluate, images, max_ap_drop, min_speedup, runtime
     )
@@ -85,13 +89,16 @@ def build(
             name=name,
             repository=repository,
             card_path=card,
+            input_wh=input_size(size),
             target=target,
             request=request,
             preprocess=preprocess,
             placement=placement,
             check_tensorrt=check_tensorrt,
-            on_step=lambda step: status.update(f"{step} …"),
+            on_step=lambda step: status.update(Text(f"{step} …")),
         )
+    for line in guess_lines(built.inferred):
+        console.print(line, soft_wrap=True)
     if built.batch_obstacle:
         console.print(f"one picture at a time: {built.batch_obstacle}", highlight=False)
     if built.calibration and built.calibration.skipped:
@@ -102,6 +109,8 @@ def build(
             f"{ap['reduced']:.4f} reduced",
             highlight=False,
         )
+    for note in built.outcome.notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     if built.outcome.tried:
         console.print(report.table(built.outcome))
     if built.gate:

@@ -32,6 +32,7 @@ def engine(
 ) -> None:
     """Build TensorRT plans from the ONNX in a repository. Run it inside the serving image, on its GPU."""
     from rich.console import Console
+    from rich.text import Text
 
     from detserve_builder.errors import BuildError
     from detserve_builder.tensorrt.engines import EngineOptions, build_engine, tensorrt_detectors
@@ -50,7 +51,7 @@ def engine(
         sparse_weights=sparse_weights,
         timing_cache=timing_cache,
     )
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     with console.status("") as status:
         for detector in name or present:
             plans = build_engine(
@@ -59,7 +60,7 @@ def engine(
                 options,
                 trt=trt,
                 gpu=gpu,
-                on_step=lambda step: status.update(f"{step} …"),
+                on_step=lambda step: status.update(Text(f"{step} …")),
             )
             for plan in plans:
                 print(plan)

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
-from detserve_builder.errors import BuildError
-from detserve_client.errors import CardError
+from detserve_builder.commands.card_table import card_table
+from detserve_builder.commands.input_size import INPUT_SIZE_HELP, input_size
+from detserve_builder.errors import BuildError, naming_the_card
+from detserve_client.errors import CardError, OutputError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from detserve_builder.card_search.decide import Decision
+    from detserve_builder.card_sources import InferredCard
     from detserve_builder.checkpoint import Checkpoint
+    from detserve_client.card import Card
 
 app = Typer(add_completion=False)
 
@@ -24,39 +29,76 @@ def inspect(
         str, Argument(help="an .onnx file, a Darknet .cfg beside its .weights, or a zoo name")
     ],
     card: Annotated[Path | None, Option(help="JSON with the card fields you say yourself")] = None,
+    size: Annotated[str | None, Option("--input-size", help=INPUT_SIZE_HELP)] = None,
+    images: Annotated[
+        Path | None, Option(help="folder of pictures that decide the guesses of the preprocessing")
+    ] = None,
+    evaluate: Annotated[
+        Path | None, Option(help="labels of --images: COCO, YOLO or VOC; decide by AP, and the classes too")
+    ] = None,
+    output: Annotated[Path | None, Option(help="write the card to this file")] = None,
 ) -> None:
     """Show the family, the inputs and outputs and the card a checkpoint is taken for."""
     from rich.console import Console
-    from rich.text import Text
 
-    from detserve_builder.build import probe_pictures
     from detserve_builder.checkpoint import load_checkpoint
-    from detserve_builder.infer_card import families_that_fit, infer_card
-    from detserve_builder.prepare import prepare
-    from detserve_builder.proof import refuse_impossible
+    from detserve_builder.infer_card import families_that_fit, read_card
 
-    console = Console()
-    loaded = load_checkpoint(checkpoint, structure_only=True)
+    if evaluate and not images:
+        raise BuildError("--evaluate names labels without their pictures; name the folder with --images")
+    console = Console(markup=False, emoji=False)
+    loaded = load_checkpoint(checkpoint, structure_only=images is None)
     try:
-        inferred = infer_card(loaded, said=card)
+        inferred = read_card(loaded, said=card, input_wh=input_size(size))
     except CardError:  # what is known helps to write the card that is missing
         fitting = " or ".join(family.name for family, _ in families_that_fit(loaded))
         console.print(_outside(loaded, fitting or "unknown"))
         raise
-    table = _outside(loaded, inferred.family)
-    if loaded.sha256:
-        probe = probe_pictures(inferred)
-        prepared = prepare(loaded, inferred, probe)
-        table.add_row("batch", prepared.batch_obstacle or "any")
-        try:
-            refuse_impossible(loaded, inferred, prepared.model, probe)
-        except BuildError as refusal:
-            table.add_row("a build refuses it", Text(str(refusal), style="red"))
-    else:
-        table.add_row("weights", f"none: {loaded.path.with_suffix('.weights')} is missing")
-    table.add_row("classes", f"{len(inferred.labels)}: {', '.join(inferred.labels[:8])}…")
+    sentence = ""
+    if images:
+        decision = _decide(loaded, inferred, images, evaluate)
+        inferred, sentence = decision.inferred, decision.sentence
+    table = _outside(loaded, inferred.card.family)
+    with naming_the_card(card or loaded.card_path):
+        _add_what_a_build_says(table, loaded, inferred.card)
     console.print(table)
-    console.print_json(inferred.to_json())
+    console.print(card_table(inferred))
+    if sentence:
+        console.print(sentence, soft_wrap=True, highlight=False)
+    console.print_json(inferred.card.to_json())
+    if output:
+        _write(output, inferred.card)
+
+
+def _decide(loaded: Checkpoint, inferred: InferredCard, images: Path, evaluate: Path | None) -> Decision:
+    """Under a progress bar."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    from detserve_builder.card_search.decide import decide_card
+
+    console = Console(stderr=True, emoji=False)
+    columns = (
+        *Progress.get_default_columns()[:2],
+        TextColumn("{task.completed} of about {task.total} runs"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("trying preprocessings", total=None)
+        return decide_card(
+            loaded,
+            inferred,
+            images,
+            evaluate,
+            lambda done, total: progress.update(task, completed=done, total=max(done, total)),
+        )
+
+
+def _write(output: Path, card: Card) -> None:
+    try:
+        output.write_text(card.to_json())
+    except OSError as error:
+        raise OutputError(f"{output}: the card cannot be written ({error.strerror})") from None
 
 
 def _outside(loaded: Checkpoint, family: str) -> Table:
@@ -69,3 +111,23 @@ def _outside(loaded: Checkpoint, family: str) -> Table:
         for tensor in tensors:
             table.add_row(title, str(tensor))
     return table
+
+
+def _add_what_a_build_says(table: Table, loaded: Checkpoint, card: Card) -> None:
+    """Whether pictures can be batched, and what is refused."""
+    from rich.text import Text
+
+    from detserve_builder.build import probe_pictures
+    from detserve_builder.prepare import prepare
+    from detserve_builder.proof import refuse_impossible
+
+    if not loaded.sha256:
+        table.add_row("weights", f"none: {loaded.path.with_suffix('.weights')} is missing")
+        return
+    probe = probe_pictures(card)
+    prepared = prepare(loaded, card, probe)
+    table.add_row("batch", prepared.batch_obstacle or "any")
+    try:
+        refuse_impossible(loaded, card, prepared.model, probe)
+    except BuildError as refusal:
+        table.add_row("a build refuses it", Text(str(refusal), style="red"))

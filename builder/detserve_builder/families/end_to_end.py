@@ -157,20 +157,25 @@ def _decode(graph: gs.Graph, card: Card) -> Candidates:
     head = Head.model_validate(card.head)
     rows = next(output for output in graph.outputs if len(output.shape) == 3)
     expect_anchors("head.detections", str(head.detections), head.detections, rows, rows.shape[1])
-    boxes = slice_last(graph, rows, 0, 4)
-    if head.boxes is BoxCoding.CXCYWH_SHARE:
-        boxes = layer(graph, "Mul", boxes, float32([*card.input_wh, *card.input_wh]))
-        boxes = corners(graph, slice_last(graph, boxes, 0, 2), slice_last(graph, boxes, 2, 4))
     if head.class_scores:
         expect_classes(card, rows, rows.shape[2] - 4)
-        return Candidates(boxes, slice_last(graph, rows, 4, 4 + len(card.labels)))
-    if rows.shape[2] != 6 + head.columns_behind:
+        parts = [4, len(card.labels)]
+    elif rows.shape[2] == 6 + head.columns_behind:
+        parts = [4, 1, 1, head.columns_behind]
+    else:
         raise CardError(
             f"card: head.columns_behind: {head.columns_behind} makes {6 + head.columns_behind} columns with "
             f"box, score and class, but the graph's output {rows.name} has {rows.shape[2]}"
         )
-    scores = layer(graph, "Squeeze", slice_last(graph, rows, 4, 5), int64(2))
-    classes = layer(graph, "Squeeze", slice_last(graph, rows, 5, 6), int64(2))
+    parts = [size for size in parts if size]
+    # one Split: OpenVINO 2026.4 makes a GatherElements of all columns from neighbouring Slices
+    boxes, *rest = layer(graph, "Split", rows, int64(*parts), outputs=len(parts), axis=2)
+    if head.boxes is BoxCoding.CXCYWH_SHARE:
+        boxes = layer(graph, "Mul", boxes, float32([*card.input_wh, *card.input_wh]))
+        boxes = corners(graph, slice_last(graph, boxes, 0, 2), slice_last(graph, boxes, 2, 4))
+    if head.class_scores:
+        return Candidates(boxes, rest[0])
+    scores, classes = (layer(graph, "Squeeze", column, int64(2)) for column in rest[:2])
     return Candidates(boxes, scores, layer(graph, "Cast", classes, to=7))
 
 

@@ -12,14 +12,15 @@ yolo.py: ten landmark columns between objectness and class. Key points are not s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.families import generic
+from detserve_builder.families.columns import columns_of
 from detserve_builder.families.family import Draft, Family
 from detserve_builder.families.generic_head import Head
-from detserve_builder.families.reading import image_wh, last_op, num_cells, parts_of_columns
+from detserve_builder.families.reading import image_wh, last_op, num_cells
 
 _USUAL = (8, 16, 32)
 _KEY_POINTS = 10  # columns: x and y of both eyes, the nose and both corners of the mouth
@@ -167,11 +168,17 @@ def _columns_of_one(
     checkpoint: Checkpoint, output: TensorInfo
 ) -> dict[int, tuple[TensorInfo, list[int] | None]]:
     """The parts that the one output's columns were joined of, each with its columns."""
-    parts, found, start = parts_of_columns(checkpoint, output), {}, 0
+    parts, found, start = _parts(checkpoint, output), {}, 0
     for name, width in parts:
         found[width] = (TensorInfo(name, "", ()), [start, start + width])
         start += width
     return dict(found) if len(parts) == 3 else {}
+
+
+def _parts(checkpoint: Checkpoint, output: TensorInfo) -> list[tuple[str, int]]:
+    """Name and width of the tensors that the columns of ``output`` [N,A,columns] come from, in order."""
+    columns = columns_of(checkpoint, output, 2) if len(output.shape) == 3 else []
+    return [(name, len(list(run))) for name, run in groupby(columns, key=lambda column: column.tensor)]
 
 
 def _blazeface(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
@@ -223,11 +230,10 @@ def _yolov5_face(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
 
 def has_landmark_columns(checkpoint: Checkpoint) -> bool:
     """Whether ten landmark columns lie between objectness and classes of a YOLO's one output [N,A,15+C]."""
-    output = checkpoint.outputs[0]
-    if len(checkpoint.outputs) != 1 or len(output.shape) != 3:
+    if len(checkpoint.outputs) != 1:
         return False
-    ends = list(accumulate(width for _, width in parts_of_columns(checkpoint, output)))
-    return {4, 5, 15} <= set(ends) and ends[-1] == output.shape[2]
+    ends = set(accumulate(width for _, width in _parts(checkpoint, checkpoint.outputs[0])))
+    return {4, 5, 15} < ends
 
 
 def _family(name: str, expects: str, read: Callable[[Checkpoint, tuple[int, int]], Draft | None]) -> Family:

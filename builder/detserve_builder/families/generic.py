@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from detserve_builder.batch import BATCH, NotBatchable
+from detserve_builder.batch import NotBatchable
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.generic_head import AGAINST_PRIORS, Activation, Coding, Head, ScoreOf, Units
@@ -75,7 +75,11 @@ def _output(graph: gs.Graph, field: str, name: str) -> gs.Tensor:
 
 def _rows(graph: gs.Graph, card: Card, head: Head, field: str, names: list[str]) -> tuple[gs.Tensor, int]:
     """The named outputs joined as [N,A,columns], and the number of their columns."""
-    parts = [_part(graph, head, field, name, level) for level, name in enumerate(names)]
+    rows = [head.anchors] if len(names) == 1 else _rows_by_level(card, head)
+    parts = [
+        _part(graph, head, field, name, level, rows[level] if level < len(rows) else None)
+        for level, name in enumerate(names)
+    ]
     anchors, widths = sum(rows for _, rows, _ in parts), {columns for _, _, columns in parts}
     if len(widths) != 1:
         found = " and ".join(map(str, sorted(widths)))
@@ -89,14 +93,19 @@ def _rows(graph: gs.Graph, card: Card, head: Head, field: str, names: list[str])
     return tensors[0] if len(tensors) == 1 else layer(graph, "Concat", *tensors, axis=1), widths.pop()
 
 
-def _part(graph: gs.Graph, head: Head, field: str, name: str, level: int) -> tuple[gs.Tensor, int, int]:
-    """One output as [N,rows,columns], with its rows and columns."""
+def _rows_by_level(card: Card, head: Head) -> list[int]:
+    maps = head.prior_grid.maps if head.prior_grid is not None else []
+    return [prior_map.num_priors(card.input_wh) for prior_map in maps]
+
+
+def _part(
+    graph: gs.Graph, head: Head, field: str, name: str, level: int, rows: int | None
+) -> tuple[gs.Tensor, int, int]:
+    """One output as [N,rows,columns], with its rows and columns; ``rows`` is how many the card says."""
     output = _output(graph, field, name)
     shape = list(output.shape)
     if len(shape) == 2:
-        if shape[0] == BATCH:
-            raise NotBatchable(f"the output {name} has no batch dimension")
-        output, shape = layer(graph, "Unsqueeze", output, int64(0)), [1, *shape]
+        output, shape = _with_batch(graph, output, rows)
     if len(shape) not in (3, 4) or not all(isinstance(size, int) for size in shape[1:]):
         raise CardError(
             f"card: head.{field}: {name} is {shape}, expected [N,A,columns] or [N,channels,h,w] of fixed size"
@@ -106,6 +115,16 @@ def _part(graph: gs.Graph, head: Head, field: str, name: str, level: int) -> tup
     if head.channels_first:
         return layer(graph, "Transpose", output, perm=[0, 2, 1]), shape[2], shape[1]
     return output, shape[1], shape[2]
+
+
+def _with_batch(graph: gs.Graph, output: gs.Tensor, said: int | None) -> tuple[gs.Tensor, list[int]]:
+    """An output [rows of all pictures,columns] as [N,rows,columns], picture by picture."""
+    rows, columns = output.shape
+    if not isinstance(rows, int):
+        if said is None:
+            raise NotBatchable(f"the output {output.name} has no batch dimension")
+        rows, output.shape = said, [f"{output.name}_rows", columns]
+    return layer(graph, "Reshape", output, int64(-1, rows, columns)), [1, rows, columns]
 
 
 def _map_rows(

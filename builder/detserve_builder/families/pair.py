@@ -8,6 +8,7 @@ there boxes may be [N,A,1,4], or [N,A,C,4], one of each class.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,6 +39,8 @@ from detserve_client.errors import CardError
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+_YOLO_NAS = {"resize": "letterbox_center", "color": "rgb", "scale": 1 / 255}
+_PADDLE = {"resize": "stretch", "color": "rgb", "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 _IN_ORDER = 0.9  # of the boxes of a picture
 _OUT_OF_ORDER = 0.15  # centre and size pass as corners for the few boxes in the first corner alone
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (8, 16), (16, 32), (8,), (16,), (32,))
@@ -85,29 +88,28 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
         "anchors": anchors,
         **fields,
     }
-    imagenet = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-    paddle = bool({"scale_factor", "im_shape"} & set(checkpoint.fed)) or classes_first
-    preprocess = {"resize": "stretch", "color": "rgb", **imagenet} if paddle else _YOLO_NAS
+    # PP-YOLOE's activation is swish, YOLO-NAS's ReLU.
+    paddle = bool({"scale_factor", "im_shape"} & set(checkpoint.fed)) or "Relu" not in ops(checkpoint)
     return Draft(
-        card_fields={"input_wh": list(wh), "preprocess": preprocess, "head": head},
+        card_fields={"input_wh": list(wh), "preprocess": _PADDLE if paddle else _YOLO_NAS, "head": head},
         num_classes=classes if isinstance(classes, int) else None,
         guesses=guesses,
     )
 
 
-_YOLO_NAS = {"resize": "letterbox_center", "color": "rgb", "scale": 1 / 255}
-
-
 def decoded_pair(checkpoint: Checkpoint, wh: tuple[int, int]) -> tuple[TensorInfo, TensorInfo, bool] | None:
     """Boxes [N,A,4] and activated scores, and whether these are [N,C,A]; one anchor a cell of the maps."""
     rows = [o for o in checkpoint.outputs if len(o.shape) == 3 and o.dtype == "FLOAT"]
-    if len(rows) != 2 or "GridSample" in ops(checkpoint):
+    if len(rows) != 2 or "GridSample" in ops(checkpoint) or any("logits" in o.name for o in rows):
         return None
+    both = all(output.shape[2] == 4 for output in rows)
     cells = {num_cells(wh, strides) for strides in _STRIDES}
     for boxes, scores in (rows, rows[::-1]):
         anchors = boxes.shape[1]
         if boxes.shape[2] != 4 or anchors not in cells or last_op(checkpoint, scores) != "Sigmoid":
             continue
+        if both and not re.search("score|cls|class", scores.name):
+            continue  # a transformer's boxes are a sigmoid's too
         if last_op(checkpoint, boxes) == "Sigmoid" or anchors not in scores.shape[1:]:
             continue
         return boxes, scores, scores.shape[1] != anchors

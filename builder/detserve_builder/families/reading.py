@@ -85,24 +85,6 @@ def channel_parts(checkpoint: Checkpoint, output: TensorInfo) -> tuple[int, ...]
     return ()
 
 
-def parts_of_columns(checkpoint: Checkpoint, output: TensorInfo) -> list[tuple[str, int]]:
-    """Name and width of the parts that the columns of ``output`` were joined of, or []."""
-    producers, shapes = _producers(checkpoint), _shapes(checkpoint)
-    node = producers.get(output.name)
-    while node is not None and node.op_type in _MOVES:
-        parts = [shapes.get(name, [0]) for name in node.input]
-        if node.op_type == "Concat" and node.attribute[0].i in (-1, len(parts[0]) - 1):
-            return [(name, shape[-1]) for name, shape in zip(node.input, parts, strict=True)]
-        node = producers.get(node.input[0])
-    return []
-
-
-def _shapes(checkpoint: Checkpoint) -> dict[str, list[int]]:
-    graph = checkpoint.model.graph
-    values = [*graph.value_info, *graph.output]
-    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
-
-
 def num_classes_of_top_k(checkpoint: Checkpoint) -> int | None:
     """C of a graph that takes the top K of A*C scores: it divides the index by C, a constant or computed."""
     constants, nodes = _integers(checkpoint), checkpoint.model.graph.node

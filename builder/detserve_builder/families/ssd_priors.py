@@ -62,6 +62,11 @@ class PriorMap(BaseModel):
             return self.cells_wh or input_wh
         return math.ceil(input_wh[0] / self.step_px), math.ceil(input_wh[1] / self.step_px)
 
+    def num_priors(self, input_wh: tuple[int, int]) -> int:
+        """Priors of all cells."""
+        columns, rows = self.cells(input_wh)
+        return columns * rows * len(self.cell_sizes_wh_px())
+
     def cell_sizes_wh_px(self) -> list[tuple[float, float]]:
         """Width and height of every prior of one cell."""
         if self.sizes_wh_px:

@@ -23,6 +23,7 @@ from detserve_builder.precision.channels_elimination import Elimination
 from detserve_builder.precision.channels_graph import Coupling, Group, coupling
 from detserve_builder.precision.channels_moments import Floats, Moments, moments, refitted
 from detserve_builder.precision.channels_removal import without_channels
+from detserve_builder.precision.network import own_layers
 from detserve_builder.precision.sensitivity import Probe, probed_pictures
 
 if TYPE_CHECKING:
@@ -46,15 +47,17 @@ def prune_channels(
     source: CalibrationSource,
     probe: Probe,
     progress: Progress = lambda done, total: None,
-) -> tuple[onnx.ModelProto, dict[str, tuple[int, int]]]:
-    """``model`` (left as it is) with at least ``share`` of its convolutions' multiplications less.
+) -> tuple[onnx.ModelProto, dict[str, tuple[int, int]], float]:
+    """``model`` (left as it is) with at least ``share`` of the multiplications with its weights less.
 
-    Also gives, of every convolution that lost filters, how many it keeps and how many it had. Raises
-    :class:`BuildError` where the network's channels cannot be traced, or half of them are not enough.
+    Also gives, of every convolution that lost filters, how many it keeps and how many it had, and what share
+    of the multiplications that saves. Raises :class:`BuildError` where the network's channels cannot be
+    traced, or half of them are not enough.
     """
     pruner = _Pruner(model, source, probe, progress)
     removed = pruner.choose(share)
-    return pruner.without(removed, pruner.seen_in_all), pruner.kept(removed)
+    saved = 1 - pruner.multiplications(removed) / pruner.multiplications(())
+    return pruner.without(removed, pruner.seen_in_all), pruner.kept(removed), saved
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,11 @@ class _Pruner:
 
     def choose(self, share: float) -> set[int]:
         """Ids of the channels to remove: the next step that harms least for what it saves, until enough."""
+        if not self.groups:
+            raise BuildError(
+                f"--prune channels:{share:g}: no channel of this network can go: none is followed from a "
+                "convolution to the next; leave it out"
+            )
         whole = self.multiplications(())
         steps = [self.steps(group) for group in self.groups]
         done = [0] * len(steps)
@@ -171,10 +179,10 @@ class _Pruner:
         return order
 
     def multiplications(self, removed: Collection[int]) -> int:
-        """Of all convolutions at batch 1, without the channels ``removed``."""
+        """Of all layers at batch 1, without the channels ``removed``."""
         gone = np.zeros(self._num_ids, bool)
         gone[list(removed)] = True
-        total = 0
+        total = self._fixed
         for name, weight in self.weights.items():
             node = self.nodes[name]
             out = self.coupled.channels.get(node.output[0])
@@ -191,12 +199,30 @@ class _Pruner:
         return 1 + max((int(ids.max()) for ids in self.coupled.channels.values() if len(ids)), default=0)
 
     @cached_property
-    def _cells(self) -> dict[str, int]:
-        shapes = {
+    def _shapes(self) -> dict[str, list[int]]:
+        graph = self.model.graph
+        return {
             value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            for value in (*self.model.graph.value_info, *self.model.graph.output)
+            for value in (*graph.value_info, *graph.input, *graph.output)
         }
-        return {name: int(np.prod(shapes[self.nodes[name].output[0]][2:])) for name in self.weights}
+
+    @cached_property
+    def _cells(self) -> dict[str, int]:
+        return {name: int(np.prod(self._shapes[self.nodes[name].output[0]][2:])) for name in self.weights}
+
+    @cached_property
+    def _fixed(self) -> int:
+        """Multiplications of the layers whose channels are not followed: ConvTranspose, Gemm, MatMul."""
+        sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in self.model.graph.initializer}
+        total = 0
+        for name in own_layers(self.model).floats:
+            node = self.nodes[name]
+            if node.op_type == "ConvTranspose":
+                total += sizes[node.input[1]] * int(np.prod(self._shapes[node.input[0]][2:]))
+            elif node.op_type != "Conv":
+                rows = self._shapes.get(node.output[0], [])[:-1]
+                total += sizes[node.input[1]] * int(np.prod([max(size, 1) for size in rows]))
+        return total
 
     def without(self, removed: Collection[int], moments_of: Mapping[str, Moments]) -> onnx.ModelProto:
         """The smaller model, its readers fitted anew."""

@@ -27,7 +27,7 @@ Ids = NDArray[np.int64]
 _EACH_BY_ITSELF = (
     *("AveragePool", "BatchNormalization", "Cast", "Clip", "Dropout", "Elu", "Erf", "Exp"),
     *("GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MaxPool"),
-    *("Mish", "Neg", "PRelu", "Relu", "Resize", "Selu", "Sigmoid", "Softplus", "Sqrt", "Tanh"),
+    *("Gelu", "Mish", "Neg", "PRelu", "Relu", "Resize", "Selu", "Sigmoid", "Softplus", "Sqrt", "Tanh"),
 )
 _PAIRWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min")
 _CHANNEL_AXIS = 1
@@ -200,7 +200,8 @@ class _Tracing:
         if attribute(node, "axis", 0) not in (_CHANNEL_AXIS, -3):
             return [ids for _ in node.output] if attribute(node, "axis", 0) in (2, 3, -1, -2) else None
         sizes = [self.shapes[name][_CHANNEL_AXIS] for name in node.output]
-        if sum(sizes) != len(ids) or len(node.input) < 2 or node.input[1] not in self.constants:
+        constant = len(node.input) < 2 or not node.input[1] or node.input[1] in self.constants
+        if sum(sizes) != len(ids) or not constant:
             return None
         return list(np.split(ids, np.cumsum(sizes)[:-1]))
 

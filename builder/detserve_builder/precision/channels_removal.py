@@ -69,6 +69,10 @@ class _Removal:
             self._operands(node)
         elif node.op_type == "Split" and attribute(node, "axis", 0) in (1, -3):
             sizes = [int(self.keeps[name].sum()) for name in node.output]
+            for equal in [held for held in node.attribute if held.name == "num_outputs"]:
+                node.attribute.remove(equal)
+            if len(node.input) < 2:
+                node.input.append("")
             self._replace(node, 1, np.array(sizes, np.int64))
         elif node.op_type == "Slice":
             self._slice(node)

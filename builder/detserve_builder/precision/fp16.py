@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detserve_builder.graph import OWN_PREFIX
-from detserve_builder.precision.network import WEIGHTED, is_weighted, layers
+from detserve_builder.precision.network import WEIGHTED, is_weighted, layers, own_layers
 from detserve_builder.precision.sensitivity import Probe, sensitivity
 from detserve_builder.precision.statistics import Statistics
 
@@ -25,7 +25,19 @@ _HEADROOM = 2.0  # pictures to come may drive a tensor further than those calibr
 _MAX_HARM = 0.01
 _FLOAT16 = (
     *WEIGHTED,
-    *("Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Constant", "Div", "Elu", "Erf", "Exp"),
+    *(
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Clip",
+        "Concat",
+        "Constant",
+        "Div",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Gelu",
+    ),
     *(
         "Flatten",
         "Gather",
@@ -54,16 +66,29 @@ _FLOAT_BY_DEFINITION = {"Resize": (1, 2)}  # inputs that the operator takes in f
 
 
 def convertible_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the network's own nodes up to its last weighted layers, in order of execution."""
+    """Names of the network's own nodes up to its last weighted layers, in order of execution.
+
+    What came quantised stays, as does what a runtime makes one integer kernel of with it.
+    """
+    in_integers = _in_integers(model)
     constants = {initializer.name for initializer in model.graph.initializer}
     before: set[str] = set()
     names = []
     for node in reversed(model.graph.node):
         if is_weighted(node, constants) or before.intersection(node.output):
             before.update(node.input)
-            if node.op_type in _FLOAT16 and not node.name.startswith(OWN_PREFIX):
+            own = node.op_type in _FLOAT16 and not node.name.startswith(OWN_PREFIX)
+            if own and node.name not in in_integers:
                 names.append(node.name)
     return names[::-1]
+
+
+def _in_integers(model: onnx.ModelProto) -> set[str]:
+    """Names of the layers that came quantised, and of what stands between them and a QuantizeLinear."""
+    came = own_layers(model)
+    read = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    before = {node.name for node in model.graph.node if read.intersection(node.output)}
+    return before.difference(came.floats).union(came.quantised)
 
 
 def overflowing_nodes(model: onnx.ModelProto, nodes: Collection[str], statistics: Statistics) -> list[str]:

@@ -3,12 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
+
+from detserve_builder.errors import BuildError
+from detserve_builder.graph import OWN_PREFIX
 
 if TYPE_CHECKING:
     import onnx
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+LEAST_SHARE = 0.25  # of the layers that a pass must change, so that the network may be called by its name
+_OF_QOPERATORS = ("QLinearConv", "QLinearMatMul", "QGemm", "QLinearConvTranspose")
+_OF_DYNAMIC = ("ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits")
+
+
+class Unfit(BuildError):
+    """A candidate that is no use; a free choice goes on without it and reports why."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Names of the network's own layers with weights, in order of execution.
+
+    ``floats`` have constant float weights, which passes change; ``quantised`` came quantised, as ``kind``
+    says: ``Q/DQ``, ``QOperator`` or ``dynamic``; the rest compute their weights.
+    """
+
+    every: tuple[str, ...]
+    floats: tuple[str, ...]
+    quantised: tuple[str, ...]
+    kind: str
+
+    @cached_property
+    def as_it_came(self) -> str | None:
+        """What the file's own quantisation is, for a sentence; None where there is none."""
+        if not self.quantised:
+            return None
+        return f"{len(self.quantised)} of {len(self.every)} layers are quantised as they came ({self.kind})"
+
+    def changed(self, what: str, nodes: Collection[str], rest: str) -> dict[str, int]:
+        """How many of the layers are among ``nodes``, for the record of the pass ``what``.
+
+        Raises :class:`Unfit` where they are none or less than a quarter; ``rest`` says what others are left.
+        """
+        changed = set(self.floats).intersection(nodes)
+        if len(changed) < max(LEAST_SHARE * len(self.every), 1):
+            found = f"only {len(changed)}" if changed else "none"
+            raise Unfit(
+                f"{what}: {found} of the network's {len(self.every)} layers with weights can be changed, "
+                f"expected {LEAST_SHARE:.0%} or more ({self.as_it_came or rest}); leave {what} out"
+            )
+        return {"layers_changed": len(changed), "layers": len(self.every)}
+
+
+def own_layers(model: onnx.ModelProto) -> Layers:
+    """The layers of a prepared ``model``, whose nodes have names."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    dequantised = {name for n in model.graph.node if n.op_type == "DequantizeLinear" for name in n.output}
+    every, floats, quantised, kinds = [], [], [], []
+    for node in model.graph.node:
+        if node.name.startswith(OWN_PREFIX):
+            continue
+        kind = _kind(node, dequantised)
+        if kind:
+            quantised.append(node.name)
+            kinds.append(kind)
+        elif is_weighted(node, constants):
+            floats.append(node.name)
+        elif node.op_type not in ("Conv", "ConvTranspose"):
+            continue
+        every.append(node.name)
+    return Layers(tuple(every), tuple(floats), tuple(quantised), " and ".join(sorted(set(kinds))))
+
+
+def _kind(node: onnx.NodeProto, dequantised: Collection[str]) -> str:
+    if node.op_type in _OF_QOPERATORS:
+        return "QOperator"
+    if node.op_type in _OF_DYNAMIC:
+        return "dynamic"
+    return "Q/DQ" if node.op_type in WEIGHTED and node.input[1] in dequantised else ""
+
+
+def quantises(node: onnx.NodeProto) -> bool:
+    """Whether ``node`` turns floats into integers, or back."""
+    return node.op_type in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
 def named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -26,8 +106,9 @@ def named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def is_weighted(node: onnx.NodeProto, constants: Collection[str]) -> bool:
-    """Whether ``node`` multiplies with weights, which are among ``constants``."""
-    return node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in constants
+    """Whether ``node`` is a layer of the network's own with weights, which are among ``constants``."""
+    own = node.op_type in WEIGHTED and not node.name.startswith(OWN_PREFIX)
+    return own and len(node.input) > 1 and node.input[1] in constants
 
 
 def layers(model: onnx.ModelProto, nodes: Iterable[str]) -> dict[str, list[str]]:

@@ -7,12 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.calibration import CalibrationSource
+from detserve_builder.precision.came import as_it_came, slower_than_floats, without_quantisation
 from detserve_builder.precision.evaluation import Truth, agreement_dataset, labelled_dataset
 from detserve_builder.precision.gate import Candidate, Gate, Measured
-from detserve_builder.precision.network import named_nodes
+from detserve_builder.precision.network import LEAST_SHARE, own_layers
+from detserve_builder.precision.plain import plain
 from detserve_builder.precision.request import MAX_AP_DROP, Precision, PrecisionRequest
+from detserve_builder.precision.runtime_check import check_runtime
 from detserve_builder.precision.search import OnStep
 from detserve_builder.precision.speed import THREADS
 from detserve_builder.precision.workshop import Place, Workshop
@@ -22,6 +27,7 @@ from detserve_client.card import Card
 
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class Outcome:
     """What will be built.
 
     ``refusal`` says why it is not what was demanded. ``figure`` names what ``tried`` was measured by, the
-    float model first; ``record`` is for the manifest.
+    float model first; ``record`` is for the manifest. ``notes`` are sentences for the user, also on what was
+    left out.
     """
 
     built: Candidate
@@ -39,6 +46,7 @@ class Outcome:
     figure: str = "AP"
     chosen: Measured | None = None
     refusal: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def place_of(target: Target, request: PrecisionRequest) -> Place:
@@ -81,28 +89,40 @@ def apply_precision(
     request: PrecisionRequest,
     source: CalibrationSource | None,
     on_step: OnStep,
+    images: NDArray[np.uint8],
     *,
     float_ap: float | None = None,
 ) -> Outcome:
     """Precision of the prepared ``model`` as asked; ``source`` is there where pictures are needed.
 
-    ``float_ap`` is the model's AP where it was measured already.
+    A runtime other than ONNX Runtime is compared with it on ``images`` (uint8 [P,H,W,3]). ``float_ap`` is the
+    model's AP where it was measured already. Raises :class:`BuildError` where what was asked for changes no
+    layer, or its runtime computes something else.
     """
+    came = as_it_came(model)
+    record: dict[str, Any] = {"as_it_came": came} if came else {}
+    notes = [came] if came else []
+    if request.precision is Precision.INT8 and own_layers(plain(model)).quantised and not request.prune:
+        return _left_alone(model, place, record, notes, images)
     if source is None:
-        precision = request.precision or Precision.FP32
-        return Outcome(Candidate(precision.value, precision, model, {}, runtime=place.runtimes[0]))
-    works = Workshop(named_nodes(model), card, place, source, on_step)
+        return _floats(model, place, request, record, notes, images)
+    works = Workshop(plain(model), card, place, source, on_step, images)
+    record["calibration"] = _described(source)
     floats = replace(works.floats(Runtime.ONNXRUNTIME), baseline=True)
     truth = _truth(request, floats, card)
-    record: dict[str, Any] = {"calibration": _described(source)}
     if truth is None:
         candidate = works.ungated(request)
         record["built"] = {"label": candidate.label, **candidate.settings}
-        return Outcome(candidate, record)
+        return Outcome(candidate, record, notes=(*notes, *_counted(candidate)))
+    if request.runtime:
+        works.checked(works.floats(request.runtime))
     gate = _gate(request, place)
     measure_one = works.measure_against(floats, truth, float_ap)
     tried = [measure_one(floats)]
     tried += works.tried(request, gate, measure_one)
+    unfit = list(dict.fromkeys(works.unfit))
+    if unfit and not request.searches_all and all(measured.candidate.baseline for measured in tried):
+        raise BuildError(unfit[0])
     chosen = gate.fastest(tried)
     built = chosen.candidate if chosen else works.floats(place.runtimes[0])
     record |= {
@@ -114,10 +134,73 @@ def apply_precision(
         "gate": {"max_ap_drop": gate.max_ap_drop, "min_speedup": gate.min_speedup},
         "machine": {"cpu": _cpu(), "threads": THREADS},
         "candidates": [measured.figures() for measured in tried],
+        "left_out": unfit,
         "built": chosen.figures() if chosen else {"label": built.label},
     }
     refusal = _refusal(request, gate, chosen, truth)
-    return Outcome(built, record, tried, gate, truth.figure, chosen, refusal)
+    notes += [f"left out: {why}" for why in unfit]
+    return Outcome(built, record, tried, gate, truth.figure, chosen, refusal, tuple(notes))
+
+
+def _floats(
+    model: onnx.ModelProto,
+    place: Place,
+    request: PrecisionRequest,
+    record: dict[str, Any],
+    notes: list[str],
+    images: NDArray[np.uint8],
+) -> Outcome:
+    """The model as it is, where no pass was asked for."""
+    precision = request.precision or Precision.FP32
+    candidate = Candidate(precision.value, precision, model, {}, runtime=place.runtimes[0])
+    return _as_it_is(candidate, place, record, notes, images)
+
+
+def _left_alone(
+    model: onnx.ModelProto,
+    place: Place,
+    record: dict[str, Any],
+    notes: list[str],
+    images: NDArray[np.uint8],
+) -> Outcome:
+    """INT8 of a network that came quantised: its author chose which layers and ranges."""
+    layers = own_layers(plain(model))
+    if len(layers.quantised) < LEAST_SHARE * len(layers.every):
+        raise BuildError(
+            f"--precision int8: only {layers.as_it_came}, and a network that came quantised is left alone; "
+            "export the float network, or leave --precision out"
+        )
+    candidate = Candidate("int8 as it came", Precision.INT8, model, {}, runtime=place.runtimes[0])
+    record["built"] = {
+        "label": candidate.label,
+        "layers_quantised": len(layers.quantised),
+        "layers": len(layers.every),
+    }
+    return _as_it_is(candidate, place, record, [f"{notes[0]}, and left alone"], images)
+
+
+def _as_it_is(
+    candidate: Candidate, place: Place, record: dict[str, Any], notes: list[str], images: NDArray[np.uint8]
+) -> Outcome:
+    moved = check_runtime(candidate, images, without_quantisation(candidate.model))
+    if moved:
+        record["bf16_moves"] = moved
+        notes.append(
+            f"bf16 moves scores by up to {moved['score']:g} and boxes by up to {moved['box_px']:g} px on two "
+            "probe pictures"
+        )
+    on_cpu = candidate.runtime is Runtime.ONNXRUNTIME and not place.tensorrt
+    if on_cpu and (slower := slower_than_floats(candidate.model, images)):
+        notes.append(slower)
+    return Outcome(candidate, record, notes=tuple(notes))
+
+
+def _counted(candidate: Candidate) -> list[str]:
+    """How much of the network a pass changed."""
+    found = candidate.settings
+    if "layers" not in found:
+        return []
+    return [f"{candidate.label}: {found['layers_changed']} of {found['layers']} layers with weights changed"]
 
 
 def _refusal(request: PrecisionRequest, gate: Gate, chosen: Measured | None, truth: Truth) -> str | None:

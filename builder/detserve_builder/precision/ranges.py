@@ -146,7 +146,7 @@ class _Histogram:
         inside = np.abs(self.values) <= limit
         kept = self.counts[inside]
         low, high = max(self.low, -limit), min(self.high, limit)
-        if not kept.size or high - low < steps * 2 * self.half_bin:
+        if not kept.size or high - low <= steps * 2 * self.half_bin:
             return float("inf")  # nothing lies within, or fewer bins than levels, copied without loss
         clipped = kept.copy()
         clipped[0] += self.counts[self.values < -limit].sum()

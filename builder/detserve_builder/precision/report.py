@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from detserve_builder.precision.passes import Outcome
 
-_HEADINGS = ("candidate", "drop", "size MB", "latency ms", "speed-up", "gate")
+_HEADINGS = ("candidate", "drop", "layers", "size MB", "latency ms", "speed-up", "gate")
 
 
 def table(outcome: Outcome) -> Table:
@@ -65,11 +65,18 @@ def _row(measured: Measured, outcome: Outcome) -> tuple[str, ...]:
         measured.candidate.label,
         f"{measured.ap:.4f}",
         f"{measured.ap_drop:+.4f}",
+        _layers(measured),
         f"{measured.size_bytes / 1e6:.2f}",
         "-" if measured.latency_ms is None else f"{measured.latency_ms:.2f}",
         "-" if measured.speedup is None else f"{measured.speedup:.2f}",
         _verdict(measured, outcome.gate) if outcome.gate else "",
     )
+
+
+def _layers(measured: Measured) -> str:
+    """How many of the layers with weights the pass changed."""
+    settings = measured.candidate.settings
+    return f"{settings['layers_changed']} of {settings['layers']}" if "layers" in settings else "-"
 
 
 def _verdict(measured: Measured, gate: Gate) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
 from detserve_builder.precision.int8 import Form, quantisable_nodes, quantise
-from detserve_builder.precision.network import layers
+from detserve_builder.precision.network import Layers, Unfit, layers, own_layers
 from detserve_builder.precision.ranges import Method, Range, activations_of, ranges
 from detserve_builder.precision.request import Precision
 from detserve_builder.precision.sensitivity import Probe, sensitivity
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 HARMFUL = 0.05  # a layer that alone does more harm than this stays float where no gate decides
 _LEFT_IN_FLOAT = (0, 1, 2, 3, 5, 8, 12, 16, 24, 32)
+HEADS_STAY = "those that boxes and scores are read off stay in float"
 OnStep = Callable[[str], None]
 
 
@@ -34,6 +36,7 @@ class Quantiser:
     form: Form
     on_step: OnStep
     runtime: Runtime = Runtime.ONNXRUNTIME
+    on_unfit: Callable[[Unfit], None] = lambda why: None
 
     def candidate(self, method: Method, in_float: tuple[str, ...], *, heads: bool = False) -> Candidate:
         """INT8 but for the layers ``in_float``, with what belongs to them; ``heads`` in INT8 too."""
@@ -44,6 +47,7 @@ class Quantiser:
                 for name in quantisable_nodes(self.model, self.form, heads=True)
                 if name not in self.inner
             ]
+        counts = self.own_layers.changed("int8", nodes, HEADS_STAY)
         quantised = quantise(self.model, self.ranges[method], nodes, self.form)
         label = f"int8 {method.value}" + (f", {len(in_float)} in float" if in_float else "")
         label += ", heads too" if heads else ""
@@ -53,8 +57,14 @@ class Quantiser:
             "form": self.form.value,
             "float_layers": list(in_float),
             "float_heads": not heads,
+            **counts,
         }
         return Candidate(label, Precision.INT8, quantised, settings, runtime=self.runtime)
+
+    @cached_property
+    def own_layers(self) -> Layers:
+        """All that have weights."""
+        return own_layers(self.model)
 
     @cached_property
     def layers(self) -> dict[str, list[str]]:
@@ -100,14 +110,17 @@ class Quantiser:
     def ungated(self) -> Candidate:
         """What is built where no gate decides: the best method, harmful layers in float."""
         harmful = tuple(layer for layer, harm in self.harms.items() if harm > HARMFUL)
-        return self.candidate(self.methods[0], harmful)
+        try:
+            return self.candidate(self.methods[0], harmful)
+        except Unfit as why:
+            raise Unfit(f"{len(harmful)} layers do not bear int8 on these pictures; {why}") from None
 
 
 def search(quantiser: Quantiser, gate: Gate, measure: Measure) -> list[Measured]:
     """Every candidate tried, in order.
 
     A method's search ends at the first candidate that keeps the AP (leaving more in float is slower), or that
-    is too slow already. The fastest that passes is tried with its heads in INT8 too.
+    is too slow already, or is unfit. The fastest that passes is tried with its heads in INT8 too.
     """
     tried: list[Measured] = []
     order = list(quantiser.harms)
@@ -115,14 +128,20 @@ def search(quantiser: Quantiser, gate: Gate, measure: Measure) -> list[Measured]
         for count in _LEFT_IN_FLOAT:
             if count >= len(order) and count:
                 break
-            candidate = quantiser.candidate(method, tuple(order[:count]))
-            quantiser.on_step(f"measuring {candidate.label}")
-            tried.append(measure(candidate))
+            try:
+                candidate = quantiser.candidate(method, tuple(order[:count]))
+                quantiser.on_step(f"measuring {candidate.label}")
+                tried.append(measure(candidate))
+            except Unfit as why:
+                if not count:
+                    quantiser.on_unfit(why)
+                break
             if gate.accurate(tried[-1]) or not gate.fast(tried[-1]):
                 break
     if best := gate.fastest(tried):
         made = best.candidate.settings
         candidate = quantiser.candidate(Method(made["method"]), tuple(made["float_layers"]), heads=True)
         quantiser.on_step(f"measuring {candidate.label}")
-        tried.append(measure(candidate))
+        with suppress(Unfit):
+            tried.append(measure(candidate))
     return tried

@@ -28,13 +28,15 @@ class Speed:
     speedup: float
 
 
-def interleaved(floats: Session, candidate: Session, images: list[NDArray[np.uint8]]) -> Speed:
+def interleaved(
+    floats: Session, candidate: Session, images: list[NDArray[np.uint8]], *, rounds: int = _ROUNDS
+) -> Speed:
     """Run float, candidate, float, candidate, … at batch 1 on ``images`` (uint8 [1,H,W,3]).
 
     Whatever else the machine does meets both alike, so the ratio holds where the times do not.
     """
-    took_ms = np.empty((_ROUNDS, 2))
-    for turn in range(-_WARM_UPS, _ROUNDS):
+    took_ms = np.empty((rounds, 2))
+    for turn in range(-_WARM_UPS, rounds):
         image = images[turn % len(images)]
         for index, session in enumerate((floats, candidate)):
             took = _run_ms(session, image)

@@ -83,8 +83,10 @@ def _measure(
     passes = len(source.pictures) * 2
     for image in source.images(lambda done, total: progress(done, passes)):
         for index, values in enumerate(session.run(tensors, {"images": image})):
-            low[index] = np.minimum(low[index], values.min())
-            high[index] = np.maximum(high[index], values.max())
+            low[index] = values.min(initial=low[index])
+            high[index] = values.max(initial=high[index])
+    empty = low > high  # of candidates that no picture had
+    low[empty], high[empty] = 0, 0
     for name, bounds in zip(tensors, np.stack([low, high], 1), strict=True):
         if not np.isfinite(bounds).all():
             raise CalibrationError(f"tensor {name} of the network is not finite on the calibration pictures")
@@ -97,7 +99,7 @@ def _measure(
 def _histogram(values: NDArray[np.float32], low: np.float32, high: np.float32) -> NDArray[np.int64]:
     per_unit = BINS / (float(high) - float(low)) if high > low else 0.0
     bins = ((values.ravel() - low) * np.float32(per_unit)).astype(np.int32)
-    return np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
+    return np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)  # zeros where there are no values
 
 
 def _key(model: onnx.ModelProto, tensors: tuple[str, ...], source: CalibrationSource) -> str:

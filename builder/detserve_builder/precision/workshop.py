@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from detserve_builder.precision import fp16, pruning
 from detserve_builder.precision.baseline import plain_quantize_static
@@ -14,9 +17,11 @@ from detserve_builder.precision.channels import prune_channels
 from detserve_builder.precision.evaluation import Truth, average_precision
 from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
 from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes, quantise
+from detserve_builder.precision.network import Layers, Unfit, own_layers
 from detserve_builder.precision.ranges import Method, ranges
 from detserve_builder.precision.request import Precision, PrecisionRequest
-from detserve_builder.precision.search import OnStep, Quantiser, search
+from detserve_builder.precision.runtime_check import check_runtime
+from detserve_builder.precision.search import HEADS_STAY, OnStep, Quantiser, search
 from detserve_builder.precision.sensitivity import Probe, probe
 from detserve_builder.precision.speed import THREADS, interleaved
 from detserve_builder.precision.statistics import Statistics, measure, statistics_folder
@@ -25,6 +30,8 @@ from detserve_client.card import Card
 
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
+
 
 _LEFT_IN_FP32 = (1, 2, 4, 8, 16)  # layers
 
@@ -46,13 +53,52 @@ class Place:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Of one prepared ``model``, whose nodes have names, for one ``place``."""
+    """Of one prepared ``model`` in plain form, for one ``place``.
+
+    ``images`` uint8 [P,H,W,3] are the pictures on which a runtime is compared with ONNX Runtime; ``unfit``
+    are sentences on the candidates that were left out.
+    """
 
     model: onnx.ModelProto
     card: Card
     place: Place
     source: CalibrationSource
     on_step: OnStep
+    images: NDArray[np.uint8]
+    unfit: list[str] = field(default_factory=list)
+
+    @cached_property
+    def layers(self) -> Layers:
+        """The network's own."""
+        return own_layers(self.model)
+
+    @contextmanager
+    def unless_unfit(self) -> Iterator[None]:
+        """Go on without a candidate that is no use, and keep why."""
+        try:
+            yield
+        except Unfit as why:
+            self.unfit.append(str(why))
+
+    def checked(self, candidate: Candidate) -> Candidate:
+        """The candidate, whose runtime computes what ONNX Runtime does; raises :class:`Unfit`.
+
+        A graph that is read wrong in float is no better quantised, where rounding would hide it.
+        """
+        if candidate.runtime is Runtime.OPENVINO and self.misread:
+            raise Unfit(self.misread)
+        moved = check_runtime(candidate, self.images, self.model)
+        settings = {**candidate.settings, "bf16_moves": moved}
+        return replace(candidate, settings=settings) if moved else candidate
+
+    @cached_property
+    def misread(self) -> str | None:
+        """Why the float network is nothing for OpenVINO, or None."""
+        try:
+            check_runtime(self.floats(Runtime.OPENVINO), self.images, None)
+        except Unfit as why:
+            return str(why)
+        return None
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -85,6 +131,7 @@ class Workshop:
     @cached_property
     def halved(self) -> tuple[list[str], Mapping[str, str]]:
         """The nodes that bear fp16, and why each other one does not."""
+        self._changed("fp16", fp16.convertible_nodes(self.model))
         self.on_step("finding what must stay in fp32")
         return fp16.half_nodes(self.model, self.statistics, self.probe)
 
@@ -100,8 +147,17 @@ class Workshop:
         layers = self.harmful_halves[:more_in_fp32] if more_in_fp32 else []
         kept = {**kept, **{name: "gate" for layer in layers for name in layer}}
         label = "fp16" + (f", {len(kept)} nodes fp32" if kept else "")
-        model = fp16.to_half(self.model, [name for name in nodes if name not in kept])
-        return Candidate(label, Precision.FP16, model, {"fp32_nodes": kept})
+        chosen = [name for name in nodes if name not in kept]
+        counts = self._changed("fp16", chosen)
+        model = fp16.to_half(self.model, chosen)
+        return Candidate(label, Precision.FP16, model, {"fp32_nodes": kept, **counts})
+
+    def _changed(self, what: str, nodes: Iterable[str]) -> dict[str, int]:
+        rest = {
+            "fp16": "what overflows in fp16 or moves detections stays in fp32",
+            "int16": HEADS_STAY,
+        }
+        return self.layers.changed(what, set(nodes), rest[what])
 
     def halves(self, gate: Gate, measure_one: Measure) -> list[Measured]:
         """FP16 with more and more layers in fp32, until one keeps the AP or is too slow already."""
@@ -109,33 +165,52 @@ class Workshop:
         for count in _LEFT_IN_FP32:
             if gate.accurate(tried[-1]) or not gate.fast(tried[-1]) or count >= len(self.harmful_halves):
                 break
-            tried.append(measure_one(self.half(count)))
+            try:
+                tried.append(measure_one(self.half(count)))
+            except Unfit:
+                break
         return tried
 
     def int16(self) -> Candidate:
         """16-bit activations, 8-bit weights."""
         nodes = quantisable_nodes(self.model, Form.ONNXRUNTIME)
+        counts = self._changed("int16", nodes)
         found = ranges(self.statistics, Method.MIN_MAX, symmetric=False)
         model = quantise(self.model, found, nodes, Form.ONNXRUNTIME, bits=16)
-        return Candidate("int16 activations", Precision.INT16, model, {"method": Method.MIN_MAX.value})
+        settings = {"method": Method.MIN_MAX.value, **counts}
+        return Candidate("int16 activations", Precision.INT16, model, settings)
 
     def quantisers(self) -> Iterable[Quantiser]:
-        """One for each runtime."""
+        """One for each runtime; none for a network that came quantised, which raises :class:`Unfit`."""
+        if self.layers.quantised:
+            raise Unfit(f"int8: {self.layers.as_it_came} and are left alone")
         for runtime, form in self.place.forms.items():
-            yield Quantiser(self.model, self.statistics, self.probe, form, self.on_step, runtime)
+            self.layers.changed("int8", quantisable_nodes(self.model, form), HEADS_STAY)
+            yield Quantiser(
+                *(self.model, self.statistics, self.probe, form, self.on_step, runtime),
+                on_unfit=lambda why: self.unfit.append(str(why)),
+            )
 
     def pruned(self, how: str) -> tuple[Workshop, Candidate]:
         """The same with the pruned model in the place of the float one."""
         asked = pruning.parse_pruning(how)
+        if self.layers.quantised:
+            raise Unfit(f"--prune {how}: {self.layers.as_it_came} and are left alone; leave it out")
         if isinstance(asked, pruning.Channels):
-            model, kept = prune_channels(
+            model, kept, saved = prune_channels(
                 self.model,
                 asked.share,
                 self.source,
                 self.probe,
                 lambda done, total: self.on_step(f"measuring what channels are for: {done}/{total}"),
             )
-            settings: dict[str, Any] = {"prune": how, "channels_kept_of": kept}
+            settings: dict[str, Any] = {
+                "prune": how,
+                "channels_kept_of": kept,
+                "multiplications_saved": round(saved, 4),
+                "layers_changed": len(kept),
+                "layers": len(self.layers.every),
+            }
         else:
             model, sparsity = pruning.prune(
                 self.model,
@@ -144,7 +219,14 @@ class Workshop:
                 self.source,
                 lambda done, total: self.on_step(f"correcting biases on pictures: {done}/{total}"),
             )
-            settings = {"prune": how, "sparsity": {name: round(s, 4) for name, s in sparsity.items()}}
+            counts = self.layers.changed(
+                f"--prune {how}",
+                sparsity,
+                "the first layer, depthwise ones and those that boxes and scores are read off keep their "
+                "weights, and 2:4 fits multiples of 16 input and 8 output channels only",
+            )
+            sparsity = {name: round(share, 4) for name, share in sparsity.items()}
+            settings = {"prune": how, "sparsity": sparsity, **counts}
         works = replace(self, model=model)
         candidate = Candidate(
             f"pruned {how}", Precision.FP32, model, settings, runtime=next(iter(self.place.forms))
@@ -164,8 +246,8 @@ class Workshop:
             made = works.bfloat()
         else:
             assert candidate is not None  # noqa: S101  # a request for neither has no pictures
-            return candidate
-        return _after(candidate, made)
+            return works.checked(candidate)
+        return works.checked(_after(candidate, made))
 
     def tried(self, request: PrecisionRequest, gate: Gate, measure_one: Measure) -> list[Measured]:
         """Every candidate that the request is about, measured."""
@@ -175,12 +257,12 @@ class Workshop:
         def try_one(candidate: Candidate) -> Measured:
             whole = _after(pruned, candidate)
             self.on_step(f"measuring {whole.label}")
-            return measure_one(whole)
+            return measure_one(works.checked(whole))
 
         if pruned:
             alone = request.precision in (None, Precision.FP32)
             self.on_step(f"measuring {pruned.label}")
-            tried.append(measure_one(pruned if alone else replace(pruned, baseline=True)))
+            tried.append(measure_one(works.checked(pruned if alone else replace(pruned, baseline=True))))
             if request.searches_all:
                 works, pruned = self, None  # one candidate among the others
             elif not gate.accurate(tried[-1]):
@@ -188,20 +270,27 @@ class Workshop:
         wanted = [request.precision] if request.precision else list(Precision)
         runtimes = self.place.forms
         if Precision.FP32 in wanted and Runtime.OPENVINO in runtimes:
-            tried.append(try_one(works.floats(Runtime.OPENVINO)))
+            with self.unless_unfit():
+                tried.append(try_one(works.floats(Runtime.OPENVINO)))
         if Precision.BF16 in wanted and Runtime.OPENVINO in runtimes:
-            tried.append(try_one(works.bfloat()))
+            with self.unless_unfit():
+                tried.append(try_one(works.bfloat()))
         if Precision.FP16 in wanted and Runtime.ONNXRUNTIME in runtimes:
-            tried += works.halves(gate, try_one)
+            with self.unless_unfit():
+                tried += works.halves(gate, try_one)
         if Precision.INT16 in wanted and Form.ONNXRUNTIME in runtimes.values():
-            tried.append(try_one(works.int16()))
+            with self.unless_unfit():
+                tried.append(try_one(works.int16()))
         if Precision.INT8 in wanted:
-            self.on_step("measuring plain quantize_static for comparison")
-            tried.append(try_one(plain_quantize_static(works.model, self.source)))
-            for quantiser in works.quantisers():
-                tried += search(quantiser, gate, try_one)
+            with self.unless_unfit():
+                quantisers = list(works.quantisers())
+                self.on_step("measuring plain quantize_static for comparison")
+                tried.append(try_one(plain_quantize_static(works.model, self.source)))
+                for quantiser in quantisers:
+                    tried += search(quantiser, gate, try_one)
             if self.place.tensorrt and request.precision and gate.fastest(tried) is None:
-                tried += works.halves(gate, try_one)  # the next precision down in speed
+                with self.unless_unfit():
+                    tried += works.halves(gate, try_one)  # the next precision down in speed
         return tried
 
     def measure_against(self, floats: Candidate, truth: Truth, known_ap: float | None = None) -> Measure:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 OLDEST_OPSET, NEWEST_OPSET = 13, 24  # 13 has per-channel Q/DQ; the parser of TensorRT 10.14 reads up to 24
 MAX_TOP_K = 3840
 
-#: Operators of TensorRT that TensorRT-RTX lacks, or compiles only beside a driver.
-ONLY_IN_TENSORRT = frozenset({"NonMaxSuppression", "RoiAlign", "NonZero"})
+#: Operators of TensorRT that TensorRT-RTX lacks, compiles only beside a driver or (Attention) crashes on.
+ONLY_IN_TENSORRT = frozenset({"NonMaxSuppression", "RoiAlign", "NonZero", "Attention"})
 
 _REPLACED = {
     "QLinearConv": "Q/DQ nodes around Conv",
@@ -27,6 +27,25 @@ _REPLACED = {
     "ConvInteger": "Q/DQ nodes around Conv",
     "MatMulInteger": "Q/DQ nodes around MatMul",
     "DynamicQuantizeLinear": "a calibrated QuantizeLinear",
+}
+_LACKING = frozenset(
+    {
+        *("AffineGrid", "Bernoulli", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CenterCropPad"),
+        *("Col2Im", "Compress", "Det", "MaxRoiPool", "Unique"),
+    }
+)
+#: What an attribute must be, where TensorRT takes no other value.
+_ONLY: dict[str, dict[str, tuple[Any, ...]]] = {
+    "Resize": {
+        "antialias": (0,),
+        "keep_aspect_ratio_policy": (b"stretch",),
+        "coordinate_transformation_mode": (
+            *(b"align_corners", b"asymmetric", b"half_pixel", b"pytorch_half_pixel"),
+            *(b"tf_half_pixel_for_nn", b"tf_crop_and_resize"),
+        ),
+    },
+    "MaxPool": {"dilations": ([1], [1, 1], [1, 1, 1])},
+    "AveragePool": {"dilations": ([1], [1, 1], [1, 1, 1])},
 }
 _UNKNOWN_DTYPES = ("INT16", "UINT16", "UINT32", "UINT64", "STRING", "COMPLEX64", "COMPLEX128")
 
@@ -85,17 +104,36 @@ def _outline(model: onnx.ModelProto) -> _Outline:
 
 def _opset(graph: _Outline) -> Iterator[Finding]:
     if not OLDEST_OPSET <= graph.opset <= NEWEST_OPSET:
-        yield Finding("the model", f"opset {graph.opset}, expected {OLDEST_OPSET} to {NEWEST_OPSET}")
+        yield Finding(
+            "the model",
+            f"opset {graph.opset}, expected {OLDEST_OPSET} to {NEWEST_OPSET}; export it at one of these",
+        )
 
 
 def _operators(graph: _Outline) -> Iterator[Finding]:
     for node in graph.nodes:
         if node.op_type in _REPLACED:
             yield Finding(_name(node), f"TensorRT has no {node.op_type}; write {_REPLACED[node.op_type]}")
+        elif node.op_type in _LACKING:
+            yield Finding(_name(node), f"TensorRT has no {node.op_type}; export the network without it")
+        elif node.op_type == "MaxPool" and any(node.output[1:]):
+            yield Finding(_name(node), "gives the places of the maxima too, which TensorRT does not have")
         elif node.domain not in ("", "ai.onnx"):
             yield Finding(
                 _name(node), f"an operator of the domain {node.domain!r}, which TensorRT does not know"
             )
+
+
+def _attributes(graph: _Outline) -> Iterator[Finding]:
+    from onnx import helper
+
+    for node in graph.nodes:
+        taken = _ONLY.get(node.op_type, {})
+        for attribute in node.attribute:
+            value = helper.get_attribute_value(attribute)
+            if attribute.name in taken and value not in taken[attribute.name]:
+                shown = value.decode() if isinstance(value, bytes) else value
+                yield Finding(_name(node), f"its {attribute.name} is {shown}, which TensorRT does not have")
 
 
 def _quantisation(graph: _Outline) -> Iterator[Finding]:
@@ -182,6 +220,7 @@ def _outputs_have_a_size(graph: _Outline) -> Iterator[Finding]:
 _RULES: tuple[Callable[[_Outline], Iterable[Finding]], ...] = (
     _opset,
     _operators,
+    _attributes,
     _quantisation,
     _bytes_are_cast,
     _unknown_dtypes,

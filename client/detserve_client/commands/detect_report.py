@@ -19,7 +19,7 @@ _PATH_CHARACTERS = 32
 
 def progress_of(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
     """Pass the outcomes on and show a progress bar on stderr while they come."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     return track(
         outcomes, "detecting", total=total, console=console, transient=True, disable=not console.is_terminal
     )
@@ -29,7 +29,7 @@ def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
     """Print a table of the pictures and a summary on stdout, and each failure on stderr."""
     done = [outcome for outcome in outcomes if outcome.detections is not None]
     failed = [outcome for outcome in outcomes if outcome.detections is None]
-    console, stderr = Console(), Console(stderr=True)
+    console, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
     if done:
         console.print(_table(done))
     found = sum(len(outcome.detections or ()) for outcome in done)

@@ -39,7 +39,7 @@ class FrameProgress:
     """A progress bar on stderr with frames per second, and sentences above it."""
 
     def __init__(self, name: str) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, emoji=False)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn(escape(name)),
@@ -110,7 +110,7 @@ class VideoSummary:
         line = f"{', '.join(parts)}, in {elapsed_s:.2f} s ({self._frames / elapsed_s:.1f} frames/s"
         if self._latencies_s:
             line += f", median latency {median(self._latencies_s) * 1000:.0f} ms"
-        console = Console()
+        console = Console(emoji=False)
         console.print(f"{line})", highlight=False, soft_wrap=True)
         by = "by shared memory" if transfer.kind == "shared_memory" else f"as JPEG: {transfer.reason}"
         console.print(f"frames travelled {escape(by)}", highlight=False, soft_wrap=True)

@@ -68,6 +68,19 @@ class PrecisionRecall:
     precision: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class ClassMatches:
+    """The detections of one class: ``scores`` float32 ``(n,)``, ``hit`` and ``ignored`` bool ``(10, n)``.
+
+    The ten are the IoU thresholds; ``boxes`` is how many were to be found.
+    """
+
+    scores: NDArray[np.float32]
+    hit: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    boxes: int
+
+
 @dataclass
 class _ClassTally:
     """All detections of one class: 14 bytes each. ``boxes`` counts what may be found, at every size."""
@@ -113,6 +126,15 @@ class AveragePrecision:
             tally.scores.extend(areas[_ALL_SIZES]["dtScores"])
             bits = np.array([[area["dtMatches"] > 0, area["dtIgnore"]] for area in areas], np.bool_)
             tally.flags += np.packbits(bits.reshape(_BITS, bits.shape[-1]), axis=0).T.tobytes()
+
+    def matches(self) -> list[ClassMatches]:
+        """What was matched so far at every size together, class by class of those that are scored."""
+        found = []
+        for tally in self._tallies.values():
+            hit, ignored = _flags(tally)[_ALL_SIZES]
+            scores = np.array(tally.scores, np.float32)
+            found.append(ClassMatches(scores, hit, ignored, int(tally.boxes[_ALL_SIZES])))
+        return found
 
     def result(self) -> tuple[AccuracyTable, PrecisionRecall]:
         """The figures of all pictures so far, and the curves behind them."""
@@ -236,11 +258,17 @@ def _evaluation_type() -> Any:
     return Evaluation
 
 
+def _flags(tally: _ClassTally) -> NDArray[np.bool_]:
+    """Matched and ignored, bool ``(sizes, 2, 10 IoU thresholds, n)``."""
+    rows = len(tally.scores)
+    packed = np.frombuffer(tally.flags, np.uint8).reshape(rows, _BITS // 8)
+    return np.unpackbits(packed, axis=1).T.reshape(*_FLAGS, rows).astype(np.bool_)
+
+
 def _precision(tally: _ClassTally) -> NDArray[np.float64]:
     """pycocotools' precision of one class, float64 ``(10 IoU thresholds, 101 recalls, 4 sizes)``."""
     rows = len(tally.scores)
-    packed = np.frombuffer(tally.flags, np.uint8).reshape(rows, _BITS // 8)
-    flags = np.unpackbits(packed, axis=1).T.reshape(*_FLAGS, rows).astype(np.bool_)
+    flags = _flags(tally)
     evaluation = _evaluation_type()(iouType="bbox")
     evaluation.params.imgIds = evaluation.params.catIds = [0]
     evaluation.params.maxDets = [rows]  # each picture was cut to COCO's limit as it came

@@ -52,7 +52,7 @@ def accuracy(
         raise typer.BadParameter("it needs --against, the ensemble there", param_hint="--against-url")
     if output is not None:
         _require_figures(pictures=against is not None and worst > 0)
-    terminal = Console(stderr=True)
+    terminal = Console(stderr=True, emoji=False)
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("detecting", total=None)
         result = measure_accuracy(
@@ -68,7 +68,7 @@ def accuracy(
         )
     report = accuracy_report(result)
     written = report.write(output) if output is not None else []
-    report.print(Console())
+    report.print(Console(markup=False, emoji=False))
     if written:
         typer.echo(f"written: {', '.join(map(str, written))}")
 

@@ -66,7 +66,7 @@ def canary(
         raise typer.BadParameter("it cannot be used with --pictures or --labels", param_hint="--from-stdin")
     if not (from_stdin or pictures or labels):
         raise typer.BadParameter("give --pictures, --labels or --from-stdin", param_hint="--pictures")
-    terminal = Console(stderr=True)
+    terminal = Console(stderr=True, emoji=False)
     with (
         connected(old, model) as old_client,
         connected(new, new_model or model) as new_client,
@@ -78,7 +78,7 @@ def canary(
         )
     limits = Limits(max_changed=max_changed, min_iou=min_iou, max_ap_drop=max_ap_drop)
     breaches = comparison.breaches(limits)
-    _table(comparison).print(Console())
+    _table(comparison).print(Console(markup=False, emoji=False))
     if output is not None:
         content = {**asdict(comparison), "limits": asdict(limits), "breaches": breaches}
         write_whole(output, json.dumps(content, indent=2).encode() + b"\n")

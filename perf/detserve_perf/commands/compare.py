@@ -40,5 +40,5 @@ def compare(
         result = measure(repository, model, pictures, names, settings, on_progress, also or ())
     report = compare_report(result, settings)
     written = report.write(output)
-    report.print(Console())
+    report.print(Console(markup=False, emoji=False))
     typer.echo(f"written: {', '.join(map(str, written))}")

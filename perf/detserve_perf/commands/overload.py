@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from detserve_perf.errors import MeasurementError
 
@@ -27,14 +28,14 @@ def overload(
     from detserve_perf.triton import TritonQueries
 
     multiples = _multiples(loads)
-    terminal = Console(stderr=True)
+    terminal = Console(stderr=True, emoji=False)
     with terminal.status("starting") as status:
-        runs = measure(url, model, pictures, multiples, duration_s, status.update)
+        runs = measure(url, model, pictures, multiples, duration_s, lambda phase: status.update(Text(phase)))
     with TritonQueries(Endpoint.parse(url)) as queries:
         machine = this_machine(triton=queries.version())
     report = overload_report(runs, url, model, duration_s, machine)
     written = report.write(output)
-    report.print(Console())
+    report.print(Console(markup=False, emoji=False))
     typer.echo(f"written: {', '.join(map(str, written))}")
 
 

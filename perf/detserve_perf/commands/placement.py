@@ -34,5 +34,5 @@ def placement(
         result = measure_placement(repository, model, pictures, counts, settings, on_progress)
     report = placement_report(result, settings)
     written = report.write(output)
-    report.print(Console())
+    report.print(Console(markup=False, emoji=False))
     typer.echo(f"written: {', '.join(map(str, written))}")

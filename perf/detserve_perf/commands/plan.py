@@ -66,7 +66,7 @@ def plan(
     answers = replicas_for(service.replica(), demands, p99, mean_bytes(sent) if sent else None)
     report = plan_report(service, answers, checks, p99_ms=p99, machine=machine, source=source)
     written = report.write(output) if output is not None else []
-    report.print(Console())
+    report.print(Console(markup=False, emoji=False))
     if written:
         typer.echo(f"written: {', '.join(map(str, written))}")
 

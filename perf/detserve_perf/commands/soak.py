@@ -37,7 +37,7 @@ def soak(
     written = report.write(output)
     samples = output / "soak_samples.csv"
     write_whole(samples, samples_table(result.samples).to_csv().encode())
-    report.print(Console())
+    report.print(Console(markup=False, emoji=False))
     typer.echo(f"written: {', '.join(map(str, [*written, samples]))}")
     wrong = what_is_wrong(result)
     if wrong:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from detserve_perf.errors import MeasurementError
@@ -35,20 +36,20 @@ def sweep(
     batches, concurrencies = _numbers(batch, "--batch"), _numbers(concurrency, "--concurrency")
     points = tuple(LoadPoint(c, b) for b, c in product(batches, concurrencies))
     settings = SweepSettings(points, requests, repeats)
-    terminal = Console(stderr=True)
+    terminal = Console(stderr=True, emoji=False)
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("starting", total=settings.phases(reference=repository is not None))
         begun = 0
 
         def on_progress(phase: str) -> None:
             nonlocal begun
-            progress.update(task, description=phase, completed=begun)
+            progress.update(task, description=escape(phase), completed=begun)
             begun += 1
 
         result = measure(url, model, pictures, repository, settings, on_progress)
     report = sweep_report(result, settings)
     written = report.write(output)
-    report.print(Console())
+    report.print(Console(markup=False, emoji=False))
     typer.echo(f"written: {', '.join(map(str, written))}")
 
 

@@ -121,7 +121,7 @@ def usage(
     rows = sums.rows()
     if output is not None:
         write_whole(output, usage_csv(rows).encode())
-    Console().print(_table(rows))
+    Console(emoji=False).print(_table(rows))
     if sums.untrusted or sums.gaps:
         typer.echo(f"Not in the sums: {sums.untrusted} untrusted lines, {sums.gaps} gaps.", err=True)
 

@@ -104,7 +104,7 @@ def list_certificates(tls: Folder = DEFAULT_FOLDER) -> None:
             f"{expiry.left.total_seconds() / 86400:.1f}",
             expiry.state,
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     if any(expiry.state != "valid" for expiry in found):
         raise typer.Exit(1)
 
@@ -146,4 +146,4 @@ def _existing(folder: CertificateFolder) -> list[Path]:
 
 
 def _said(sentence: str) -> None:
-    Console().print(sentence, highlight=False, soft_wrap=True)
+    Console(markup=False, emoji=False).print(sentence, highlight=False, soft_wrap=True)

@@ -52,7 +52,7 @@ def doctor(
             checks.append(check_signature(repository, require_signature))
     else:
         raise typer.BadParameter("give either --repository or --compose")
-    Console().print(_table(checks))
+    Console(emoji=False).print(_table(checks))
     if any(check.stops and not check.passed for check in checks):
         raise typer.Exit(1)
 

@@ -70,6 +70,6 @@ def render(
     write_secret(output / "secret.conf", triton_file, secret)
     write_whole(output / SETTINGS, settings.model_dump_json(indent=2).encode() + b"\n")
     write_whole(output / "nginx.conf", nginx_configuration(settings).encode())
-    Console().print(
+    Console(markup=False, emoji=False).print(
         f"{output}: nginx.conf and secret.conf for nginx, triton.env for Triton.", highlight=False
     )

@@ -54,7 +54,7 @@ def create(
     except ValidationError as error:
         raise _mistake(error) from None
     change_keys(keys, lambda file: KeyFile(keys=(*file.keys, record)))
-    Console(stderr=True).print(
+    Console(stderr=True, markup=False, emoji=False).print(
         f"Key {record.id} of {client} is in {keys} as a hash. It is shown only now:", highlight=False
     )
     print(text)
@@ -85,7 +85,7 @@ def list_keys(keys: KeysFile = DEFAULT_FILE) -> None:
             f"{key.created:%Y-%m-%d}",
             "never" if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M} UTC",
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def render(keys: KeysFile = DEFAULT_FILE) -> None:
     """Write the file that nginx reads again, as after a restore from a backup."""
     read_keys(keys)
     change_keys(keys, lambda file: file)
-    Console().print(f"{nginx_file(keys)} is written.", highlight=False)
+    Console(markup=False, emoji=False).print(f"{nginx_file(keys)} is written.", highlight=False)
 
 
 def _change(keys: Path, key_id: str, fields: Callable[[KeyRecord], dict[str, Any]]) -> None:
@@ -130,7 +130,9 @@ def _change(keys: Path, key_id: str, fields: Callable[[KeyRecord], dict[str, Any
 
     change_keys(keys, change)
     key = read_keys(keys).find(key_id)
-    Console().print(f"Key {key.id} of {key.client}: {key.state(utc_now())}.", highlight=False)
+    Console(markup=False, emoji=False).print(
+        f"Key {key.id} of {key.client}: {key.state(utc_now())}.", highlight=False
+    )
 
 
 def _models(models: str | None) -> tuple[str, ...] | None:

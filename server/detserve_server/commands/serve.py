@@ -72,7 +72,7 @@ def serve(
     For one machine and for tests: production is the container of docker-compose.yml. With --gateway-port
     Triton itself answers nobody but the gateway, which wants --tls and --keys or client certificates.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False)
     for number in _ENDING_SIGNALS:
         signal.signal(number, _interrupt_once)
     try:

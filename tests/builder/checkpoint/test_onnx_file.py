@@ -114,3 +114,12 @@ def test_a_version_that_nothing_reads(tmp_path, opset, ir, words) -> None:
     path.write_bytes(model.SerializeToString())
     with pytest.raises(BuildError, match=words):
         load_checkpoint(str(path))
+
+
+def test_a_tensor_that_is_lost_is_named(tmp_path) -> None:
+    path = save_linear_network(tmp_path / "net.onnx", HEAD)
+    model = onnx.load(path)
+    del model.graph.initializer[0]
+    onnx.save(model, path)
+    with pytest.raises(BuildError, match="the node Reshape 'flatten' reads flat_shape, which nothing makes"):
+        load_checkpoint(str(path))

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from tests.builder.families.harness import Tail, save_network
+from tests.builder.tiny_networks import SIDE_PX
 
 ROWS = 20
 CLASSES = 3
@@ -106,3 +107,27 @@ def in_one(name: str, *, count: bool = False, above: float = KEPT_ABOVE) -> Tail
 def save(folder: Path, tail: Tail, seed: int = 0) -> tuple[Path, Path]:
     """The network, and the one that :func:`formula` is fed from."""
     return save_network(folder, HEADS, tail, seed=seed)
+
+
+def tensorflow() -> Tail:
+    """The object detection API: y first, shares, float classes from 1, a float count, and more outputs."""
+    tail = Tail()
+    _decoded(tail)
+    tail.node("Gather", ["box", tail.constant("y_first", np.array([1, 0, 3, 2]))], "turned", axis=2)
+    tail.node("Div", ["turned", tail.constant("side", np.float32(SIDE_PX))], "detection_boxes")
+    tail.output("detection_boxes", [ROWS, 4])
+    tail.node("Add", ["class_as_float", "one"], "class_from_1")
+    tail.output(tail.node("Squeeze", ["class_from_1", "last"], "detection_classes"), [ROWS])
+    tail.output(tail.node("Squeeze", ["score", "last"], "detection_scores"), [ROWS])
+    tail.output(tail.node("Identity", ["all_scores"], "detection_multiclass_scores"), [ROWS, CLASSES])
+    tail.output(tail.node("Mul", ["box", "one"], "raw_detection_boxes"), [ROWS, 4])
+    tail.node("Slice", ["score", "first_row", "row_after", "second_axis"], "a_score")
+    tail.constant("first_row", np.array([0]))
+    tail.constant("row_after", np.array([1]))
+    tail.constant("second_axis", np.array([1]))
+    tail.node("Mul", ["a_score", tail.constant("nothing", np.float32(0))], "no_score")
+    tail.node("Add", ["no_score", tail.constant("all_rows", np.float32(ROWS))], "count")
+    tail.output(
+        tail.node("Reshape", ["count", tail.constant("flat_count", np.array([-1]))], "num_detections"), []
+    )
+    return tail

@@ -23,7 +23,7 @@ from tests.builder.families.harness import Tail, assert_decodes, save_network
 from tests.builder.test_decoders import sigmoid
 from tests.builder.tiny_networks import SIDE_PX, pictures
 
-QUERIES, NUM_CLASSES = 20, 3
+QUERIES, NUM_CLASSES = 30, 3
 
 
 def boxes_of(heads):

@@ -14,7 +14,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from detserve_builder.prepare import prepare
 from detserve_client import CardError
-from tests.builder.families.harness import assert_decodes, save_network
+from tests.builder.families.harness import Tail, assert_decodes, save_network
 from tests.builder.test_decoders import sigmoid
 from tests.builder.tiny_networks import SIDE_PX, pictures
 
@@ -92,6 +92,40 @@ def test_every_description(
         },
         batch=3,
         seed=seed,
+    )
+
+
+def test_rows_without_a_batch_dimension(tmp_path) -> None:
+    tail = Tail()
+    tail.node("Reshape", ["out", tail.constant("rows", [-1, COLUMNS])], "rows_of_all")
+    tail.output("rows_of_all", [COLUMNS])
+    tail.outputs[0].type.tensor_type.shape.dim[0].dim_value = ANCHORS
+    head = {
+        "anchors": ANCHORS,
+        "boxes": "rows_of_all",
+        "boxes_columns": [0, 4],
+        "scores": "rows_of_all",
+        "scores_columns": [4, COLUMNS],
+        "box_coding": "xywh",
+        "units": "pixels",
+        "activation": "softmax",
+    }
+
+    def formula(outputs):
+        rows = outputs["out"]
+        return np.stack(CODINGS["xywh"](*rows[:, :4].T), 1), softmax(rows[:, 4:])
+
+    card = {"head": head, "labels": list("abcde"), "preprocess": {"resize": "stretch"}}
+    assert_decodes(
+        tmp_path,
+        {"out": [ANCHORS, COLUMNS]},
+        formula,
+        family="generic",
+        named=True,
+        card=card,
+        tail=tail,
+        batch=3,
+        seed=0,
     )
 
 

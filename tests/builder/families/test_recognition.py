@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.commands.inspect import app
 from detserve_builder.errors import BuildError
-from detserve_builder.infer_card import families_that_fit, infer_card
+from detserve_builder.infer_card import UNTOLD_CLASSES, families_that_fit, infer_card, read_card
 from detserve_client import CardError
 from tests.builder.families.harness import Tail, save_network
 from tests.shared_data import FASTESTDET, YOLOX, needs_shared
@@ -162,9 +162,19 @@ def faces(per_cell: int, **columns: int) -> dict[str, list[int]]:
 
 
 def landmarks_between() -> Tail:
-    """YOLOv5-face: box, objectness, landmarks, class."""
+    """YOLOv5-face's yolo.py with export_cat: sigmoids, then cut into box, objectness, landmarks, class."""
     tail = Tail()
-    tail.output(tail.node("Concat", ["box", "object", "landmarks", "class"], "output", axis=2), [252, 16])
+    scores = [tail.node("Sigmoid", [name], f"{name}_activated") for name in ("box_and_object", "class")]
+    rows = tail.node("Concat", [scores[0], "landmarks", scores[1]], "rows", axis=2)
+    rows = tail.node("Add", [rows, tail.constant("zero", np.zeros((1, 252, 16), np.float32))], "sum")
+    axis, two = tail.constant("columns", [2]), tail.constant("two", np.float32(2))
+    parts = []
+    for start, end in [(0, 2), (2, 4), (4, 5), *((start, start + 2) for start in range(5, 15, 2)), (15, 16)]:
+        limits = [tail.constant(f"{name}_{start}", [at]) for name, at in (("from", start), ("to", end))]
+        part = tail.node("Slice", [rows, *limits, axis], f"part_{start}")
+        is_score = start in (4, 15)
+        parts.append(part if is_score else tail.node("Mul", [part, two], f"scaled_{start}"))
+    tail.output(tail.node("Concat", parts, "output", axis=2), [252, 16])
     return tail
 
 
@@ -221,7 +231,7 @@ CASES = {
     "YOLOv5 of 11 classes": Case("yolov5", {"output": [252, 16]}, num_labels=11),
     "YOLOv5-face": Case(
         "yolov5_face",
-        {"box": [252, 4], "object": [252, 1], "landmarks": [252, 10], "class": [252, 1]},
+        {"box_and_object": [252, 5], "landmarks": [252, 10], "class": [252, 1]},
         landmarks_between(),
         head={"objectness_column": 4, "scores_columns": [15, 16]},
         num_labels=1,
@@ -320,7 +330,6 @@ def test_what_is_none_of_these(tmp_path, heads) -> None:
     ("heads", "tail", "said", "words"),
     [
         (maps(24), None, {"family": "yolov5"}, "head.anchors_wh_px: missing"),
-        ({"output0": [30, 6]}, None, {}, "labels: list should have at least 1 item"),
         ({"output0": [30, 6]}, None, {"head": {"detections": 31}, **LABELS}, "output0 has 30"),
         ({"output0": [7, 84]}, None, {"head": {"strides": [8, 16]}}, "gives 80 anchors"),
         (
@@ -397,3 +406,10 @@ def test_labels_that_rapidai_wrote(tmp_path) -> None:
 @pytest.mark.parametrize(("path", "family"), [(YOLOX, "yolox"), (FASTESTDET, "fastestdet")])
 def test_real_detectors_fit_one_family(path, family) -> None:
     assert [family.name for family, _ in families_that_fit(load_checkpoint(str(path)))] == [family]
+
+
+def test_classes_that_nobody_counted_are_numbered_and_that_is_a_guess(tmp_path) -> None:
+    network, _ = save_network(tmp_path, {"output0": [30, 6]})
+    read = read_card(load_checkpoint(str(network)))
+    assert (read.card.labels[0], len(read.card.labels)) == ("class_0", UNTOLD_CLASSES)
+    assert "does not say how many classes there are" in read.guesses["labels"]

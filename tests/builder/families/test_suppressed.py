@@ -157,6 +157,16 @@ def test_a_card_that_contradicts_the_graph_names_the_field(tmp_path, fields, mes
         prepared(tmp_path, networks.apart(), **fields)
 
 
+def test_tensorflows_outputs_are_known_by_name(tmp_path) -> None:
+    base, card, result = prepared(tmp_path, networks.tensorflow(), **LIVELY)
+    assert (card.head["label_numbers"], card.head["coding"], card.head["units"]) == (
+        [1, 2, 3], "yxyx", "normalised"
+    )  # fmt: skip
+    assert (card.head["boxes"]["output"], card.head["count"]) == ("detection_boxes", "num_detections")
+    image = pictures(1)[0]
+    assert_same_rows(of_picture(result.model, image), *formula(run_original(base, card, image)))
+
+
 @needs_shared
 @pytest.mark.parametrize("name", ["hand_boxes_scores_classes", "hand_mmdeploy"])
 def test_files_as_exporters_write_them(name) -> None:

@@ -16,6 +16,7 @@ class Writer:
     """A network that grows from the input "images" [N,3,16,16]; every step keeps height and width alike."""
 
     rng: np.random.Generator
+    opset: int = 17
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     channels: dict[str, int] = field(default_factory=lambda: {"images": 3})
@@ -50,7 +51,7 @@ class Writer:
             [onnx.ValueInfoProto(name=name) for name in outputs],
             [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
         )
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10)
         return onnx.shape_inference.infer_shapes(made, strict_mode=True)
 
 
@@ -105,8 +106,11 @@ def with_itself(net: Writer, x: str) -> str:
 
 def split(net: Writer, x: str) -> str:
     both = net.conv(x, 16)
-    name = net.add("Split", [both, net.constant(np.array([4, 12]))], 0, outputs=2, axis=1)
-    net.channels |= {f"{name}_0": 4, f"{name}_1": 12}
+    if net.opset >= 18 and net.rng.random() < 0.5:
+        name = net.add("Split", [both], 8, outputs=2, axis=1, num_outputs=2)
+    else:
+        name = net.add("Split", [both, net.constant(np.array([4, 12]))], 0, outputs=2, axis=1)
+        net.channels |= {f"{name}_0": 4, f"{name}_1": 12}
     return net.add("Concat", [activation(net, f"{name}_1"), f"{name}_0"], 16, axis=1)
 
 
@@ -128,11 +132,12 @@ def scaled(net: Writer, x: str) -> str:
 
 def squeeze_and_excite(net: Writer, x: str) -> str:
     c = net.channels[x]
-    mean = (
-        net.add("GlobalAveragePool", [x], c)
-        if net.rng.random() < 0.5
-        else net.add("ReduceMean", [x], c, axes=[2, 3], keepdims=1)
-    )
+    if net.rng.random() < 0.5:
+        mean = net.add("GlobalAveragePool", [x], c)
+    elif net.opset < 18:
+        mean = net.add("ReduceMean", [x], c, axes=[2, 3], keepdims=1)
+    else:
+        mean = net.add("ReduceMean", [x, net.constant(np.array([2, 3]))], c, keepdims=1)
     inner = net.add("Relu", [net.conv(mean, 8, 1)], 8)
     return net.add("Mul", [x, net.add("Sigmoid", [net.conv(inner, c, 1)], c)], c)
 
@@ -190,7 +195,8 @@ STEPS = (
 
 def random_network(seed: int, steps: list[int]) -> onnx.ModelProto:
     """The steps numbered, between a stem and two heads that read what there is."""
-    net = Writer(np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    net = Writer(rng, int(rng.choice([17, 18, 22])))
     x = activation(net, net.conv("images", 8))
     for step in steps:
         x = STEPS[step](net, x)

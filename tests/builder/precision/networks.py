@@ -20,7 +20,7 @@ CLASSES = 3
 _FIELDS = 5 + CLASSES
 
 
-def save_convolutional_network(path: Path, *, seed: int = 0, gain: float = 1.0) -> Path:
+def save_convolutional_network(path: Path, *, seed: int = 0, gain: float = 1.0, opset: int = 13) -> Path:
     """Write a YOLOX-shaped network [1,3,64,64] -> [1,84,8]: SiLU, a depthwise layer, a residual, three heads.
 
     ``gain`` multiplies what the second layer gives and divides what the third takes.
@@ -90,7 +90,36 @@ def save_convolutional_network(path: Path, *, seed: int = 0, gain: float = 1.0) 
             for name, value in weights.items()
         ],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    opsets = [helper.make_opsetid("", opset)]
+    ir_version = helper.find_min_ir_version_for(opsets)
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=max(ir_version, 8)), path)
+    return path
+
+
+def save_one_layer(path: Path) -> Path:
+    """Write a YOLOv8-shaped network of one convolution."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "weight": rng.normal(0, 0.01, (7, 3, 8, 8)).astype(np.float32),
+        "flat": np.array([1, 7, 64]),
+        "ten": np.array([10] * 4 + [1] * 3, np.float32).reshape(1, 7, 1),
+        "padding": np.zeros((1, 7, 20), np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["images", "weight"], ["head"], "head", strides=[8, 8]),
+        helper.make_node("Reshape", ["head", "flat"], ["fields"], "flatten"),
+        helper.make_node("Sigmoid", ["fields"], ["shares"], "shares"),
+        helper.make_node("Concat", ["shares", "padding"], ["short"], "output", axis=2),
+        helper.make_node("Mul", ["short", "ten"], ["output0"], "ten_times"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "one_layer",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 64])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 7, 84])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 
 

@@ -29,7 +29,7 @@ def weights_of(model) -> dict[str, np.ndarray]:
 
 
 def test_the_network_is_smaller_and_says_where(model, source, float_probe) -> None:
-    made, kept = prune_channels(model, 0.1, source, float_probe)
+    made, kept, saved = prune_channels(model, 0.1, source, float_probe)
     before, after = weights_of(model), weights_of(made)
     assert kept
     for name, weight in before.items():
@@ -38,7 +38,8 @@ def test_the_network_is_smaller_and_says_where(model, source, float_probe) -> No
         assert keeps == had or keeps % 4 == 0
     assert made.ByteSize() < model.ByteSize()
     assert not {name for name in kept if name.startswith("head")}
-    again, _ = prune_channels(model, 0.1, source, float_probe)
+    assert saved >= 0.1
+    again, *_ = prune_channels(model, 0.1, source, float_probe)
     assert again.SerializeToString() == made.SerializeToString()
 
 
@@ -52,8 +53,8 @@ def test_channels_that_repeat_others_go_before_those_that_do_not(model, source, 
             values[16:] = values[:16]
             constants[part].CopyFrom(numpy_helper.from_array(values, part))
     twins_probe = probe(twins, source)
-    made, kept = prune_channels(twins, 0.2, source, twins_probe)
-    others, others_kept = prune_channels(model, 0.2, source, float_probe)
+    made, kept, _ = prune_channels(twins, 0.2, source, twins_probe)
+    others, others_kept, _ = prune_channels(model, 0.2, source, float_probe)
     assert kept["wide"] == kept["depthwise"] == kept["inner"] == (24, 32)
     assert "wide" not in others_kept
     assert twins_probe.harm(made) < float_probe.harm(others)

@@ -10,21 +10,29 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from detserve_builder.build import build
+from detserve_builder.build import build, probe_pictures
+from detserve_builder.checkpoint.opset import NEWEST_OPSET
 from detserve_builder.commands.build import app
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.calibration import calibration_folder
 from detserve_builder.precision.evaluation import agreement_dataset, average_precision, labelled_dataset
 from detserve_builder.precision.gate import Candidate, Gate, Measured
-from detserve_builder.precision.network import named_nodes
+from detserve_builder.precision.network import Layers, Unfit
+from detserve_builder.precision.plain import plain
 from detserve_builder.precision.request import Precision, PrecisionRequest
+from detserve_builder.precision.sensitivity import probe
 from detserve_builder.precision.session import open_session
 from detserve_builder.precision.workshop import Place, Workshop
 from detserve_builder.runtime import Runtime
 from detserve_builder.steps.detserve_detector import OUTPUTS
 from detserve_builder.steps.detserve_detector import open_session as open_served_step
 from detserve_client.datasets.errors import DatasetError
-from tests.builder.precision.networks import prepared, save_convolutional_network, write_pictures
+from tests.builder.precision.networks import (
+    prepared,
+    save_convolutional_network,
+    save_one_layer,
+    write_pictures,
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +76,56 @@ def test_the_same_calibration_gives_the_same_bytes(
     assert found["sha256"]["tiny_pipeline/1/model.onnx"] == hashlib.sha256(one).hexdigest()
 
 
+@pytest.mark.parametrize("opset", [11, 18, 22, NEWEST_OPSET])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *({"precision": precision} for precision in (Precision.FP16, Precision.INT8, Precision.INT16)),
+        {"precision": Precision.INT8, "runtime": Runtime.OPENVINO},
+        *({"prune": how} for how in ("2:4", "0.3", "channels:0.1")),
+    ],
+    ids=lambda asked: "-".join(str(getattr(value, "value", value)) for value in asked.values()),
+)
+def test_every_pass_at_every_opset(tmp_path, pictures, opset, asked) -> None:
+    path = save_convolutional_network(tmp_path / "net.onnx", opset=opset)
+    request = PrecisionRequest(**asked, calibrate=pictures)
+    built = build(str(path), name="tiny", repository=tmp_path / "r", request=request)
+    settings = built.outcome.built.settings
+    assert settings["layers"] == 9
+    assert settings["layers_changed"] >= 3
+    (note,) = [note for note in built.outcome.notes if "layers with weights changed" in note]
+    assert f"{settings['layers_changed']} of 9 layers" in note
+    record = manifest(tmp_path / "r")["measured"]["precision"]["built"]
+    assert (record["layers_changed"], record["layers"]) == (settings["layers_changed"], 9)
+    model, card = prepared(tmp_path / "float.onnx", opset=opset)
+    harm = probe(model, calibration_folder(pictures, card)).harm(built.outcome.built.model)
+    assert harm < (1 if "prune" in asked else 0.1)
+
+
+def test_a_pass_that_changes_nothing_is_refused(tmp_path) -> None:
+    """Of one layer, which boxes and scores are read off, int8 makes nothing."""
+    path = save_one_layer(tmp_path / "net.onnx")
+    pictures = write_pictures(tmp_path / "pictures", 6)
+    for precision in (Precision.INT8, Precision.INT16):
+        request = PrecisionRequest(precision, calibrate=pictures)
+        with pytest.raises(BuildError, match=r"none of the network's 1 layers with weights .* stay in float"):
+            build(str(path), name="tiny", repository=tmp_path / "r", request=request)
+    with pytest.raises(BuildError, match="no channel of this network can go"):
+        request = PrecisionRequest(prune="channels:0.1", calibrate=pictures)
+        build(str(path), name="tiny", repository=tmp_path / "r", request=request)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_pass_that_changes_a_small_part_is_refused() -> None:
+    every = tuple(f"layer{index}" for index in range(113))
+    layers = Layers(every, every, (), "")
+    assert layers.changed("int8", every[:29], "why") == {"layers_changed": 29, "layers": 113}
+    with pytest.raises(
+        Unfit, match=r"int8: only 28 of the network's 113 layers .* expected 25% or more \(why\)"
+    ):
+        layers.changed("int8", every[:28], "why")
+
+
 def test_a_free_choice_by_agreement_shows_every_candidate(tmp_path, network, pictures) -> None:
     request = PrecisionRequest(prune="0.3", calibrate=pictures, images=pictures, max_ap_drop=0.3)
     built = build(str(network), name="tiny", repository=tmp_path / "r", request=request)
@@ -95,7 +153,8 @@ def test_fp16_that_the_gate_refuses_is_tried_with_more_in_fp32(tmp_path, picture
     """As if each node in fp16 cost a hundredth of AP, and the gate let pass four fewer than all."""
     model, card = prepared(tmp_path / "net.onnx")
     source = calibration_folder(pictures, card)
-    works = Workshop(named_nodes(model), card, Place((Runtime.ONNXRUNTIME,)), source, lambda step: None)
+    place, images = Place((Runtime.ONNXRUNTIME,)), probe_pictures(card)
+    works = Workshop(plain(model), card, place, source, lambda step: None, images)
     all_nodes = len(works.halved[0])
     gate = Gate(max_ap_drop=0.01 * (all_nodes - 4), min_speedup=0)
 

@@ -85,6 +85,38 @@ def through(dtype: int) -> onnx.ModelProto:
     return graph(nodes)
 
 
+def resized(**attributes: object) -> onnx.ModelProto:
+    """Half the size, linearly."""
+    node = helper.make_node("Resize", ["x", "", "half"], ["y"], "resize", mode="linear", **attributes)
+    half = np.array([1, 1, 0.5, 0.5], np.float32)
+    return graph([node], {"half": half}, output=("y", TensorProto.FLOAT, ["N", 3, 4, 4]), opset=19)
+
+
+def pooled(*, places: bool = False, **attributes: object) -> onnx.ModelProto:
+    """The maxima of 2x2, and ``places`` where they are."""
+    outputs = ["y", "where"] if places else ["y"]
+    node = helper.make_node("MaxPool", ["x"], outputs, "pool", kernel_shape=[2, 2], **attributes)
+    return graph([node], output=("y", TensorProto.FLOAT, ["N", 3, "h", "w"]), opset=19)
+
+
+def compressed() -> onnx.ModelProto:
+    """Two of three channels by Compress."""
+    node = helper.make_node("Compress", ["x", "which"], ["y"], "compress", axis=1)
+    return graph(
+        [node], {"which": np.array([True, False, True])}, output=("y", TensorProto.FLOAT, ["N", 2, 8, 8])
+    )
+
+
+def attention() -> onnx.ModelProto:
+    """Attention of a picture to itself between two activations; TensorRT-RTX 1.7 ends the process on it."""
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["before"], "before"),
+        helper.make_node("Attention", ["before", "before", "before"], ["between"], "attend"),
+        helper.make_node("Relu", ["between"], ["y"], "behind"),
+    ]
+    return graph(nodes, opset=23)
+
+
 def nms_inside() -> onnx.ModelProto:
     """Boxes -> NonMaxSuppression -> their scores, with arithmetic before and behind it."""
     nodes = [

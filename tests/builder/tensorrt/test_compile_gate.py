@@ -42,7 +42,7 @@ def _yolov3_card(folder: Path) -> Path:
 
 
 @needs_rtx
-@pytest.mark.parametrize("middle", ["", "mean"], ids=["any batch", "batch 1"])
+@pytest.mark.parametrize("middle", ["", "norm"], ids=["any batch", "batch 1"])
 def test_yolox_heads(tmp_path: Path, middle: str) -> None:
     prepared = prepared_from(str(save_linear_network(tmp_path / "net.onnx", YOLOX_HEAD, middle=middle)))
     assert (prepared.batch_obstacle is not None) == bool(middle)
@@ -65,8 +65,9 @@ def test_yolov3_heads(tmp_path: Path) -> None:
         (networks.nms_inside(), ["NonMaxSuppression 'nms'"]),
         (networks.two_stages(), ["NonMaxSuppression 'nms'", "RoiAlign 'crop'"]),
         (networks.nms_in_a_branch(), ["If 'if_any' around NonMaxSuppression"]),
+        (networks.attention(), ["Attention 'attend'"]),
     ],
-    ids=["nms", "two stages", "in a branch"],
+    ids=["nms", "two stages", "in a branch", "attention"],
 )
 def test_around_operators_that_rtx_lacks(model: onnx.ModelProto, left_out: list[str]) -> None:
     assert lint(model) == []

@@ -35,6 +35,18 @@ REFUSED_BY_BOTH = {
     "INT16 in the middle": (networks.through(TensorProto.INT16), "gives INT16"),
     "UINT32 in the middle": (networks.through(TensorProto.UINT32), "gives UINT32"),
     "K 3841": (networks.top_k(3841), "K is over 3840"),
+    "antialiased": (networks.resized(antialias=1), "its antialias is 1"),
+    "aspect ratio kept": (
+        networks.resized(keep_aspect_ratio_policy="not_larger"),
+        "its keep_aspect_ratio_policy is not_larger",
+    ),
+    "half_pixel_symmetric": (
+        networks.resized(coordinate_transformation_mode="half_pixel_symmetric"),
+        "its coordinate_transformation_mode is half_pixel_symmetric",
+    ),
+    "dilated pool": (networks.pooled(dilations=[2, 2]), "its dilations is [2, 2]"),
+    "places of the maxima": (networks.pooled(places=True), "the places of the maxima"),
+    "an operator TensorRT lacks": (networks.compressed(), "TensorRT has no Compress"),
 }
 
 #: TensorRT compiles these and computes something else, or Triton could not serve what it makes.
@@ -56,6 +68,8 @@ TAKEN = {
     "INT8 symmetric": networks.quantised(np.int8(0)),
     "UINT8 cast at once": networks.picture_first(""),
     "K 3840": networks.top_k(3840),
+    "resized": networks.resized(antialias=0, coordinate_transformation_mode="half_pixel"),
+    "pooled": networks.pooled(dilations=[1, 1]),
     "FP16 in the middle": networks.through(TensorProto.FLOAT16),
 }
 

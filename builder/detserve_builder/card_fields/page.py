@@ -1,0 +1,67 @@
+"""docs/card.md: every field of every card."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+
+from detserve_builder.card_fields.rows import FieldRow, field_rows
+from detserve_builder.families import FAMILIES, Family
+from detserve_client.card import Card
+
+_BEGINNING = """\
+# The card
+
+Written by `detserve card --schema --markdown`; change the models, not this page.
+
+A card says what must be known about a detector beside its weights. `detserve inspect X.onnx` shows the card
+that a file is taken for, and who says each field: the graph, the file's metadata, you, pictures, or nobody:
+a guess. What you know better goes into a JSON file of the fields concerned, beside the checkpoint as
+`card.json` or with `--card`. `detserve inspect X.onnx --images DIR --output card.json` writes what pictures
+say.
+
+"""
+
+
+def page() -> str:
+    """The whole page, Markdown."""
+    return _BEGINNING + "\n".join(_parts()) + "\n"
+
+
+def described(family: Family) -> str:
+    """The first sentence of the family's own description."""
+    module = sys.modules[family.recognise.__module__]
+    return " ".join((inspect.getdoc(module) or "").partition("\n\n")[0].split())
+
+
+def card_rows() -> list[FieldRow]:
+    """The fields that every card has."""
+    return list(field_rows(Card))
+
+
+def head_rows(family: Family) -> list[FieldRow]:
+    """The fields of a family's head."""
+    return list(field_rows(family.head, "head."))
+
+
+def _parts() -> Iterator[str]:
+    yield "## Every detector\n"
+    yield from _table(card_rows())
+    for family in FAMILIES:
+        yield f"\n## {family.name}\n\n{described(family)}\n\nTaken for it: {family.expects}."
+        if family.only_when_named:
+            yield f'\nOnly where the card says `"family": "{family.name}"`.'
+        rows = head_rows(family)
+        yield "\nIts head:\n" if rows else "\nIts head has no fields."
+        yield from _table(rows)
+
+
+def _table(rows: Iterable[FieldRow]) -> Iterator[str]:
+    rows = list(rows)
+    if rows:
+        yield "| field | type | default | example | meaning |"
+        yield "|---|---|---|---|---|"
+    for row in rows:
+        cells = (f"`{row.name}`", row.type, f"`{row.default}`", f"`{row.example}`", row.meaning)
+        yield "| " + " | ".join(cell.replace("``", "`").replace("|", "\\|") for cell in cells) + " |"
