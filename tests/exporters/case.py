@@ -21,6 +21,9 @@ import torch
 
 PICTURE = Path(__file__).parents[2] / "builder/detserve_builder/warmup.jpg"
 BEST = 60  # rows kept of each picture
+SAME = {"score": 1e-3, "iou": 0.99}  # two rows are one detection
+# A box near 300 pixels is known to 0.25 in 16 bits, and runtimes round between other layers
+SAME_IN_16_BITS = {"score": 1e-2, "iou": 0.95}
 DISTINCT = 10  # scores that differ in the third decimal, without which a comparison would say little
 
 
@@ -35,8 +38,7 @@ def case_folder(out: Path, name: str) -> Path:
 def save_pictures(folder: Path, input_wh: tuple[int, int], *, same_ratio: bool = False) -> list[Path]:
     """Two PNGs: one of the network's size, which no resize touches, and a smaller one of another ratio.
 
-    The smaller one is enlarged on its way in, where bilinear with antialiasing (PIL) and without (OpenCV)
-    agree. ``same_ratio`` is for exporters that keep the ratio without a letterbox.
+    ``same_ratio`` is for exporters that keep the ratio without a letterbox.
     """
     picture = cv2.imread(str(PICTURE))
     height, width = picture.shape[:2]
@@ -53,6 +55,15 @@ def save_pictures(folder: Path, input_wh: tuple[int, int], *, same_ratio: bool =
     return paths
 
 
+def read_resized(path: Path, input_wh: tuple[int, int]) -> np.ndarray:
+    """RGB uint8 [H,W,3] of the network's size, by OpenCV's bilinear as in detserve.
+
+    For exporters that interpolate in float or by PIL: an untrained network answers a difference of one in 255
+    with another choice of queries and proposals.
+    """
+    return cv2.resize(cv2.imread(str(path)), input_wh)[..., ::-1].copy()
+
+
 def save_expected(
     folder: Path,
     *,
@@ -63,13 +74,15 @@ def save_expected(
     reference: str = "",
     found: dict[Path, Any] | None = None,
     iou_threshold: float | None = None,
+    alike: dict[str, float] = SAME,
     refused: str | None = None,
 ) -> None:
     """Write expected.json beside the one ONNX file of the folder.
 
     ``found`` maps a picture to rows [n,6] of x1, y1, x2, y2 in its pixels, score and class (counted without a
     background); the best are kept. ``iou_threshold`` is that of the exporter's suppression where it is not in
-    the file. ``refused`` is a pattern of the sentence that is right for a file that cannot be served.
+    the file, ``alike`` says how close a served row must be. ``refused`` is a pattern of the sentence that is
+    right for a file that cannot be served.
     """
     (path,) = folder.glob("*.onnx")
     opsets = {opset.domain: opset.version for opset in onnx.load(path, load_external_data=False).opset_import}
@@ -82,6 +95,7 @@ def save_expected(
         "opset": opsets.get("", opsets.get("ai.onnx")),
         "reference": reference,
         "iou_threshold": iou_threshold,
+        "alike": alike,
         "refused": refused,
         "pictures": {path.name: _best(np.asarray(rows, np.float64)) for path, rows in (found or {}).items()},
     }

@@ -25,9 +25,7 @@ from detserve_server.embedded import RunningServer, embedded_server
 from tests.exporters.table import Row, write_table
 
 OUT = Path(os.environ.get("EXPORTERS", "out/exporters"))
-SCORE = 1e-3  # most that a score may differ
-IOU = 0.99
-POINT_PX = 0.02  # a box of a few pixels may fall short of IOU by less than this
+POINT_PX = 0.02  # a box of a few pixels may fall short of the IoU by less than this
 
 
 @dataclass(frozen=True)
@@ -118,17 +116,33 @@ def compare(
     height, width = cv2.imread(str(picture)).shape[:2]
     theirs = visible(np.array(expected["rows"]), (width, height))
     ours = visible(np.column_stack([found.boxes, found.scores, found.classes]), (width, height))
-    row.rows += int((theirs[:, 4] > threshold + SCORE).sum())
+    alike = Alike(**case.expected["alike"])
+    row.rows += int((theirs[:, 4] > threshold + alike.score).sum())
     lost = []
     for name, rows, others in (("expected", theirs, ours), ("served", ours, theirs)):
-        for one in rows[rows[:, 4] > threshold + SCORE]:
-            twin = counterpart(one, others)
-            if twin is None:
-                lost.append(f"{name} {one.round(3).tolist()}")
+        for one in rows[rows[:, 4] > threshold + alike.score]:
+            twin = nearest(one, others)
+            if twin is None or not alike(one, twin):
+                lost.append(
+                    f"{name} {one.round(4).tolist()}, nearest {twin if twin is None else twin.round(4)}"
+                )
                 continue
             row.box_px = max(row.box_px, float(np.abs(one[:4] - twin[:4]).max()))
             row.score = max(row.score, float(abs(one[4] - twin[4])))
     return lost
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Whether two rows are one detection: scores ``score`` apart at most, boxes that overlap by ``iou``."""
+
+    score: float
+    iou: float
+
+    def __call__(self, one: np.ndarray, other: np.ndarray) -> bool:
+        """Rows of x1, y1, x2, y2, score, class."""
+        point = np.abs(one[:4] - other[:4]).max() <= POINT_PX
+        return bool(abs(one[4] - other[4]) <= self.score and (point or overlap(one, other) >= self.iou))
 
 
 def visible(rows: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
@@ -138,18 +152,17 @@ def visible(rows: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
     return rows[(rows[:, 2:4] - rows[:, :2]).min(axis=1) > POINT_PX]
 
 
-def counterpart(one: np.ndarray, others: np.ndarray) -> np.ndarray | None:
-    """The row of the same class, score and box."""
-    others = others[(others[:, 5] == one[5]) & (np.abs(others[:, 4] - one[4]) <= SCORE)]
+def nearest(one: np.ndarray, others: np.ndarray) -> np.ndarray | None:
+    """The row of the same class whose box and score are nearest; 0.001 of a score counts as a pixel."""
+    others = others[others[:, 5] == one[5]]
     if not len(others):
         return None
-    nearest = others[np.abs(others[:, :4] - one[:4]).max(axis=1).argmin()]
-    close = np.abs(nearest[:4] - one[:4]).max() <= POINT_PX
-    return nearest if close or intersection_over_union(one, nearest) >= IOU else None
+    away = np.abs(others[:, :4] - one[:4]).max(axis=1) + np.abs(others[:, 4] - one[4]) * 1000
+    return others[away.argmin()]
 
 
-def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two boxes that are not empty."""
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes that are not empty."""
     low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:4], b[2:4])
     shared = np.prod(np.clip(high - low, 0, None))
     return float(shared / (np.prod(a[2:4] - a[:2]) + np.prod(b[2:4] - b[:2]) - shared))

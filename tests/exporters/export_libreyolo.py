@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from case import case_folder, save_expected, save_pictures, settle_batch_norm, spread
 
 SIDE, CLASSES = 320, 7
-SCORE, IOU = 0.05, 0.6
+SCORE = 0.05
+IOU = 1.0  # nothing suppressed: LibreYOLO clips boxes before it suppresses, which is another answer at the edges
 # name: class, size, layers that score, median of their output
 CASES = {
     "yolox_n": ("LibreYOLOX", "n", r"head\.(cls|obj)_preds\.\d", -1.5),
@@ -27,6 +28,9 @@ CASES = {
     "dfine_n": ("LibreDFINE", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
     "deim_n": ("LibreDEIM", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
 }
+LETTERBOX = ("yolo", "rtmdet")  # the others stretch
+# Mean and deviation, about, where pixels are not brought to 0..1; only for the statistics
+PIXELS = {"yolox_n": (0, 1), "picodet_s": (114, 58), "rtmdet_t": (114, 58)}
 
 
 def export(name: str, out: Path) -> None:
@@ -37,9 +41,8 @@ def export(name: str, out: Path) -> None:
     pictures = save_pictures(folder, (SIDE, SIDE))
     detector = getattr(libreyolo, kind)(None, size=size, nb_classes=CLASSES, device="cpu")
     net = detector.model.eval()
-    images = [cv2.resize(cv2.imread(str(path)), (SIDE, SIDE))[..., ::-1] for path in pictures]
-    batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()).float()
-    batch = batch if "yolox" in name else batch / 255
+    mean, std = PIXELS.get(name, (0, 255))
+    batch = (torch.cat([network_input(path) for path in pictures]) - mean) / std
     settle_batch_norm(net, lambda: net(batch))
     layers = [
         part for path, part in net.named_modules() if re.fullmatch(scoring, path) and hasattr(part, "weight")
@@ -53,20 +56,37 @@ def export(name: str, out: Path) -> None:
     path = folder / f"{name}.onnx"
     detector.export("onnx", imgsz=SIDE, output_path=str(path))
     runner = libreyolo.LibreYOLO(str(path), device="cpu")
-    found = {picture: predicted(runner, picture) for picture in pictures}
+    found = {path: predicted(runner, path, letterbox=name.startswith(LETTERBOX)) for path in pictures}
     suppressed = {} if name.startswith("d") else {"iou_threshold": IOU}
-    reference = "predict() on the ONNX file"
+    reference = "predict() on the ONNX file, behind OpenCV's resize"
     save_expected(
         folder, packages=("libreyolo", "torch"), model=name, reference=reference, found=found, **suppressed
     )
 
 
-def predicted(runner: object, picture: Path) -> np.ndarray:
-    """Rows of x1, y1, x2, y2, score and class."""
-    result = runner.predict(str(picture), conf=SCORE, iou=IOU, max_det=300)
-    result = result[0] if isinstance(result, list) else result
-    boxes = result.boxes
-    return np.column_stack([np.asarray(boxes.xyxy), np.asarray(boxes.conf), np.asarray(boxes.cls)])
+def network_input(path: Path) -> torch.Tensor:
+    """RGB float [2,3,S,S] in 0..255: stretched, and in a grey letterbox; statistics hold for both."""
+    picture = cv2.imread(str(path))[..., ::-1]
+    stretched, letterbox = cv2.resize(picture, (SIDE, SIDE)), np.full((SIDE, SIDE, 3), 114, np.uint8)
+    ratio = SIDE / max(picture.shape)
+    fitted = cv2.resize(picture, None, fx=ratio, fy=ratio)
+    letterbox[: fitted.shape[0], : fitted.shape[1]] = fitted
+    return torch.from_numpy(np.stack([stretched, letterbox]).transpose(0, 3, 1, 2).copy()).float()
+
+
+def predicted(runner: object, path: Path, *, letterbox: bool) -> np.ndarray:
+    """Rows of x1, y1, x2, y2, score and class in pixels of the picture, which OpenCV resizes."""
+    picture = cv2.imread(str(path))
+    height, width = picture.shape[:2]
+    ratio = SIDE / max(height, width)
+    wh = (round(width * ratio), round(height * ratio)) if letterbox else (SIDE, SIDE)
+    resized = path.with_name("resized.png")
+    cv2.imwrite(str(resized), cv2.resize(picture, wh))
+    result = runner.predict(str(resized), conf=SCORE, iou=IOU, max_det=300)
+    resized.unlink()
+    boxes = (result[0] if isinstance(result, list) else result).boxes
+    corners = np.asarray(boxes.xyxy) * np.tile([width / wh[0], height / wh[1]], 2)
+    return np.column_stack([corners, np.asarray(boxes.conf), np.asarray(boxes.cls)])
 
 
 if __name__ == "__main__":

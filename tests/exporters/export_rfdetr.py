@@ -11,7 +11,7 @@ import rfdetr
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from case import case_folder, save_expected, save_pictures, spread
+from case import case_folder, read_resized, save_expected, save_pictures, spread
 
 CLASSES = 7
 SMALL = {"pretrain_weights": None, "device": "cpu", "num_classes": CLASSES, "hidden_dim": 64, "sa_nheads": 4,
@@ -33,7 +33,7 @@ def export(name: str, out: Path) -> None:
     pictures = save_pictures(folder, (side, side))
     detector = getattr(rfdetr, kind)(**SMALL, resolution=side, positional_encoding_size=side // patch)
     make_lively(detector.model.model.eval(), pictures, side)
-    found = {path: detected(detector, path) for path in pictures}
+    found = {path: detected(detector, path, side) for path in pictures}
     detector.export(output_dir=str(folder), verbose=False, **options)
     said = ", ".join(f"{key}={value}" for key, value in options.items())
     packages = ("rfdetr", "transformers", "torch")
@@ -44,14 +44,14 @@ def export(name: str, out: Path) -> None:
         model=kind,
         task=task,
         options=said,
-        reference="predict() in PyTorch",
+        reference="predict() in PyTorch, behind OpenCV's resize",
         found=found,
     )
 
 
 def make_lively(net: torch.nn.Module, pictures: list[Path], side: int) -> None:
     """Scores that differ from query to query; the surplus last column stays low, as training leaves it."""
-    images = [cv2.resize(cv2.imread(str(path)), (side, side))[..., ::-1] for path in pictures]
+    images = [read_resized(path, (side, side)) for path in pictures]
     batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy()).float() / 255
     heads = [net.transformer.enc_out_class_embed[0], net.class_embed]
     for head in heads:
@@ -61,10 +61,12 @@ def make_lively(net: torch.nn.Module, pictures: list[Path], side: int) -> None:
             head.bias[-1] = -9.0
 
 
-def detected(detector: rfdetr.RFDETRNano, path: Path) -> np.ndarray:
-    """Rows of x1, y1, x2, y2, score and class."""
-    found = detector.predict(str(path), threshold=0.01)
-    return np.column_stack([found.xyxy, found.confidence, found.class_id])
+def detected(detector: rfdetr.RFDETRNano, path: Path, side: int) -> np.ndarray:
+    """Rows of x1, y1, x2, y2, score and class in pixels of the picture."""
+    height, width = cv2.imread(str(path)).shape[:2]
+    found = detector.predict(read_resized(path, (side, side)), threshold=0.01)
+    boxes = found.xyxy * np.tile([width / side, height / side], 2)
+    return np.column_stack([boxes, found.confidence, found.class_id])
 
 
 if __name__ == "__main__":

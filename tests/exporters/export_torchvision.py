@@ -18,7 +18,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 sys.path.insert(0, str(Path(__file__).parent))
-from case import case_folder, save_expected, save_pictures, settle_batch_norm, spread
+from case import case_folder, read_resized, save_expected, save_pictures, settle_batch_norm, spread
 
 PACKAGES = ("torchvision", "torch")
 SIDE = 224
@@ -47,7 +47,6 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
         **NONE, **SIZES
     ),
     "maskrcnn_resnet18_fpn": lambda: detection.MaskRCNN(resnet18(), num_classes=CLASSES, **SIZES),
-    "keypointrcnn_resnet18_fpn": lambda: detection.KeypointRCNN(resnet18(), num_classes=2, **SIZES),
     "retinanet_resnet18_fpn": lambda: one_stage(detection.RetinaNet),
     "fcos_resnet18_fpn": lambda: one_stage(detection.FCOS),
     "ssd300_vgg16": lambda: detection.ssd300_vgg16(**NONE),
@@ -75,7 +74,7 @@ def export(name: str, out: Path, *, dynamo: bool = False) -> None:
     pictures = save_pictures(folder, wh, same_ratio=True)
     model = MODELS[model_name]().eval()
     model.transform.image_mean, model.transform.image_std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    tensors = [as_tensor(cv2.resize(cv2.imread(str(path)), wh)) for path in pictures]
+    tensors = [as_tensor(path, wh) for path in pictures]
     make_lively(model, tensors)
     image = tensors[0]
     names = {"output_names": ["boxes", "scores", "labels"]} if "named" in options else {}
@@ -90,19 +89,19 @@ def export(name: str, out: Path, *, dynamo: bool = False) -> None:
         dynamo=dynamo,
         **names,
     )
-    task = {"mask": "boxes of segment", "keyp": "boxes of pose"}.get(model_name[:4], "detect")
+    task = "boxes of segment" if model_name.startswith("mask") else "detect"
     if options.startswith("open"):
         (folder / "said.json").write_text(json.dumps({"input_wh": wh}))
     found = {path: detected(model, path, wh) for path in pictures}
     save_expected(
         folder, packages=PACKAGES, model=model_name, task=task, options=f"dynamo=False {options}".strip(),
-        reference="the model in PyTorch, the picture resized before it", found=found,
+        reference="the model in PyTorch, behind OpenCV's resize", found=found,
     )  # fmt: skip
 
 
-def as_tensor(picture: np.ndarray) -> torch.Tensor:
-    """BGR uint8 [H,W,3] -> RGB float [3,H,W] in 0..1."""
-    return torch.from_numpy(picture[..., ::-1].transpose(2, 0, 1).copy()).float() / 255
+def as_tensor(path: Path, wh: tuple[int, int]) -> torch.Tensor:
+    """RGB float [3,H,W] in 0..1, of the exported size."""
+    return torch.from_numpy(read_resized(path, wh).transpose(2, 0, 1).copy()).float() / 255
 
 
 def make_lively(model: torch.nn.Module, tensors: list[torch.Tensor]) -> None:
@@ -134,15 +133,10 @@ HEADS = {
 
 
 def detected(model: torch.nn.Module, path: Path, wh: tuple[int, int]) -> np.ndarray:
-    """Rows of x1, y1, x2, y2, score and label - 1.
-
-    The picture is brought to the exported size as 8-bit pixels; PyTorch would interpolate in float, by which
-    the scores of an untrained network differ.
-    """
-    picture = cv2.imread(str(path))
-    height, width = picture.shape[:2]
+    """Rows of x1, y1, x2, y2, score and label - 1, in pixels of the picture."""
+    height, width = cv2.imread(str(path)).shape[:2]
     with torch.no_grad():
-        (found,) = model([as_tensor(cv2.resize(picture, wh))])
+        (found,) = model([as_tensor(path, wh)])
     boxes = found["boxes"] * torch.tensor([width / wh[0], height / wh[1]]).repeat(2)
     return torch.cat([boxes, found["scores"][:, None], found["labels"][:, None] - 1], dim=1).numpy()
 

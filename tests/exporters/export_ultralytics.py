@@ -13,7 +13,7 @@ from ultralytics import RTDETR, YOLO
 from ultralytics.data.augment import LetterBox
 
 sys.path.insert(0, str(Path(__file__).parent))
-from case import case_folder, save_expected, save_pictures, settle_batch_norm, spread
+from case import SAME_IN_16_BITS, case_folder, save_expected, save_pictures, settle_batch_norm, spread
 
 PACKAGES = ("ultralytics", "torch")
 SCORE, IOU = 0.05, 0.7  # of the predictor
@@ -71,6 +71,8 @@ def export(name: str, out: Path) -> None:
     assert Path(exported).parent == folder
     (folder / f"{yaml}.pt").unlink()
     said = {"packages": PACKAGES, "model": yaml, "task": detector.task}
+    if options.get("half"):
+        said["alike"] = SAME_IN_16_BITS
     said["options"] = ", ".join(f"{key}={value}" for key, value in options.items())
     if options.get("batch", 1) != 1:
         save_expected(folder, **said, refused="fixed at batch 4")
