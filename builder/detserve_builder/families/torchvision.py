@@ -83,8 +83,8 @@ def _most_rows(model: onnx.ModelProto, scores: str) -> int | None:
         node = made_by.get(name)
         if node is not None and node.op_type == "Slice":
             ends = [weight for weight in model.graph.initializer if weight.name == node.input[2]]
-            end = int(numpy_helper.to_array(ends[0]).item()) if ends else 0
-            return end if 0 < end < 2**31 else None
+            values = numpy_helper.to_array(ends[0]) if ends else np.zeros(1)
+            return int(values.item()) if values.size == 1 and 0 < values.item() < 2**31 else None
     return None
 
 
