@@ -37,7 +37,10 @@ def probe_outputs(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
         session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, {image.name: noise}), strict=True))
-    except (failures.Fail, failures.InvalidArgument, failures.NotImplemented, failures.RuntimeException):
+    except (
+        *(failures.Fail, failures.InvalidArgument, failures.InvalidGraph),
+        *(failures.NotImplemented, failures.RuntimeException),
+    ):
         return {}
 
 

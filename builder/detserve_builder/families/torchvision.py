@@ -83,7 +83,7 @@ def _most_rows(model: onnx.ModelProto, scores: str) -> int | None:
         node = made_by.get(name)
         if node is not None and node.op_type == "Slice":
             ends = [weight for weight in model.graph.initializer if weight.name == node.input[2]]
-            end = int(numpy_helper.to_array(ends[0]).item()) if ends else 0
+            end = int(numpy_helper.to_array(ends[0]).flat[0]) if ends and all(ends[0].dims) else 0
             return end if 0 < end < 2**31 else None
     return None
 
