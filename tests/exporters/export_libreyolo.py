@@ -16,7 +16,7 @@ from case import case_folder, save_expected, save_pictures, settle_batch_norm, s
 
 SIDE, CLASSES = 320, 7
 SCORE = 0.05
-IOU = 1.0  # nothing suppressed: LibreYOLO clips boxes before it suppresses, which is another answer at the edges
+IOU = 1.0  # nothing suppressed: LibreYOLO clips boxes first, which gives another answer at the edges
 # name: class, size, layers that score, median of their output
 CASES = {
     "yolox_n": ("LibreYOLOX", "n", r"head\.(cls|obj)_preds\.\d", -1.5),
