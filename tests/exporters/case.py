@@ -22,8 +22,8 @@ import torch
 PICTURE = Path(__file__).parents[2] / "builder/detserve_builder/warmup.jpg"
 BEST = 60  # rows kept of each picture
 SAME = {"score": 1e-3, "iou": 0.99}  # two rows are one detection
-# A box near 300 pixels is known to 0.25 in 16 bits, and runtimes round between other layers
-SAME_IN_16_BITS = {"score": 1e-2, "iou": 0.95}
+# One such file gives scores 0.06 and boxes 3 pixels apart in ONNX Runtime with and without its optimisations
+SAME_IN_16_BITS = {"score": 0.06, "iou": 0.9}
 DISTINCT = 10  # scores that differ in the third decimal, without which a comparison would say little
 
 
