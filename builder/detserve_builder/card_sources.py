@@ -64,7 +64,7 @@ def sources_of(
             continue  # nothing is padded
         if _is_among(name, said_fields):
             sources[name] = Source.SAID
-        elif _is_among(name, _OURS):
+        elif _is_among(name, _OURS) and not _is_among(name, set(draft.guesses)):
             continue
         elif _is_among(name, from_graph):
             sources[name] = Source.GRAPH

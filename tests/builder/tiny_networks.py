@@ -84,14 +84,16 @@ def save_yolox(path: Path, seed: int = 0) -> Path:
     """A YOLOX of three classes with random weights whose boxes and scores are those of a detector."""
     save_linear_network(path, {"raw": [84, 8]}, seed=seed)
     model = onnx.load(path)
-    sizes = numpy_helper.from_array(np.array([4, 4]), "sizes")
+    sizes = numpy_helper.from_array(np.array([4, 1, 3]), "sizes")
     model.graph.initializer.append(sizes)
+    parts = ["raw_boxes", "raw_objectness", "raw_classes"]
     model.graph.node.extend(
         [
-            helper.make_node("Split", ["raw", "sizes"], ["raw_boxes", "raw_scores"], "split", axis=2),
+            helper.make_node("Split", ["raw", "sizes"], parts, "split", axis=2),
             helper.make_node("Tanh", ["raw_boxes"], ["offsets"], "bound"),
-            helper.make_node("Sigmoid", ["raw_scores"], ["shares"], "activate"),
-            helper.make_node("Concat", ["offsets", "shares"], ["output"], "join", axis=2),
+            helper.make_node("Sigmoid", ["raw_objectness"], ["objectness"], "activate_objectness"),
+            helper.make_node("Sigmoid", ["raw_classes"], ["class_scores"], "activate_classes"),
+            helper.make_node("Concat", ["offsets", "objectness", "class_scores"], ["output"], "join", axis=2),
         ]
     )
     model.graph.output[0].name = "output"

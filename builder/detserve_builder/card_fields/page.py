@@ -32,7 +32,7 @@ def page() -> str:
 def described(family: Family) -> str:
     """The first sentence of the family's own description."""
     module = sys.modules[family.recognise.__module__]
-    return " ".join((inspect.getdoc(module) or "").partition("\n\n")[0].split())
+    return " ".join((family.about or inspect.getdoc(module) or "").partition("\n\n")[0].split())
 
 
 def card_rows() -> list[FieldRow]:

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """Where one column of an output comes from: the tensor, and the operator that made its values."""
+    """Where one column of an output comes from: the tensor, the operator that made its values, and the axis
+    of that tensor along which the columns lie.
+    """
 
     tensor: str
     op: str
+    axis: int
 
     @property
     def is_sigmoid(self) -> bool:
@@ -51,6 +54,21 @@ def box_and_classes(columns: Sequence[Column]) -> tuple[int, int] | None:
     return behind, len(columns) - 4 - behind
 
 
+def are_corners(checkpoint: Checkpoint, columns: Sequence[Column]) -> bool | None:
+    """Whether the graph makes corners of a box: centre less, and plus, distances; None where it is unclear.
+
+    False for centre and size: half a sum, and a difference. A last product with strides is looked through.
+    """
+    origins, box = _Origins(checkpoint), list(columns[:4])
+    if len({column.tensor for column in box}) == 1 and box[0].op in ("Mul", "Div"):
+        box = origins.unscaled(box[0]) or box
+    made = [column.op for column in box]
+    if made == ["Sub", "Sub", "Add", "Add"]:
+        return True
+    sizes = made[2:] == ["Sub", "Sub"] and made[0] == made[1] and made[0] in ("Add", "Div", "Mul")
+    return False if sizes else None
+
+
 class _Origins:
     """Follows the columns of a tensor back through a graph."""
 
@@ -76,7 +94,17 @@ class _Origins:
             if followed is not None:
                 return followed
         size = shape[axis]
-        return None if size is None else [Column(name, node.op_type if node is not None else "")] * size
+        op = node.op_type if node is not None else ""
+        return None if size is None else [Column(name, op, axis)] * size
+
+    def unscaled(self, column: Column) -> list[Column] | None:
+        """The four columns that a product scales, where they are of several tensors."""
+        for source in self._producers[column.tensor].input:
+            if self._shapes.get(source, [])[column.axis :][:1] == [4]:
+                columns = self.columns(source, column.axis)
+                if columns and len({found.tensor for found in columns}) > 1:
+                    return columns
+        return None
 
     def _behind(self, node: onnx.NodeProto, name: str, axis: int) -> list[Column] | None:
         """The columns as those of the node's inputs, or None where they cannot be followed further."""
@@ -142,7 +170,10 @@ class _Origins:
             return None
         if node.op_type == "Unsqueeze":
             added = {given % (rank + len(axes)) for given in axes}
-            return None if axis in added else self.columns(source, axis - sum(a < axis for a in added))
+            if axis in added:
+                made_by = self._producers.get(source)
+                return [Column(source, made_by.op_type if made_by is not None else "", axis)]
+            return self.columns(source, axis - sum(a < axis for a in added))
         kept = [given for given in range(rank) if given not in {a % rank for a in axes}]
         return self.columns(source, kept[axis])
 

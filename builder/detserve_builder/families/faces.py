@@ -1,16 +1,11 @@
 """Face detectors: how each is recognised, and its head in the words of generic_head.py.
 
-YuNet (Wu et al. 2023, doi:10.1007/s11633-023-1423-y), libfacedetection.train, yunet_head.py: per stride
-class, objectness, box and key points of a cell, score sqrt(class * objectness). SCRFD (Guo et al. 2021,
-arXiv:2105.04714), insightface, scrfd.py: two boxes a cell, distances in strides. RetinaFace (Deng et al.
-2019, arXiv:1905.00641), biubug6/Pytorch_Retinaface, prior_box.py, and with more and smaller priors
-Face-Detector-1MB-with-landmark. BlazeFace (Bazarevsky et al. 2019, arXiv:1907.05047), MediaPipe's
-ssd_anchors_calculator: priors of one pixel's size. YOLOv5-face (Qi et al. 2021, arXiv:2105.12931),
-yolo.py: ten landmark columns between objectness and class. Key points are not served.
+Key points are not served.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from itertools import accumulate, groupby
 from typing import Any
@@ -88,6 +83,10 @@ def _rows_match(
 
 
 def _yunet(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
+    """YuNet (Wu et al. 2023, doi:10.1007/s11633-023-1423-y): sqrt(class * objectness) of cells and strides.
+
+    libfacedetection.train, yunet_head.py: centre (cell + t) * stride, size exp(t) * stride.
+    """
     outputs = _by_columns(checkpoint)
     if set(outputs) != {1, 4, _KEY_POINTS} or len(outputs[1]) != 2 * len(outputs[4]):
         return None
@@ -109,6 +108,10 @@ def _yunet(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
 
 
 def _scrfd(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
+    """SCRFD (Guo et al. 2021, arXiv:2105.04714): two boxes a cell, distances from its corner in strides.
+
+    insightface, scrfd.py; its models of five strides have one box a cell.
+    """
     outputs = _by_columns(checkpoint)
     key_points = outputs.get(_KEY_POINTS, [])
     if set(outputs) - {_KEY_POINTS} != {1, 4}:
@@ -134,6 +137,10 @@ def _scrfd(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
 
 
 def _retinaface(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
+    """RetinaFace (Deng et al. 2019, arXiv:1905.00641): raw boxes against priors, two classes, landmarks.
+
+    biubug6/Pytorch_Retinaface, prior_box.py; Face-Detector-1MB-with-landmark has more and smaller priors.
+    """
     columns: dict[int, tuple[TensorInfo, list[int] | None]]
     if len(checkpoint.outputs) == 1:
         columns = _columns_of_one(checkpoint, checkpoint.outputs[0])
@@ -182,6 +189,10 @@ def _parts(checkpoint: Checkpoint, output: TensorInfo) -> list[tuple[str, int]]:
 
 
 def _blazeface(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
+    """BlazeFace (Bazarevsky et al. 2019, arXiv:1907.05047): boxes in pixels from the middle of a cell.
+
+    MediaPipe's ssd_anchors_calculator for its front, back and full range detectors.
+    """
     outputs, per_cell = _by_columns(checkpoint), _BLAZE_PRIORS.get(wh[0], {})
     if set(outputs) != {1, 16} or wh[0] != wh[1]:
         return None
@@ -207,6 +218,10 @@ def _blazeface(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
 
 
 def _yolov5_face(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
+    """YOLOv5-face (Qi et al. 2021, arXiv:2105.12931): decoded, with landmarks before the classes.
+
+    deepcam-cn/yolov5-face, yolo.py: ten landmark columns lie between objectness and classes.
+    """
     if not has_landmark_columns(checkpoint):
         return None
     output = checkpoint.outputs[0]
@@ -241,7 +256,9 @@ def _family(name: str, expects: str, read: Callable[[Checkpoint, tuple[int, int]
         wh = image_wh(checkpoint)
         return read(checkpoint, wh) if wh is not None and len(checkpoint.inputs) == 1 else None
 
-    return Family(name, expects, Head, generic.num_anchors, recognise, generic.decode)
+    return Family(
+        name, expects, Head, generic.num_anchors, recognise, generic.decode, about=inspect.getdoc(read)
+    )
 
 
 FAMILIES = (

@@ -51,7 +51,8 @@ class Family:
     ``head`` is the schema of the card's ``head``. ``recognise`` returns None for a graph that is not of this
     family; ``num_anchors`` is A for a card whose head is valid. ``decode`` adds nodes behind the graph's
     outputs and raises CardError where the card's head or labels contradict the graph. A family
-    ``only_when_named`` is considered only where the card names it.
+    ``only_when_named`` is considered only where the card names it. ``about`` says what it is where the
+    module's docstring does not.
     """
 
     name: str
@@ -61,3 +62,4 @@ class Family:
     recognise: Callable[[Checkpoint], Draft | None]
     decode: Callable[[gs.Graph, Card], Candidates]
     only_when_named: bool = False
+    about: str | None = None

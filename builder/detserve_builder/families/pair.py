@@ -100,7 +100,7 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
 def decoded_pair(checkpoint: Checkpoint, wh: tuple[int, int]) -> tuple[TensorInfo, TensorInfo, bool] | None:
     """Boxes [N,A,4] and activated scores, and whether these are [N,C,A]; one anchor a cell of the maps."""
     rows = [o for o in checkpoint.outputs if len(o.shape) == 3 and o.dtype == "FLOAT"]
-    if len(rows) != 2 or "GridSample" in ops(checkpoint) or any("logits" in o.name for o in rows):
+    if len(rows) != 2 or "GridSample" in ops(checkpoint):
         return None
     both = all(output.shape[2] == 4 for output in rows)
     cells = {num_cells(wh, strides) for strides in _STRIDES}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FOLLOWS = 0.9  # correlation of centres with their cells; trained networks reach .98 and more
+_ORDERED, _DISORDERED = 0.98, 0.8  # share of rows; a box is seldom larger than its distance from the edge
 _PIXELS = 0.5  # of a pixel for a pixel: shares move by at most 1/32
 
 
@@ -51,15 +52,19 @@ class BoxForm(str, Enum):
 def box_form(rows: NDArray[Any], wh: Wh, strides: Sequence[int]) -> BoxForm | None:
     """The form of the boxes in the first columns of ``rows`` [A,...], one a cell of the strides.
 
-    A centre or corner that is decoded moves with its cell, pixel for pixel or as a share of the input; sizes
-    do not. None where nothing does: offsets that are yet to be decoded, or a network that is not trained.
+    A centre or corner that is decoded moves with its cell, pixel for pixel or as a share of the input, and
+    the second of two corners lies beyond the first. None where neither is clear: offsets that are yet to be
+    decoded, or a network that is not trained.
     """
     slope = _slope_over_cells(rows[:, :2], wh, strides)
     if slope == 0:
         return None
     if slope < _PIXELS:
         return BoxForm.SHARES
-    return BoxForm.XYXY if _slope_over_cells(rows[:, 2:4], wh, strides) > _PIXELS else BoxForm.CXCYWH
+    ordered = float((rows[:, 2:4] >= rows[:, :2]).all(axis=1).mean())
+    if ordered > _ORDERED and _slope_over_cells(rows[:, 2:4], wh, strides) > _PIXELS:
+        return BoxForm.XYXY
+    return BoxForm.CXCYWH if ordered < _DISORDERED else None
 
 
 def _slope_over_cells(points: NDArray[Any], wh: Wh, strides: Sequence[int]) -> float:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from detserve_builder.checkpoint import Checkpoint
+from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.errors import BuildError
 from detserve_builder.families import ultralytics
-from detserve_builder.families.columns import box_and_classes, columns_of
+from detserve_builder.families.columns import are_corners, box_and_classes, columns_of
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.probing import BoxForm, box_form, probe_outputs
 from detserve_builder.families.reading import (
@@ -116,12 +116,20 @@ def _recognise_decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | N
         draft = _draft(checkpoint, wh, head, classes)
         if ultralytics.is_export(checkpoint):
             return draft
-        rows = probe_outputs(checkpoint).get(output.name)
-        form = None
-        if rows is not None:
-            form = box_form(rows[0] if axis == 2 else rows[0].T, wh, strides)
-        return _with_form(checkpoint, draft, form)
+        return _with_form(checkpoint, draft, _form(checkpoint, output, axis, wh, strides))
     return None
+
+
+def _form(
+    checkpoint: Checkpoint, output: TensorInfo, axis: int, wh: tuple[int, int], strides: list[int]
+) -> BoxForm | None:
+    """What the boxes are, by how the graph makes them, or else by what it gives."""
+    rows = probe_outputs(checkpoint).get(output.name)
+    seen = None if rows is None else box_form(rows[0] if axis == 2 else rows[0].T, wh, strides)
+    corners_made = are_corners(checkpoint, columns_of(checkpoint, output, axis))
+    if corners_made is None or seen is BoxForm.SHARES:
+        return seen
+    return BoxForm.XYXY if corners_made else BoxForm.CXCYWH
 
 
 def _with_form(checkpoint: Checkpoint, draft: Draft, form: BoxForm | None) -> Draft:
@@ -131,11 +139,9 @@ def _with_form(checkpoint: Checkpoint, draft: Draft, form: BoxForm | None) -> Dr
             f"{checkpoint.path}: its boxes are shares of the input, where YOLOv8 has network pixels; "
             'describe it in a card of the family generic, with "units": "normalised"'
         )
-    if form is None:
-        return replace(draft, guesses={"head.boxes": "xyxy"})
-    return replace(
-        draft, card_fields={**draft.card_fields, "head": {**draft.card_fields["head"], "boxes": form.value}}
-    )
+    head = {**draft.card_fields["head"], "boxes": (form or BoxForm.CXCYWH).value}
+    guesses = {"head.boxes": "xyxy"} if form is None else {}
+    return replace(draft, card_fields={**draft.card_fields, "head": head}, guesses=guesses)
 
 
 def _recognise_raw(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:

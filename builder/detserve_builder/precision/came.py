@@ -44,7 +44,7 @@ def without_quantisation(model: onnx.ModelProto) -> onnx.ModelProto | None:
     None where there is none to be had: operators on integers, or nodes between Q and DQ.
     """
     floats = named_nodes(model)
-    if own_layers(floats).kind != "Q/DQ":
+    if own_layers(floats).kind not in ("Q/DQ", "16-bit Q/DQ"):
         return None
     constants = {tensor.name: tensor for tensor in floats.graph.initializer}
     makers = {name: node for node in floats.graph.node for name in node.output}

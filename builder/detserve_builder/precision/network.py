@@ -28,7 +28,8 @@ class Layers:
     """Names of the network's own layers with weights, in order of execution.
 
     ``floats`` have constant float weights, which passes change; ``quantised`` came quantised, as ``kind``
-    says: ``Q/DQ``, ``QOperator`` or ``dynamic``; the rest compute their weights.
+    says: ``Q/DQ``, ``16-bit Q/DQ`` (of activations), ``QOperator`` or ``dynamic``; the rest compute their
+    weights.
     """
 
     every: tuple[str, ...]
@@ -75,7 +76,18 @@ def own_layers(model: onnx.ModelProto) -> Layers:
         elif node.op_type not in ("Conv", "ConvTranspose"):
             continue
         every.append(node.name)
-    return Layers(tuple(every), tuple(floats), tuple(quantised), " and ".join(sorted(set(kinds))))
+    kind = " and ".join(sorted(set(kinds)))
+    if kind == "Q/DQ" and _in_16_bits(model):
+        kind = f"16-bit {kind}"
+    return Layers(tuple(every), tuple(floats), tuple(quantised), kind)
+
+
+def _in_16_bits(model: onnx.ModelProto) -> bool:
+    from onnx import TensorProto
+
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    points = (name for n in model.graph.node if n.op_type == "QuantizeLinear" for name in n.input[2:3])
+    return any(types.get(name) in (TensorProto.INT16, TensorProto.UINT16) for name in points)
 
 
 def _kind(node: onnx.NodeProto, dequantised: Collection[str]) -> str:

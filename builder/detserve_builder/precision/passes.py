@@ -165,9 +165,9 @@ def _left_alone(
 ) -> Outcome:
     """INT8 of a network that came quantised: its author chose which layers and ranges."""
     layers = own_layers(plain(model))
-    if len(layers.quantised) < LEAST_SHARE * len(layers.every):
+    if len(layers.quantised) < LEAST_SHARE * len(layers.every) or layers.kind.startswith("16-bit"):
         raise BuildError(
-            f"--precision int8: only {layers.as_it_came}, and a network that came quantised is left alone; "
+            f"--precision int8: {layers.as_it_came}, and a network that came quantised is left alone; "
             "export the float network, or leave --precision out"
         )
     candidate = Candidate("int8 as it came", Precision.INT8, model, {}, runtime=place.runtimes[0])

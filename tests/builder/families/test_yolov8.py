@@ -245,3 +245,45 @@ def test_corners(tmp_path_factory, seed) -> None:
         seed=seed,
         card=card,
     )
+
+
+def from_distances(*, corners: bool) -> Tail:
+    """Distances to corners, or to centre and size (ultralytics/utils/tal.py, dist2bbox), times the stride."""
+    tail = Tail()
+    sizes, axis = tail.constant("halves", [2, 2]), 1
+    tail.node("Split", ["box", sizes], "left_top", "right_bottom", axis=axis)
+    tail.constant("cells", np.random.default_rng(0).uniform(0, 8, (1, 2, 84)).astype(np.float32))
+    low = tail.node("Sub", ["cells", "left_top"], "low")
+    high = tail.node("Add", ["cells", "right_bottom"], "high")
+    parts = [low, high]
+    if not corners:
+        both = tail.node("Add", [low, high], "both")
+        half = tail.constant("two", np.float32(2))
+        parts = [tail.node("Div", [both, half], "middle"), tail.node("Sub", [high, low], "size")]
+    joined = tail.node("Concat", parts, "joined_box", axis=axis)
+    scaled = tail.node("Mul", [joined, tail.constant("strides", np.full((1, 84), 8, np.float32))], "scaled")
+    score = tail.node("Sigmoid", ["class"], "score")
+    tail.output(tail.node("Concat", [scaled, score], "output0", axis=axis), [4 + NUM_CLASSES, 84])
+    return tail
+
+
+def from_distances_formula(heads):
+    cells = np.random.default_rng(0).uniform(0, 8, (1, 2, 84)).astype(np.float32)[0]
+    boxes = np.concatenate([cells - heads["box"][:2], cells + heads["box"][2:]]) * 8
+    return boxes.T, sigmoid(heads["class"]).T
+
+
+@pytest.mark.parametrize("corners", [True, False])
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_the_graph_tells_corners_from_centres_without_training(tmp_path_factory, corners, seed) -> None:
+    folder, tail = tmp_path_factory.mktemp("net"), from_distances(corners=corners)
+    assert_decodes(folder, SPLIT, from_distances_formula, family="yolov8", batch=2, seed=seed, tail=tail)
+    read = read_card(load_checkpoint(str(folder / "net.onnx")))
+    assert read.card.head["boxes"] == ("xyxy" if corners else "cxcywh")
+    assert read.sources["head.boxes"] is Source.GRAPH
+
+
+def test_where_nothing_tells_it_is_a_guess(tmp_path) -> None:
+    path, _ = save_network(tmp_path, DECODED)
+    assert read_card(load_checkpoint(str(path))).guesses["head.boxes"] == "xyxy"

@@ -103,13 +103,20 @@ def test_fp16_of_a_network_that_is_quantised_in_part_keeps_the_quantised_part(tm
 
 def test_too_few_that_came_quantised_are_no_int8(tmp_path, pictures) -> None:
     path = save_quantised_network(tmp_path / "net.onnx", "unsigned", nodes_to_quantize=["wide", "inner"])
-    with pytest.raises(BuildError, match="only 2 of 9 layers are quantised as they came"):
+    with pytest.raises(BuildError, match="int8: 2 of 9 layers are quantised as they came"):
         build(
             str(path),
             name="tiny",
             repository=tmp_path / "r",
             request=PrecisionRequest(Precision.INT8, calibrate=pictures),
         )
+
+
+def test_16_bit_activations_are_no_int8(tmp_path, pictures) -> None:
+    path = save_quantised_network(tmp_path / "net.onnx", "sixteen")
+    request = PrecisionRequest(Precision.INT8, calibrate=pictures)
+    with pytest.raises(BuildError, match=r"9 of 9 layers are quantised as they came \(16-bit Q/DQ\)"):
+        build(str(path), name="tiny", repository=tmp_path / "r", request=request)
 
 
 @pytest.mark.parametrize(("form", "relu"), [("signed", False), ("unsigned", False), ("sixteen", True)])
