@@ -22,8 +22,8 @@ import torch
 PICTURE = Path(__file__).parents[2] / "builder/detserve_builder/warmup.jpg"
 BEST = 60  # rows kept of each picture
 SAME = {"score": 1e-3, "iou": 0.99}  # two rows are one detection
-# A box near 300 pixels is known to 0.25 in 16 bits, and runtimes round between other layers
-SAME_IN_16_BITS = {"score": 1e-2, "iou": 0.95}
+# One such file gives scores 0.06 and boxes 3 pixels apart in ONNX Runtime with and without its optimisations
+SAME_IN_16_BITS = {"score": 0.06, "iou": 0.9}
 DISTINCT = 10  # scores that differ in the third decimal, without which a comparison would say little
 
 
@@ -35,19 +35,19 @@ def case_folder(out: Path, name: str) -> Path:
     return folder
 
 
-def save_pictures(folder: Path, input_wh: tuple[int, int], *, same_ratio: bool = False) -> list[Path]:
+def save_pictures(
+    folder: Path, input_wh: tuple[int, int], smaller_wh: tuple[int, int] | None = None
+) -> list[Path]:
     """Two PNGs: one of the network's size, which no resize touches, and a smaller one of another ratio.
 
-    ``same_ratio`` is for exporters that keep the ratio without a letterbox.
+    ``smaller_wh`` is for exporters that keep the ratio without a letterbox, or round what a letterbox leaves.
     """
     picture = cv2.imread(str(PICTURE))
     height, width = picture.shape[:2]
     exact = cv2.resize(picture, input_wh, interpolation=cv2.INTER_AREA)
     part = picture[height // 8 : height * 5 // 8, width // 16 : width * 15 // 16]
     scale = 0.7 * min(input_wh[0] / part.shape[1], input_wh[1] / part.shape[0])
-    wh = (int(part.shape[1] * scale), int(part.shape[0] * scale))
-    if same_ratio:
-        wh = (input_wh[0] // 2, input_wh[1] // 2)
+    wh = smaller_wh or (int(part.shape[1] * scale), int(part.shape[0] * scale))
     smaller = cv2.resize(part, wh, interpolation=cv2.INTER_AREA)
     paths = [folder / "exact.png", folder / "smaller.png"]
     for path, pixels in zip(paths, (exact, smaller), strict=True):

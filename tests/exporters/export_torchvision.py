@@ -71,7 +71,7 @@ def export(name: str, out: Path, *, dynamo: bool = False) -> None:
     folder = case_folder(out, name)
     side = {"ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}.get(model_name, SIDE)
     wh = (320, 240) if "320x240" in options else (side, side)
-    pictures = save_pictures(folder, wh, same_ratio=True)
+    pictures = save_pictures(folder, wh, (wh[0] // 2, wh[1] // 2))
     model = MODELS[model_name]().eval()
     model.transform.image_mean, model.transform.image_std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     tensors = [as_tensor(path, wh) for path in pictures]

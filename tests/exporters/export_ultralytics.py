@@ -81,7 +81,9 @@ def export(name: str, out: Path) -> None:
     else:
         runner = RTDETR(exported) if isinstance(detector, RTDETR) else YOLO(exported, task=detector.task)
         found = {path: predicted(runner, path, imgsz) for path in pictures}
-        save_expected(folder, **said, reference="predict() on the ONNX file", found=found, iou_threshold=IOU)
+        if "nms" not in options and not isinstance(detector, RTDETR):  # then suppression is the predictor's
+            said["iou_threshold"] = IOU
+        save_expected(folder, **said, reference="predict() on the ONNX file", found=found)
 
 
 def lively(yaml: str, pictures: list[Path], imgsz: tuple[int, int]) -> YOLO | RTDETR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -35,12 +36,14 @@ def export(name: str, out: Path) -> None:
     yaml, options = CASES[name]
     torch.manual_seed(0)
     folder = case_folder(out, name)
-    pictures = save_pictures(folder, (SIDE, SIDE))
+    pictures = save_pictures(folder, (SIDE, SIDE), (SIDE // 2, 91))  # scale_boxes is exact at a ratio of 2
     batch = torch.cat([network_input(cv2.imread(str(path))) for path in pictures])
     net = (SegmentationModel if "seg" in yaml else DetectionModel)(MODELS / yaml).eval()
     make_lively(net, batch)
     weights = folder / "yolov5n.pt"
     torch.save({"model": net}, weights)
+    if options.get("dynamic"):  # and the file does not say a size
+        (folder / "said.json").write_text(json.dumps({"input_wh": [SIDE, SIDE]}))
     run(weights=str(weights), imgsz=[SIDE, SIDE], include=("onnx",), device="cpu", **options)
     weights.unlink()
     runner = DetectMultiBackend(str(weights.with_suffix(".onnx")), device=torch.device("cpu"))
@@ -61,6 +64,10 @@ def make_lively(net: torch.nn.Module, batch: torch.Tensor) -> None:
     """Every channel of the head alike: places, sides, objectness and classes differ from cell to cell."""
     settle_batch_norm(net, lambda: net(batch))
     spread([*net.model[-1].m], lambda: net(batch), middle=-1.0, top=2.5)
+    for layer in net.model[-1].m:  # or several classes would be at their top together, a draw
+        share = 0.7 + 0.3 * torch.rand(len(layer.bias))
+        layer.weight.data.mul_(share[:, None, None, None])
+        layer.bias.data.mul_(share)
 
 
 def network_input(picture: np.ndarray) -> torch.Tensor:

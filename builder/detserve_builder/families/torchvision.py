@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from detserve_builder.batch import NotBatchable
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.checkpoint.branches import all_graphs
 from detserve_builder.families.family import Candidates, Draft, Family
@@ -26,6 +25,7 @@ from detserve_builder.families.reading import (
     suppresses,
 )
 from detserve_builder.graph import float32, int64, layer
+from detserve_builder.preparation.batch import NotBatchable
 from detserve_client.card import Card
 from detserve_client.errors import CardError
 

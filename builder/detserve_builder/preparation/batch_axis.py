@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detserve_builder.batch import BATCH, NotBatchable
 from detserve_builder.errors import BuildError
 from detserve_builder.graph import int64, layer
+from detserve_builder.preparation.batch import BATCH, NotBatchable
 from detserve_builder.running import run
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ class Followed:
 def free_batch_along_axes(graph: gs.Graph, shapes: Mapping[str, Shape]) -> None:
     """Make the batch dimension of the input symbolic, in place, and what one picture's size is written into.
 
-    ``shapes`` are those of every tensor at batch 1. Raises :class:`~detserve_builder.batch.NotBatchable` with
-    the node that no rule brings the batch through.
+    ``shapes`` are those of every tensor at batch 1. Raises NotBatchable with the node that no rule brings the
+    batch through.
     """
-    from detserve_builder.batch_rules import RULES
+    from detserve_builder.preparation.batch_rules import RULES
 
     image = graph.inputs[0]
     followed = Followed(graph, shapes, {image.name: Place(0)})

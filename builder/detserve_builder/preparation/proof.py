@@ -15,7 +15,7 @@ from detserve_builder.checkpoint.opset import OPSET, opset_of
 from detserve_builder.checkpoint.sorting import reads
 from detserve_builder.errors import BuildError
 from detserve_builder.graph import float32
-from detserve_builder.rows import BOX_PX, SCORE, coarseness, same_detections
+from detserve_builder.preparation.rows import BOX_PX, SCORE, coarseness, same_detections
 from detserve_builder.running import CannotRun, run
 from detserve_client.card import Card, ColorOrder
 

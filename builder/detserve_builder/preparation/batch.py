@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detserve_builder.errors import BuildError
-from detserve_builder.rows import BOX_PX, SCORE, same_detections
+from detserve_builder.preparation.rows import BOX_PX, SCORE, same_detections
 from detserve_builder.running import CannotRun, run, with_outputs
 
 if TYPE_CHECKING:
