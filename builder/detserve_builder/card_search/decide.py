@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detserve_builder.card_search import search
-from detserve_builder.card_search.judge import Judge, Lead, lead
+from detserve_builder.card_search.judge import IMPOSSIBLE, Judge, Lead, lead
 from detserve_builder.card_search.labelled import labelled
 from detserve_builder.card_search.mirrored import mirrored
 from detserve_builder.card_search.networks import Networks
@@ -112,7 +112,7 @@ def _what_stands(
         if axis == "geometry" and by_user and usual is not None:
             least = judge.score(replace(best, geometry=usual), judge.pictures)
         else:
-            least = -1.0
+            least = IMPOSSIBLE
         if not lead(judge, best, kept).certain and judge.score(kept, judge.pictures) >= least:
             best = kept
     return best
@@ -122,7 +122,8 @@ def _usual_geometry(checkpoint: Checkpoint, card: Card) -> tuple[Resize, int] | 
     """How the family's networks are fed, where its recognition says it."""
     family = next(family for family in FAMILIES if family.name == card.family)
     draft = family.recognise(checkpoint)
-    fields = draft.card_fields.get("preprocess", {}) if draft else {}
+    fields = dict(draft.card_fields.get("preprocess", {})) if draft else {}
+    fields |= checkpoint.card_fields.get("preprocess", {})
     if "resize" not in fields:
         return None
     spec = PreprocessSpec.model_validate(fields)
