@@ -52,8 +52,8 @@ def decide_card(
 ) -> Decision:
     """Decide the preprocessing, and with ``labels`` the class columns, on pictures of ``images``.
 
-    By AP with ``labels``, without them by :class:`Mirrored`. What somebody said, or the file's metadata,
-    stands unless another choice leads beyond the noise. Raises BuildError where pictures or labels cannot be
+    By AP with ``labels``, without them by :class:`Mirrored`. What the card has stands unless another
+    choice leads beyond the noise. Raises BuildError where pictures or labels cannot be
     used.
     """
     done = 0
@@ -99,13 +99,13 @@ def decision_of(
 def _what_stands(
     judge: Judge, inferred: InferredCard, usual: tuple[Resize, int] | None, best: Setting
 ) -> Setting:
-    """The best setting, with what was said where the difference is noise.
+    """The best setting, with what the card has where the difference is noise.
 
     A way to resize that somebody said falls where the family's is better, too.
     """
     start = setting_of(inferred.card)
     for axis in AXES:
-        if not _is_said(inferred, axis) or getattr(best, axis) == getattr(start, axis):
+        if getattr(best, axis) == getattr(start, axis):
             continue
         kept = replace(best, **{axis: getattr(start, axis)})
         by_user = inferred.sources.get("preprocess.resize") is Source.SAID
