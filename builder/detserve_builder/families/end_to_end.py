@@ -30,6 +30,7 @@ from detserve_builder.families.reading import (
     num_classes_of_arg_max,
     num_classes_of_top_k,
     ops,
+    probe,
 )
 from detserve_builder.graph import corners, float32, int64, layer, slice_last
 from detserve_client.card import Card
@@ -81,6 +82,7 @@ def _recognise(checkpoint: Checkpoint) -> Draft | None:
     if not isinstance(fields, int) or fields <= 4:
         return None
     detections = output.shape[1] if isinstance(output.shape[1], int) else last_top_k(checkpoint)
+    detections = detections or _rows_of_every_picture(checkpoint, output)
     every_anchor = detections in [per_cell * num_cells(wh, (8, 16, 32)) for per_cell in _ANCHORS_PER_CELL]
     if _gives_class_scores(checkpoint, columns) and not prototypes and not every_anchor:
         head: dict[str, object] = {"boxes": BoxCoding.CXCYWH_SHARE.value, "class_scores": True}
@@ -151,6 +153,12 @@ def _draft(
         num_classes=num_classes,
         from_metadata=frozenset({"preprocess"} if ultralytics.is_export(checkpoint) else ()),
     )
+
+
+def _rows_of_every_picture(checkpoint: Checkpoint, output: TensorInfo) -> int | None:
+    """The rows of a network that pads what it found, where its shape does not say how many."""
+    counts = {outputs[output.name].shape[1] for outputs in probe(checkpoint)}
+    return counts.pop() or None if len(counts) == 1 else None
 
 
 def _decode(graph: gs.Graph, card: Card) -> Candidates:
