@@ -18,7 +18,7 @@ from detserve_builder.precision.passes import Outcome, apply_precision, place_of
 from detserve_builder.precision.pruning import TWO_IN_FOUR
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.preparation.prepare import prepare
-from detserve_builder.preparation.proof import refuse_impossible
+from detserve_builder.preparation.proof import doubts, refuse_impossible
 from detserve_builder.repository import takes_one_picture, write_repository
 from detserve_builder.tensorrt import lint
 from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
@@ -116,6 +116,8 @@ def build(
     outcome = apply_precision(
         prepared.model, card, place, request, calibration, on_step, probe, float_ap=decoding.float_ap
     )
+    if doubt := doubts(prepared.model, probe):
+        outcome = replace(outcome, notes=(doubt, *outcome.notes))
     # Q/DQ in the form that ONNX Runtime runs fast is not for TensorRT
     for_tensorrt = outcome.built.model if place.tensorrt else prepared.model
     gate = None

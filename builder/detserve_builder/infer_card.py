@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from detserve_builder.card_sources import InferredCard, Source, sources_of
 from detserve_builder.checkpoint import Checkpoint, at_size
-from detserve_builder.checkpoint.image_input import input_size_is_fixed
+from detserve_builder.checkpoint.image_input import image_input, input_size_is_fixed
 from detserve_builder.checkpoint.names import labels_of, written_names
-from detserve_builder.checkpoint.normalisation import pixel_scale
+from detserve_builder.checkpoint.normalisation import own_normalisation
 from detserve_builder.coco_labels import COCO_LABELS
 from detserve_builder.errors import BuildError, naming_the_card
 from detserve_builder.families import FAMILIES, Draft, Family
@@ -60,7 +60,8 @@ def _read_card(
         fields["input_wh"] = list(input_wh)
     checkpoint = _of_said_size(checkpoint, fields.get("input_wh"))
     family, draft = _recognise(checkpoint, fields.get("family"))
-    in_graph = _seen_in_graph(checkpoint)
+    in_graph, unsettled = _seen_in_graph(checkpoint)
+    draft = _unsettled(draft, unsettled)
     labels, labels_are, why_not = _labels(checkpoint, draft)
     found = {
         "name": _guess_name(checkpoint.path),
@@ -117,12 +118,30 @@ def _of_said_size(checkpoint: Checkpoint, input_wh: Any) -> Checkpoint:
     return checkpoint
 
 
-def _seen_in_graph(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The preprocess fields that the network settles, as it does part of the normalisation itself."""
-    scale = pixel_scale(checkpoint.original)
-    if scale is None:
-        return {}
-    return {"preprocess": {"scale": scale, "mean": [0.0] * 3, "std": [1.0] * 3}}
+def _seen_in_graph(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
+    """The preprocess fields that the network settles itself, and which are guesses whatever else says them."""
+    own = own_normalisation(checkpoint.original, checkpoint.model)
+    fields = dict(own.fields)
+    if image_input(checkpoint.path, checkpoint.original, None).channels == 1:
+        fields["color"] = "rgb"  # of which the grey is made
+    guesses = {}
+    if own.unknown:
+        what = f"other: the network begins with {', '.join(own.unknown)}, which may be a part of it"
+        guesses = {
+            f"preprocess.{name}": what for name in ("scale", "mean", "std", "color") if name not in fields
+        }
+    return ({"preprocess": fields} if fields else {}), guesses
+
+
+def _unsettled(draft: Draft, guesses: Mapping[str, str]) -> Draft:
+    """``draft`` without metadata's word on the fields of ``guesses``."""
+    if not guesses:
+        return draft
+    kept = draft.from_metadata - set(guesses)
+    if "preprocess" in kept:
+        fields = {f"preprocess.{name}" for name in ("resize", "pad_value", "color", "scale", "mean", "std")}
+        kept = (kept - {"preprocess"}) | (fields - set(guesses))
+    return replace(draft, from_metadata=kept, guesses={**draft.guesses, **guesses})
 
 
 def families_that_fit(checkpoint: Checkpoint) -> list[tuple[Family, Draft]]:

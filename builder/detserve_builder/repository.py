@@ -76,7 +76,9 @@ def write_repository(
             "floats": floats,
         }
         (staged / card.name / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        return _exchange(staged, folder, earlier=_folders_of_build(folder / card.name / MANIFEST))
+        earlier = _folders_of_build(folder / card.name / MANIFEST)
+        _refuse_what_is_not_ours(folder, {path.name for path in staged.iterdir()} - earlier)
+        return _exchange(staged, folder, earlier=earlier)
 
 
 def takes_one_picture(prepared: Prepared, placement: Placement) -> bool:
@@ -170,6 +172,16 @@ def _folders_of_build(manifest: Path) -> set[str]:
         return {Path(file).parts[0] for file in json.loads(manifest.read_bytes())["sha256"]}
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return set()
+
+
+def _refuse_what_is_not_ours(folder: Path, names: set[str]) -> None:
+    """Raise :class:`BuildError` for a folder in the way that no earlier build of this name wrote."""
+    for name in sorted(names):
+        if (folder / name).exists():
+            raise BuildError(
+                f"{folder / name} is there already and not of an earlier build of this name; take another "
+                "--name or --repository, or remove it"
+            )
 
 
 def _exchange(staged: Path, folder: Path, earlier: set[str]) -> list[Path]:

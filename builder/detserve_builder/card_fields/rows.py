@@ -16,7 +16,7 @@ TERMS = {
     "strides": "Input pixels that a cell of each feature map stands for, finest map first.",
     "stride": "Input pixels that a cell of the feature map stands for.",
     "anchors_wh_px": "For each stride the widths and heights of its anchors, in network pixels.",
-    "reg_max": "The distributions of distances have one bin more.",
+    "reg_max": "The bins of a distance's distribution; NanoDet's and PicoDet's have one more.",
     "sigmoid_in_graph": "Whether the scores have been through a sigmoid in the graph.",
     "num_anchors": "A, the rows of the outputs.",
     "anchors": "A, the rows of the outputs.",

@@ -115,17 +115,19 @@ def _in_rgb_order(of_channels: Triple, color: ColorOrder) -> Triple:
 
 
 def choices(inferred: InferredCard, *, labelled: bool) -> dict[Axis, list[Any]]:
-    """The choices on each axis, that of the card first; one where the graph itself settles it.
+    """The choices on each axis, that of the card first; one where graph or metadata settle it.
 
     Columns are tried with labels alone: without them nothing tells one class from another.
     """
     start = setting_of(inferred.card)
     found: dict[Axis, list[Any]] = {axis: [getattr(start, axis)] for axis in AXES}
-    if inferred.sources.get("preprocess.mean") is not Source.GRAPH:
+    settled = (Source.GRAPH, Source.METADATA)
+    if inferred.sources.get("preprocess.mean") not in settled:
         found["values"] += [values for values in STANDARD if not values.is_like(start.values)]
-    if inferred.sources.get("preprocess.color") is not Source.GRAPH:
+    if inferred.sources.get("preprocess.color") not in settled:
         found["color"] += [color for color in ColorOrder if color is not start.color]
-    found["geometry"] = _geometries(*start.geometry)
+    if inferred.sources.get("preprocess.resize") not in settled:
+        found["geometry"] = _geometries(*start.geometry)
     if labelled:
         found["columns"] += _columns(inferred.card, start.columns)
     return found

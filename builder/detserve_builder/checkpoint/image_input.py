@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnx
 
 _CHANNELS = (3, 1)
+_DTYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "UINT8", "INT32", "INT64")
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ def image_input(path: Path, model: onnx.ModelProto, input_wh: Wh | None) -> Imag
     """
     import onnx
 
-    inputs = tensors(model, of_outputs=False)
-    found = next((info for info in inputs if len(info.shape) == 4), None)
-    found = found or next((info for info in inputs if len(info.shape) == 3), None)
-    if found is None or found.dtype in ("UNDEFINED", "STRING"):
+    inputs, found = tensors(model, of_outputs=False), picture_of(model)
+    if found is None:
         came = "; ".join(map(str, inputs)) or "none"
         raise BuildError(f"{path}: no input is a picture [N,3,H,W]; the inputs are {came}")
+    if found.dtype not in _DTYPES:
+        raise BuildError(
+            f"{path}: the input {found} is no picture that detserve can feed; expected {', '.join(_DTYPES)}"
+        )
     has_batch = len(found.shape) == 4
     batch, *rest = found.shape if has_batch else (1, *found.shape)
     if isinstance(batch, int) and batch > 1:
@@ -71,6 +74,13 @@ def image_input(path: Path, model: onnx.ModelProto, input_wh: Wh | None) -> Imag
         has_batch=has_batch,
         wh=(width, height),
     )
+
+
+def picture_of(model: onnx.ModelProto) -> TensorInfo | None:
+    """The input that is the picture, by its number of dimensions; None where there is none."""
+    inputs = tensors(model, of_outputs=False)
+    found = next((info for info in inputs if len(info.shape) == 4), None)
+    return found or next((info for info in inputs if len(info.shape) == 3), None)
 
 
 def input_size_is_fixed(model: onnx.ModelProto) -> bool:

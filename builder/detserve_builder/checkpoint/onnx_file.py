@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     import onnx
 
 
+_PYTORCH = (
+    "PyTorch's weights: export them to ONNX first, for Ultralytics with yolo export format=onnx model=FILE"
+)
+_OTHER_FILES = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), _PYTORCH),
+    ".tflite": "a TensorFlow Lite model: convert it to ONNX first, with tf2onnx",
+    **dict.fromkeys((".engine", ".plan"), "a TensorRT plan: bring the ONNX file that it was built from"),
+    **dict.fromkeys((".jpg", ".jpeg", ".png"), "a picture: the detector's file comes first"),
+}
+
+
 def read_onnx(path: Path) -> tuple[onnx.ModelProto, str]:
     """The network of an .onnx file, external weights loaded, functions inlined and nodes sorted, and its
     SHA-256.
@@ -85,9 +96,11 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError:
-        raise BuildError(f"{path}: not an ONNX file, or a corrupt one ({len(content)} bytes)") from None
+        what = _OTHER_FILES.get(path.suffix.lower(), "a corrupt one")
+        raise BuildError(f"{path}: not an ONNX file, or {what} ({len(content)} bytes)") from None
     if not model.graph.node:
-        raise BuildError(f"{path}: an ONNX file with no nodes in it ({len(content)} bytes)")
+        what = _OTHER_FILES.get(path.suffix.lower(), "an ONNX file with no nodes in it")
+        raise BuildError(f"{path}: {what} ({len(content)} bytes)")
     return model
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
-from detserve_builder.commands.card_table import guess_lines
+from detserve_builder.commands.card_table import DECIDE_GUESSES, guess_lines
 from detserve_builder.commands.input_size import INPUT_SIZE_HELP, input_size
 from detserve_builder.errors import BuildError
 from detserve_builder.precision import report
@@ -99,6 +99,8 @@ def build(
         )
     for line in guess_lines(built.inferred):
         console.print(line, soft_wrap=True)
+    if built.inferred.guesses:
+        console.print(DECIDE_GUESSES, soft_wrap=True, highlight=False)
     if built.batch_obstacle:
         console.print(f"one picture at a time: {built.batch_obstacle}", highlight=False)
     if built.calibration and built.calibration.skipped:

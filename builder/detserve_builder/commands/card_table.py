@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+DECIDE_GUESSES = (
+    "guesses: decide them on pictures with detserve inspect --images DIR [--evaluate LABELS], or say the "
+    "fields in a JSON file with --card"
+)
 GUESS_STYLE = "bold yellow"
 _STYLES = {Source.GUESS: GUESS_STYLE, Source.MEASURED: "green"}
 _SHOWN = 40  # characters of a value
@@ -24,7 +28,7 @@ def card_table(inferred: InferredCard) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("field", "value", "source", "", title="card", title_justify="left")
+    table = Table("field", "value", "source", "what else it could be", title="card", title_justify="left")
     for names, source, beside in _groups(inferred):
         values = "\n".join(shown_value(inferred, name) for name in names)
         row = ("\n".join(names), values, source.value, beside)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option, Typer
 
-from detserve_builder.commands.card_table import card_table
+from detserve_builder.commands.card_table import DECIDE_GUESSES, card_table
 from detserve_builder.commands.input_size import INPUT_SIZE_HELP, input_size
 from detserve_builder.errors import BuildError, naming_the_card
 from detserve_client.errors import CardError, OutputError
@@ -36,7 +37,7 @@ def inspect(
     evaluate: Annotated[
         Path | None, Option(help="labels of --images: COCO, YOLO or VOC; decide by AP, and the classes too")
     ] = None,
-    output: Annotated[Path | None, Option(help="write the card to this file")] = None,
+    output: Annotated[Path | None, Option(help="write the card to this file, without its guesses")] = None,
 ) -> None:
     """Show the family, the inputs and outputs and the card a checkpoint is taken for."""
     from rich.console import Console
@@ -61,13 +62,16 @@ def inspect(
     table = _outside(loaded, inferred.card.family)
     with naming_the_card(card or loaded.card_path):
         _add_what_a_build_says(table, loaded, inferred.card)
+    console.print_json(inferred.card.to_json())
+    console.print(str(loaded.path), soft_wrap=True, highlight=False)
     console.print(table)
     console.print(card_table(inferred))
     if sentence:
         console.print(sentence, soft_wrap=True, highlight=False)
-    console.print_json(inferred.card.to_json())
+    if inferred.guesses and not images:
+        console.print(DECIDE_GUESSES, soft_wrap=True, highlight=False)
     if output:
-        _write(output, inferred.card)
+        _write(output, inferred)
 
 
 def _decide(loaded: Checkpoint, inferred: InferredCard, images: Path, evaluate: Path | None) -> Decision:
@@ -94,18 +98,25 @@ def _decide(loaded: Checkpoint, inferred: InferredCard, images: Path, evaluate: 
         )
 
 
-def _write(output: Path, card: Card) -> None:
+def _write(output: Path, inferred: InferredCard) -> None:
+    """The card without its guesses: they are guessed again, and shown, wherever the file is used."""
+    fields = inferred.card.model_dump(mode="json")
+    for name in inferred.guesses:
+        *inside, field = name.split(".")
+        (fields[inside[0]] if inside else fields).pop(field, None)
     try:
-        output.write_text(card.to_json())
+        output.write_text(json.dumps(fields, indent=2) + "\n")
     except OSError as error:
         raise OutputError(f"{output}: the card cannot be written ({error.strerror})") from None
+    left_out = f", without what is guessed: {', '.join(inferred.guesses)}" if inferred.guesses else ""
+    print(f"{output}{left_out}")
 
 
 def _outside(loaded: Checkpoint, family: str) -> Table:
     """Family, inputs and outputs."""
     from rich.table import Table
 
-    table = Table("", "found", title=str(loaded.path), show_header=False)
+    table = Table("", "found", show_header=False)
     table.add_row("family", family)
     for title, tensors in (("input", loaded.inputs), ("output", loaded.outputs)):
         for tensor in tensors:
@@ -119,15 +130,19 @@ def _add_what_a_build_says(table: Table, loaded: Checkpoint, card: Card) -> None
 
     from detserve_builder.build import probe_pictures
     from detserve_builder.preparation.prepare import prepare
-    from detserve_builder.preparation.proof import refuse_impossible
+    from detserve_builder.preparation.proof import doubts, refuse_impossible
 
     if not loaded.sha256:
         table.add_row("weights", f"none: {loaded.path.with_suffix('.weights')} is missing")
         return
     probe = probe_pictures(card)
     prepared = prepare(loaded, card, probe)
-    table.add_row("batch", prepared.batch_obstacle or "any")
+    one = f"one picture at a time: {prepared.batch_obstacle}"
+    table.add_row("batch", one if prepared.batch_obstacle else "any")
     try:
         refuse_impossible(loaded, card, prepared.model, probe)
     except BuildError as refusal:
         table.add_row("a build refuses it", Text(str(refusal), style="red"))
+        return
+    if doubt := doubts(prepared.model, probe):
+        table.add_row("looks odd", Text(doubt, style="yellow"))

@@ -87,6 +87,18 @@ def channel_parts(checkpoint: Checkpoint, output: TensorInfo) -> tuple[int, ...]
     return ()
 
 
+def ops_of_parts(checkpoint: Checkpoint, output: TensorInfo) -> tuple[str, ...]:
+    """The operator behind each of :func:`channel_parts`, values that are only moved about aside."""
+    producers = _producers(checkpoint)
+    node = producers.get(output.name)
+    while node is not None and node.op_type in _MOVES:
+        if node.op_type == "Concat" and node.attribute[0].i == 1:
+            parts = [TensorInfo(name, "", ()) for name in node.input]
+            return tuple(last_op(checkpoint, part) for part in parts)
+        node = producers.get(node.input[0])
+    return ()
+
+
 def num_classes_of_top_k(checkpoint: Checkpoint) -> int | None:
     """C of a graph that takes the top K of A*C scores: it divides the index by C, a constant or computed."""
     constants, nodes = _integers(checkpoint), checkpoint.model.graph.node

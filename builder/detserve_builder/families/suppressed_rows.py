@@ -245,8 +245,8 @@ def _units_and_coding(
         "units": "pixels" if in_pixels(pictures) else "normalised",
         "coding": "xyxy" if in_order > _OUT_OF_ORDER else "cxcywh",
     }
-    if in_order > _IN_ORDER:
-        return fields, {}
+    if in_order > _IN_ORDER:  # so are corners with y first
+        return fields, {"head.coding": "yxyx"}
     return fields, {
         "head.coding": "cxcywh" if fields["coding"] == "xyxy" else "xyxy",
         "head.units": "pixels" if fields["units"] == "normalised" else "normalised",

@@ -30,6 +30,7 @@ from detserve_builder.families.reading import (
     image_wh,
     last_op,
     num_cells,
+    ops_of_parts,
     strides_of,
 )
 from detserve_builder.graph import (
@@ -114,7 +115,7 @@ def _recognise_decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | N
         )
         head: dict[str, object] = {"strides": strides, **({"columns_behind": behind} if behind else {})}
         draft = _draft(checkpoint, wh, head, classes)
-        if ultralytics.is_export(checkpoint):
+        if ultralytics.is_export(checkpoint) and not are_corners(checkpoint, columns):
             return draft
         return _with_form(checkpoint, draft, _form(checkpoint, output, axis, wh, strides))
     return None
@@ -155,6 +156,10 @@ def _recognise_raw(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | None:
     box_channels = parts[0] if len(parts) == 2 and parts[0] else 4 * REG_MAX
     if box_channels % 4 or channels <= box_channels:
         return None
+    if "Sigmoid" in ops_of_parts(checkpoint, checkpoint.outputs[0]):
+        return None  # activated already, and not as any exporter does
+    if parts and 4 * REG_MAX in parts[1:] and parts[0] != 4 * REG_MAX:
+        return None  # classes first
     head = {"strides": sorted(strides), "reg_max": box_channels // 4}
     return _draft(checkpoint, wh, head, channels - box_channels)
 

@@ -28,6 +28,8 @@ _HALVES = (10, 16)  # ONNX's numbers of FLOAT16 and BFLOAT16
 _FAR = 8  # times the input's longer side: no box that was found lies so far out
 _BEYOND, _MOST = 0.1, 0.95  # shares of the picture: boxes reach a little beyond, and most do not
 _MOST_ROWS = 100
+_NOTHING = 0.01
+_MOST_WITHOUT = 0.5
 _MOST_COMPARED = 1000
 _ROUNDING = 1e-3
 _HUGE = 1e5  # beyond it rounding of an exponential decides
@@ -112,6 +114,35 @@ def refuse_impossible(
             raise BuildError(
                 f"{where}, the boxes are shares of the picture where pixels are expected; {mend}"
             )
+
+
+def doubts(model: onnx.ModelProto, probe: NDArray[np.uint8]) -> str | None:
+    """A sentence where a prepared network's answer to the probe pictures is odd, though possible; else None.
+
+    That it finds nothing is right for a detector of something that is not in them, and what a wrong
+    normalisation looks like.
+    """
+    found = [run(model, picture[None]) for picture in probe]
+    best = max(float(one["scores"].max(initial=0)) for one in found)
+    if best < _NOTHING:
+        return (
+            f"nothing is found in two everyday pictures (best score {best:.2g}): right for a detector of "
+            "something else; if not, the preprocessing or the head is not what the network was trained with"
+        )
+    without_area = min(_without_area(one) for one in found)
+    if without_area > _MOST_WITHOUT:
+        return (
+            f"{without_area:.0%} of the best boxes in two everyday pictures have no area and are dropped: they "
+            "may be centre and size where corners are expected"
+        )
+    return None
+
+
+def _without_area(found: Mapping[str, NDArray[Any]]) -> float:
+    """The share of the best-scoring boxes of one picture whose corners are not in order."""
+    scores, boxes = found["scores"][0], found["boxes"][0]
+    best = boxes[scores >= scores.max(initial=0) / 2][:_MOST_ROWS]
+    return float((best[:, 2:] <= best[:, :2]).any(axis=1).mean()) if len(best) else 0.0
 
 
 def _run_file(checkpoint: Checkpoint, card: Card, picture: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
