@@ -23,14 +23,13 @@ CASES = {
     "yolo9_t": ("LibreYOLO9", "t", r"head\.cv3\.\d\.2", -3.5),
     "yolonas_s": ("LibreYOLONAS", "s", r".*\.cls_pred", -3.5),
     "picodet_s": ("LibrePICODET", "s", r"head\.gfl_cls\.\d", -3.5),
-    "ppyoloe_s": ("LibrePPYOLOE", "s", r"head\.pred_cls\.\d", -3.5),
     "rtmdet_t": ("LibreRTMDet", "t", r"head\.rtm_cls\.\d", -3.5),
     "dfine_n": ("LibreDFINE", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
     "deim_n": ("LibreDEIM", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
 }
 LETTERBOX = ("yolo", "rtmdet")  # the others stretch
 # Mean and deviation, about, where pixels are not brought to 0..1; only for the statistics
-PIXELS = {"yolox_n": (0, 1), "picodet_s": (114, 58), "ppyoloe_s": (114, 58), "rtmdet_t": (114, 58)}
+PIXELS = {"yolox_n": (0, 1), "picodet_s": (114, 58), "rtmdet_t": (114, 58)}
 
 
 def export(name: str, out: Path) -> None:
@@ -51,8 +50,6 @@ def export(name: str, out: Path) -> None:
         spread([layer], lambda: net(batch), middle=middle, top=2.5)
     if "yolox" in name:  # logarithms of the sides
         spread([*net.head.reg_preds], lambda: net(batch), middle=1.0, top=2.5)
-    if "ppyoloe" in name:  # logits of distances
-        spread([*net.head.pred_reg], lambda: net(batch), middle=0.0, top=5.0)
     path = folder / f"{name}.onnx"
     detector.export("onnx", imgsz=SIDE, output_path=str(path))
     runner = libreyolo.LibreYOLO(str(path), device="cpu")
