@@ -85,7 +85,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_detections_are_the_exporters(case: Case, served: Served, table: list[Row]) -> None:
-    row = Row(case.folder.parent.name, case.expected)
+    said = case.folder / "said.json"
+    row = Row(case.folder.parent.name, case.expected, said=said.read_text() if said.exists() else "")
     table.append(row)
     refusal = served.refusals.get(case.name)
     if refusal is not None:
