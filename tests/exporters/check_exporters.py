@@ -115,8 +115,9 @@ def compare(
     options = {} if iou_threshold is None else {"iou_threshold": iou_threshold}
     found = client.detect(picture, score_threshold=threshold, **options)
     height, width = cv2.imread(str(picture)).shape[:2]
-    theirs = visible(np.array(expected["rows"]), (width, height))
-    ours = visible(np.column_stack([found.boxes, found.scores, found.classes]), (width, height))
+    once = case.expected["best_class"]
+    theirs = visible(np.array(expected["rows"]), (width, height), once)
+    ours = visible(np.column_stack([found.boxes, found.scores, found.classes]), (width, height), once)
     alike = Alike(**case.expected["alike"])
     row.rows += int((theirs[:, 4] > threshold + alike.score).sum())
     lost = []
@@ -146,11 +147,17 @@ class Alike:
         return bool(abs(one[4] - other[4]) <= self.score and (point or overlap(one, other) >= self.iou))
 
 
-def visible(rows: np.ndarray, wh: tuple[int, int]) -> np.ndarray:
-    """Rows clipped to the picture, as detserve serves them, without those of which nothing is left."""
+def visible(rows: np.ndarray, wh: tuple[int, int], once: bool) -> np.ndarray:
+    """Rows clipped to the picture, as detserve serves them, without those of which nothing is left.
+
+    ``once`` keeps the best of the rows that have the same box.
+    """
     rows = rows.reshape(-1, 6).copy()
     rows[:, :4] = np.clip(rows[:, :4], 0, [*wh, *wh])
-    return rows[(rows[:, 2:4] - rows[:, :2]).min(axis=1) > POINT_PX]
+    rows = rows[(rows[:, 2:4] - rows[:, :2]).min(axis=1) > POINT_PX]
+    if once:
+        rows = rows[np.sort(np.unique(rows[:, :4].round(1), axis=0, return_index=True)[1])]
+    return rows
 
 
 def nearest(one: np.ndarray, others: np.ndarray) -> np.ndarray | None:

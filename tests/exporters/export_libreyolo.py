@@ -21,7 +21,6 @@ IOU = 1.0  # nothing suppressed: LibreYOLO clips boxes first, which gives anothe
 # name: class, size, layers that score, median of their output
 CASES = {
     "yolox_n": ("LibreYOLOX", "n", r"head\.(cls|obj)_preds\.\d", -1.5),
-    "yolo9_t": ("LibreYOLO9", "t", r"head\.cv3\.\d\.2", -3.5),
     "yolonas_s": ("LibreYOLONAS", "s", r".*\.cls_pred", -3.5),
     "picodet_s": ("LibrePICODET", "s", r"head\.gfl_cls\.\d", -3.5),
     "rtmdet_t": ("LibreRTMDet", "t", r"head\.rtm_cls\.\d", -3.5),
@@ -31,12 +30,18 @@ CASES = {
 LETTERBOX = ("yolo", "rtmdet")  # the others stretch
 # Mean and deviation, about, where pixels are not brought to 0..1; only for the statistics
 PIXELS = {"yolox_n": (0, 1), "picodet_s": (114, 58), "rtmdet_t": (114, 58)}
-# What the files do not say in words that detserve reads: statistics in 0..255
+# The preprocess of the package where detserve would guess another; statistics of pixels in 0..255
 SAID = {
-    "picodet_s": {"resize": "stretch", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]},
+    "picodet_s": {
+        "resize": "stretch",
+        "scale": 1,
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375],
+    },
     "rtmdet_t": {
         "resize": "letterbox_topleft",
         "color": "bgr",
+        "scale": 1,
         "mean": [103.53, 116.28, 123.675],
         "std": [57.375, 57.12, 58.395],
     },
@@ -65,12 +70,18 @@ def export(name: str, out: Path) -> None:
     detector.export("onnx", imgsz=SIDE, output_path=str(path))
     runner = libreyolo.LibreYOLO(str(path), device="cpu")
     if name in SAID:
-        (folder / "said.json").write_text(json.dumps({"preprocess": {**SAID[name], "scale": 1}}))
+        (folder / "said.json").write_text(json.dumps({"preprocess": SAID[name]}))
     found = {path: predicted(runner, path, letterbox=name.startswith(LETTERBOX)) for path in pictures}
     suppressed = {} if name.startswith("d") else {"iou_threshold": IOU}
     reference = "predict() on the ONNX file, behind OpenCV's resize"
     save_expected(
-        folder, packages=("libreyolo", "torch"), model=name, reference=reference, found=found, **suppressed
+        folder,
+        packages=("libreyolo", "torch"),
+        model=name,
+        reference=reference,
+        found=found,
+        **suppressed,
+        best_class=name == "picodet_s",
     )
 
 
@@ -96,12 +107,7 @@ def predicted(runner: object, path: Path, *, letterbox: bool) -> np.ndarray:
     resized.unlink()
     boxes = (result[0] if isinstance(result, list) else result).boxes
     corners = np.asarray(boxes.xyxy) * np.tile([width / wh[0], height / wh[1]], 2)
-    rows = np.column_stack([corners, np.asarray(boxes.conf), np.asarray(boxes.cls)])
-    if "yolo9" not in path.parent.name:
-        return rows
-    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-    _, best = np.unique(rows[:, :4], axis=0, return_index=True)  # it lists a box once for each class
-    return rows[np.sort(best)]
+    return np.column_stack([corners, np.asarray(boxes.conf), np.asarray(boxes.cls)])
 
 
 if __name__ == "__main__":
