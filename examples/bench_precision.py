@@ -22,7 +22,7 @@ from detserve_builder.precision.calibration import calibration_folder
 from detserve_builder.precision.gate import Gate, Measured
 from detserve_builder.precision.passes import apply_precision, place_of
 from detserve_builder.precision.request import Precision, PrecisionRequest
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from detserve_builder.repository import write_repository
 from detserve_builder.triton_config import Placement, Target
 from detserve_client.endpoint import Endpoint

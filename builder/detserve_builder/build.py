@@ -17,8 +17,8 @@ from detserve_builder.precision.decoding import Decoding, choose_decoding
 from detserve_builder.precision.passes import Outcome, apply_precision, place_of
 from detserve_builder.precision.pruning import TWO_IN_FOUR
 from detserve_builder.precision.request import PrecisionRequest
-from detserve_builder.prepare import prepare
-from detserve_builder.proof import refuse_impossible
+from detserve_builder.preparation.prepare import prepare
+from detserve_builder.preparation.proof import refuse_impossible
 from detserve_builder.repository import takes_one_picture, write_repository
 from detserve_builder.tensorrt import lint
 from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time

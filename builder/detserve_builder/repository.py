@@ -16,7 +16,7 @@ from typing import Any
 from detserve_builder.card_sources import Source
 from detserve_builder.errors import BuildError
 from detserve_builder.precision.request import Precision
-from detserve_builder.prepare import Prepared
+from detserve_builder.preparation.prepare import Prepared
 from detserve_builder.runtime import Runtime
 from detserve_builder.triton_config import Placement, Preprocess, Target, configs, to_pbtxt
 from detserve_builder.warmup import WarmupPicture, write_warmup

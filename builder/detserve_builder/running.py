@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from detserve_builder.errors import BuildError
@@ -23,10 +23,22 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
     return probe
 
 
-def run(model: onnx.ModelProto, feed: NDArray[Any] | Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Outputs by name for ``feed``, by name too, or for the one input there is.
+class CannotRun(BuildError):
+    """ONNX Runtime refuses the network, or stops in it; the text is what it says."""
 
-    Raises :class:`BuildError` where ONNX Runtime has no implementation for a node.
+
+def run(model: onnx.ModelProto, feed: NDArray[Any] | Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Outputs by name for ``feed``, by name too, or for the one input; raises as :func:`run_each`."""
+    return run_each(model, [feed])[0]
+
+
+def run_each(
+    model: onnx.ModelProto, feeds: Iterable[NDArray[Any] | Mapping[str, NDArray[Any]]]
+) -> list[dict[str, NDArray[Any]]]:
+    """:func:`run` for one feed after the other.
+
+    Raises :class:`BuildError` where ONNX Runtime has no implementation for a node, and its kind
+    :class:`CannotRun` where it refuses the network or stops in it.
     """
     import onnxruntime as ort
     from onnxruntime.capi import onnxruntime_pybind11_state as failures
@@ -34,12 +46,18 @@ def run(model: onnx.ModelProto, feed: NDArray[Any] | Mapping[str, NDArray[Any]])
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
+    stops = (failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.RuntimeException)
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except (failures.NotImplemented, failures.InvalidGraph) as error:
+        names = [output.name for output in session.get_outputs()]
+        inputs = [given.name for given in session.get_inputs()]
+        found = []
+        for feed in feeds:
+            fed = {name: feed[name] for name in inputs} if isinstance(feed, Mapping) else {inputs[0]: feed}
+            found.append(dict(zip(names, session.run(names, fed), strict=True)))
+    except failures.NotImplemented as error:
         reason = str(error).rpartition(" : ")[2].splitlines()[0][:200]
         raise BuildError(f"ONNX Runtime cannot run this graph: {reason}") from None
-    names = [output.name for output in session.get_outputs()]
-    inputs = [given.name for given in session.get_inputs()]
-    fed = {name: feed[name] for name in inputs} if isinstance(feed, Mapping) else {inputs[0]: feed}
-    return dict(zip(names, session.run(names, fed), strict=True))
+    except stops as error:
+        raise CannotRun(str(error).strip().splitlines()[0][:300]) from None
+    return found

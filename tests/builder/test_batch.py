@@ -8,10 +8,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from detserve_builder.batch import NotBatchable, check_batch
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.batch import NotBatchable, check_batch
+from detserve_builder.preparation.prepare import prepare
 from tests.builder.tiny_networks import pictures, save_linear_network
 from tests.shared_data import FASTESTDET, YOLOX, needs_shared
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from detserve_builder.batch import NotBatchable
-from detserve_builder.batch_axis import Place, free_batch_along_axes, relocated, shapes_of
+from detserve_builder.preparation.batch import NotBatchable
+from detserve_builder.preparation.batch_axis import Place, free_batch_along_axes, relocated, shapes_of
 
 ROWS, WIDTH = 6, 8  # of the tensor "x" [1,6,8] that each network below begins with
 RNG = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detserve_builder.focus import fold_focus
+from detserve_builder.preparation.focus import fold_focus
 
 ALL = list(itertools.product((0, 1), repeat=2))
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from detserve_client import CardError, DetserveError
 from detserve_client.card import Resize
 from tests.builder.tiny_networks import pictures, save_linear_network

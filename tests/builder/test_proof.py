@@ -7,12 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from detserve_builder import prepare as preparation
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
-from detserve_builder.proof import refuse_impossible
+from detserve_builder.preparation import prepare as preparation
+from detserve_builder.preparation.prepare import prepare
+from detserve_builder.preparation.proof import refuse_impossible
 from tests.builder.tiny_networks import pictures, save_linear_network
 
 HEAD = {"output0": [7, 84]}

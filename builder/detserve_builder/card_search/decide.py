@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detserve_builder.card_search import search
-from detserve_builder.card_search.judge import Judge, Lead, lead
+from detserve_builder.card_search.judge import IMPOSSIBLE, Judge, Lead, lead
 from detserve_builder.card_search.labelled import labelled
 from detserve_builder.card_search.mirrored import mirrored
 from detserve_builder.card_search.networks import Networks
@@ -52,8 +52,8 @@ def decide_card(
 ) -> Decision:
     """Decide the preprocessing, and with ``labels`` the class columns, on pictures of ``images``.
 
-    By AP with ``labels``, without them by :class:`Mirrored`. What somebody said, or the file's metadata,
-    stands unless another choice leads beyond the noise. Raises BuildError where pictures or labels cannot be
+    By AP with ``labels``, without them by :class:`Mirrored`. What the card has stands unless another
+    choice leads beyond the noise. Raises BuildError where pictures or labels cannot be
     used.
     """
     done = 0
@@ -99,20 +99,20 @@ def decision_of(
 def _what_stands(
     judge: Judge, inferred: InferredCard, usual: tuple[Resize, int] | None, best: Setting
 ) -> Setting:
-    """The best setting, with what was said where the difference is noise.
+    """The best setting, with what the card has where the difference is noise.
 
     A way to resize that somebody said falls where the family's is better, too.
     """
     start = setting_of(inferred.card)
     for axis in AXES:
-        if not _is_said(inferred, axis) or getattr(best, axis) == getattr(start, axis):
+        if getattr(best, axis) == getattr(start, axis):
             continue
         kept = replace(best, **{axis: getattr(start, axis)})
         by_user = inferred.sources.get("preprocess.resize") is Source.SAID
         if axis == "geometry" and by_user and usual is not None:
             least = judge.score(replace(best, geometry=usual), judge.pictures)
         else:
-            least = -1.0
+            least = IMPOSSIBLE
         if not lead(judge, best, kept).certain and judge.score(kept, judge.pictures) >= least:
             best = kept
     return best
@@ -122,7 +122,8 @@ def _usual_geometry(checkpoint: Checkpoint, card: Card) -> tuple[Resize, int] | 
     """How the family's networks are fed, where its recognition says it."""
     family = next(family for family in FAMILIES if family.name == card.family)
     draft = family.recognise(checkpoint)
-    fields = draft.card_fields.get("preprocess", {}) if draft else {}
+    fields = dict(draft.card_fields.get("preprocess", {})) if draft else {}
+    fields |= checkpoint.card_fields.get("preprocess", {})
     if "resize" not in fields:
         return None
     spec = PreprocessSpec.model_validate(fields)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from detserve_builder.card_search.settings import Setting
 
 RESAMPLES = 200
+IMPOSSIBLE = float("-inf")  # the score where the graph has no such columns
 CERTAIN = 0.95  # of the resamples must agree
 
 

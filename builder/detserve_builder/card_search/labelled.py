@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_builder.card_search.judge import OnPicture, weights
+from detserve_builder.card_search.judge import IMPOSSIBLE, OnPicture, weights
 from detserve_builder.card_search.networks import Networks
 from detserve_builder.card_search.settings import Setting
 from detserve_builder.precision.evaluation import Truth, detections
@@ -44,7 +44,7 @@ class Labelled:
     def score(self, setting: Setting, pictures: Sequence[int], *, of_any_class: bool = False) -> float:
         """Area under the curve."""
         if self.networks.opened(setting) is None:
-            return -1.0
+            return IMPOSSIBLE
         matches = [self._matched(setting, index, of_any_class) for index in pictures]
         return float(weighted_ap(matches, np.ones((1, len(pictures))))[0])
 

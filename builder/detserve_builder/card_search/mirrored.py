@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_builder.card_search.judge import OnPicture, weights
+from detserve_builder.card_search.judge import IMPOSSIBLE, OnPicture, weights
 from detserve_builder.card_search.networks import Networks
 from detserve_builder.card_search.settings import Setting
 from detserve_builder.errors import BuildError
@@ -21,7 +21,7 @@ from detserve_client.card import Card
 if TYPE_CHECKING:
     from detserve_builder.steps.detserve_detector import Session
 
-_LEAST_SCORE = 0.1
+_LEAST_SCORE = 0.25
 _SAME_IOU = 0.5
 Rows = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
 
@@ -49,7 +49,7 @@ class Mirrored:
     def score(self, setting: Setting, pictures: Sequence[int], *, of_any_class: bool = False) -> float:
         """Mean over the pictures."""
         if self.networks.opened(setting) is None:
-            return -1.0
+            return IMPOSSIBLE
         return float(np.mean([self._value(setting, index) for index in pictures]))
 
     def resampled(self, setting: Setting) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from detserve_builder.card_search.judge import Judge
+from detserve_builder.card_search.judge import IMPOSSIBLE, Judge
 from detserve_builder.card_search.settings import AXES, Axis, Setting
 
 FEW = 16
@@ -74,10 +74,11 @@ def neighbours(judge: Judge, choices: Mapping[Axis, list[Any]], setting: Setting
     others = [
         replace(setting, **{axis: choice}) for choice in choices[axis] if choice != getattr(setting, axis)
     ]
-    least = _HOPELESS * judge.score(setting, few)
+    now = judge.score(setting, few)
+    least = _HOPELESS * now if now > 0 else IMPOSSIBLE
     ranked = _rank(judge, others, few)
     kept = [one.setting for place, one in enumerate(ranked) if not place or one.score >= least]
-    return [one for one in _rank(judge, kept, every) if one.score >= 0]
+    return [one for one in _rank(judge, kept, every) if one.score > IMPOSSIBLE]
 
 
 def _normalisations(judge: Judge, choices: Mapping[Axis, list[Any]], few: Sequence[int]) -> list[Ranked]:
@@ -109,7 +110,7 @@ def _sifted(
 ) -> list[Ranked]:
     """The settings that a quarter of ``few`` does not rule out, on all of them; best first."""
     ranked = _rank(judge, settings, few[::4], of_any_class=of_any_class)
-    least = _USELESS * ranked[0].score
+    least = _USELESS * ranked[0].score if ranked[0].score > 0 else IMPOSSIBLE
     kept = [one.setting for place, one in enumerate(ranked) if place < _FINALISTS or one.score >= least]
     return _rank(judge, kept, few, of_any_class=of_any_class)
 

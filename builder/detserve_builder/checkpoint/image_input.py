@@ -40,7 +40,7 @@ def image_input(path: Path, model: onnx.ModelProto, input_wh: Wh | None) -> Imag
     inputs = tensors(model, of_outputs=False)
     found = next((info for info in inputs if len(info.shape) == 4), None)
     found = found or next((info for info in inputs if len(info.shape) == 3), None)
-    if found is None:
+    if found is None or found.dtype in ("UNDEFINED", "STRING"):
         came = "; ".join(map(str, inputs)) or "none"
         raise BuildError(f"{path}: no input is a picture [N,3,H,W]; the inputs are {came}")
     has_batch = len(found.shape) == 4

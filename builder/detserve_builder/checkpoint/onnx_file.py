@@ -43,12 +43,19 @@ def whole(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     cut_nms_plugin(path, model)
     refuse_custom_operators(path, model)
     _refuse_missing_tensors(path, model.graph)
+    _refuse_repeated(path, [value.name for value in model.graph.output])
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, RuntimeError) as error:
         raise BuildError(f"{path}: the ONNX graph is not valid ({first_line(error)})") from None
     _refuse_nan(path, model)
     return model
+
+
+def _refuse_repeated(path: Path, outputs: list[str]) -> None:
+    for name in outputs:
+        if outputs.count(name) > 1:
+            raise BuildError(f"{path}: the output {name} is listed twice; export each output once")
 
 
 def _refuse_missing_tensors(path: Path, graph: onnx.GraphProto) -> None:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detserve_builder.errors import BuildError
+from detserve_builder.running import run
+
 if TYPE_CHECKING:
     import onnx
 
@@ -42,11 +45,7 @@ def _is_fixed(tensor: onnx.TypeProto.Tensor) -> bool:
 
 def _run_once(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto]) -> list[NDArray[Any]]:
     import onnx
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     feed = {
         value.name: np.ones(
             [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim],
@@ -55,13 +54,6 @@ def _run_once(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto]) -> list
         for value in inputs
     }
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return list(session.run(None, feed))
-    except (
-        failures.Fail,
-        failures.InvalidArgument,
-        failures.InvalidGraph,
-        failures.NotImplemented,
-        failures.RuntimeException,
-    ):
+        return list(run(model, feed).values())
+    except BuildError:
         return []

@@ -45,7 +45,7 @@ def fed_inputs(path: Path, model: onnx.ModelProto, image: ImageInput) -> dict[st
                 "detectors with a fixed list of classes are served"
             )
         known = _KNOWN.get(name)
-        if known is None or info.dtype == "STRING":
+        if known is None or info.dtype in ("STRING", "UNDEFINED"):
             raise BuildError(
                 f"{path}: the input {info} beside the picture is not known; known are {', '.join(_KNOWN)}; "
                 "export the network without it"

@@ -118,8 +118,8 @@ def _add_what_a_build_says(table: Table, loaded: Checkpoint, card: Card) -> None
     from rich.text import Text
 
     from detserve_builder.build import probe_pictures
-    from detserve_builder.prepare import prepare
-    from detserve_builder.proof import refuse_impossible
+    from detserve_builder.preparation.prepare import prepare
+    from detserve_builder.preparation.proof import refuse_impossible
 
     if not loaded.sha256:
         table.add_row("weights", f"none: {loaded.path.with_suffix('.weights')} is missing")

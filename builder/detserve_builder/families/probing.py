@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
+from detserve_builder.errors import BuildError
 from detserve_builder.families.columns import Column
 from detserve_builder.graph import cell_grid
+from detserve_builder.running import run
 from detserve_client.card import Wh
 
 if TYPE_CHECKING:
@@ -23,21 +25,11 @@ _PIXELS = 0.5  # of a pixel for a pixel: shares move by at most 1/32
 
 def probe_outputs(checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
     """What the network gives for one picture of noise, by output; empty where ONNX Runtime cannot run it."""
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     image = checkpoint.inputs[0]
     shape = [1, *(size for size in image.shape[1:] if isinstance(size, int))]
-    noise = np.random.default_rng(0).random(shape, np.float32)
     try:
-        content = checkpoint.model.SerializeToString()
-        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, {image.name: noise}), strict=True))
-    except (failures.Fail, failures.InvalidArgument, failures.NotImplemented, failures.RuntimeException):
+        return run(checkpoint.model, np.random.default_rng(0).random(shape, np.float32))
+    except BuildError:
         return {}
 
 

@@ -10,8 +10,10 @@ import numpy as np
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.checkpoint.branches import all_graphs
+from detserve_builder.errors import BuildError
 from detserve_builder.graph import float32, int64, layer
-from detserve_client.card import Card
+from detserve_builder.running import run_each
+from detserve_client.card import Card, Wh
 from detserve_client.errors import CardError
 
 if TYPE_CHECKING:
@@ -110,8 +112,7 @@ def _measured(checkpoint: Checkpoint, names: set[str]) -> dict[str, int]:
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
     wh = image_wh(checkpoint)
-    pictures = _probe_pictures(wh)[:1] if wh is not None else []
-    for outputs in _run_all(model, sorted(names), checkpoint.inputs[0].name, pictures):
+    for outputs in _run_all(checkpoint, model, wh, 1) if wh is not None else []:
         return {name: int(value.item()) for name, value in outputs.items() if value.size == 1}
     return {}
 
@@ -182,74 +183,6 @@ def num_classes_of_arg_max(checkpoint: Checkpoint) -> int | None:
     return sizes.pop() or None if len(sizes) == 1 else None
 
 
-def probe(checkpoint: Checkpoint) -> list[dict[str, NDArray[Any]]]:
-    """What the network gives for real pictures, one after the other, by output: one form's arrays of batch 1.
-
-    A picture upright and turned, as 0..1, 0..255 and with ImageNet's statistics, for nobody has said yet what
-    the network wants. Empty where ONNX Runtime cannot run it; a network that finds nothing gives no rows.
-    """
-    wh = image_wh(checkpoint)
-    if wh is None:
-        return []
-    names = [output.name for output in checkpoint.outputs]
-    found = _run_all(checkpoint.model, names, checkpoint.inputs[0].name, _probe_pictures(wh))
-    return [outputs for outputs in found if _as_declared(outputs, checkpoint.outputs)]
-
-
-def _as_declared(outputs: Mapping[str, NDArray[Any]], declared: Iterable[TensorInfo]) -> bool:
-    """Whether every output has the number of dimensions, and the last of them, that the file says."""
-    return all(
-        outputs[info.name].ndim == len(info.shape)
-        and (
-            not info.shape
-            or not isinstance(info.shape[-1], int)
-            or outputs[info.name].shape[-1] == info.shape[-1]
-        )
-        for info in declared
-    )
-
-
-def _run_all(
-    model: onnx.ModelProto, names: list[str], input_name: str, pictures: list[NDArray[np.float32]]
-) -> list[dict[str, NDArray[Any]]]:
-    """Outputs by name for each picture; none where ONNX Runtime cannot run it."""
-    import onnxruntime as ort
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    cannot = (
-        failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented,
-        failures.RuntimeException,
-    )  # fmt: skip
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return [dict(zip(names, session.run(names, {input_name: p}), strict=True)) for p in pictures]
-    except cannot:
-        return []
-
-
-def _probe_pictures(wh: tuple[int, int]) -> list[NDArray[np.float32]]:
-    import cv2
-
-    pixels = cv2.resize(cv2.imread(str(_PICTURE))[..., ::-1], wh).astype(np.float32)
-    upright = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
-    mean, std = (float32(value).reshape(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
-    return [
-        made
-        for picture in (upright, np.ascontiguousarray(upright[..., ::-1, ::-1]))
-        for made in (picture / 255, picture, (picture - mean) / std)
-    ]
-
-
-def in_pixels(boxes: Iterable[NDArray[Any]]) -> bool:
-    """Whether boxes [..,4] of real pictures are network pixels.
-
-    Shares of the input stay small, but for pictures that are not normalised as the network was trained with.
-    """
-    return min((float(np.abs(found).max()) for found in boxes if found.size), default=np.inf) > _SHARES_UP_TO
-
-
 def class_of_number(
     graph: gs.Graph, numbers: gs.Tensor, of_labels: Sequence[int]
 ) -> tuple[gs.Tensor, gs.Tensor]:
@@ -317,3 +250,61 @@ def constant_added_last(checkpoint: Checkpoint, output: TensorInfo) -> NDArray[A
     added = {tensor.name: tensor for tensor in checkpoint.model.graph.initializer if len(tensor.dims) == 1}
     found = [added[name] for name in node.input if name in added]
     return numpy_helper.to_array(found[0]) if found else None
+
+
+def probe(checkpoint: Checkpoint) -> list[dict[str, NDArray[Any]]]:
+    """What the network gives for real pictures, one after the other, by output: one form's arrays of batch 1.
+
+    A picture upright and turned, as 0..1, 0..255 and with ImageNet's statistics, for nobody has said yet what
+    the network wants. Empty where ONNX Runtime cannot run it; a network that finds nothing gives no rows.
+    """
+    wh = image_wh(checkpoint)
+    if wh is None:
+        return []
+    found = _run_all(checkpoint, checkpoint.model, wh, 6)
+    return [outputs for outputs in found if _as_declared(outputs, checkpoint.outputs)]
+
+
+def _as_declared(outputs: Mapping[str, NDArray[Any]], declared: Iterable[TensorInfo]) -> bool:
+    """Whether every output has the number of dimensions, and the last of them, that the file says."""
+    return all(
+        outputs[info.name].ndim == len(info.shape)
+        and (
+            not info.shape
+            or not isinstance(info.shape[-1], int)
+            or outputs[info.name].shape[-1] == info.shape[-1]
+        )
+        for info in declared
+    )
+
+
+def _run_all(
+    checkpoint: Checkpoint, model: onnx.ModelProto, wh: Wh, most: int
+) -> list[dict[str, NDArray[Any]]]:
+    """Outputs of ``model`` by name for each of ``most`` pictures; none where ONNX Runtime cannot run it."""
+    name = checkpoint.inputs[0].name
+    try:
+        return run_each(model, [{name: picture} for picture in _probe_pictures(wh)[:most]])
+    except BuildError:
+        return []
+
+
+def _probe_pictures(wh: tuple[int, int]) -> list[NDArray[np.float32]]:
+    import cv2
+
+    pixels = cv2.resize(cv2.imread(str(_PICTURE))[..., ::-1], wh).astype(np.float32)
+    upright = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+    mean, std = (float32(value).reshape(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
+    return [
+        made
+        for picture in (upright, np.ascontiguousarray(upright[..., ::-1, ::-1]))
+        for made in (picture / 255, picture, (picture - mean) / std)
+    ]
+
+
+def in_pixels(boxes: Iterable[NDArray[Any]]) -> bool:
+    """Whether boxes [..,4] of real pictures are network pixels.
+
+    Shares of the input stay small, but for pictures that are not normalised as the network was trained with.
+    """
+    return min((float(np.abs(found).max()) for found in boxes if found.size), default=np.inf) > _SHARES_UP_TO

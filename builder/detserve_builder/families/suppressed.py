@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from detserve_builder.batch import NotBatchable
 from detserve_builder.families.family import Candidates, Family
 from detserve_builder.families.reading import class_of_number, expect_anchors
 from detserve_builder.families.suppressed_rows import recognise
 from detserve_builder.graph import corners, float32, int64, layer, slice_last
+from detserve_builder.preparation.batch import NotBatchable
 from detserve_client.card import Card
 from detserve_client.errors import CardError
 

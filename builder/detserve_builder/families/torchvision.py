@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from detserve_builder.batch import NotBatchable
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.checkpoint.branches import all_graphs
 from detserve_builder.families.family import Candidates, Draft, Family
@@ -26,6 +25,7 @@ from detserve_builder.families.reading import (
     suppresses,
 )
 from detserve_builder.graph import float32, int64, layer
+from detserve_builder.preparation.batch import NotBatchable
 from detserve_client.card import Card
 from detserve_client.errors import CardError
 
@@ -83,8 +83,8 @@ def _most_rows(model: onnx.ModelProto, scores: str) -> int | None:
         node = made_by.get(name)
         if node is not None and node.op_type == "Slice":
             ends = [weight for weight in model.graph.initializer if weight.name == node.input[2]]
-            end = int(numpy_helper.to_array(ends[0]).item()) if ends else 0
-            return end if 0 < end < 2**31 else None
+            values = numpy_helper.to_array(ends[0]) if ends else np.zeros(1)
+            return int(values.item()) if values.size == 1 and 0 < values.item() < 2**31 else None
     return None
 
 

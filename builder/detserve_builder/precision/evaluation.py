@@ -98,8 +98,8 @@ def detections(session: Session, card: Card, path: Path) -> Detections:
     boxes, scores, classes = session.run(OUTPUTS, {"images": image[None]})
     rows = min(MAX_DETECTIONS, card.thresholds.max_detections)
     num, boxes, scores, classes = postprocess(
-        np.nan_to_num(boxes[0]),
-        np.nan_to_num(scores[0]),
+        boxes[0],
+        scores[0],
         classes[0],
         geometry,
         score_threshold=_LEAST_SCORE,

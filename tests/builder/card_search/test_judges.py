@@ -14,7 +14,7 @@ from detserve_builder.card_search.networks import Networks
 from detserve_builder.card_search.settings import setting_of
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from detserve_builder.steps.detserve_detector import OUTPUTS
 from detserve_client.datasets.average_precision import AveragePrecision, ClassMatches
 from detserve_client.datasets.base import plain_boxes

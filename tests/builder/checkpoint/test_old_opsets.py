@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from detserve_builder.running import run
 from tests.builder.tiny_networks import pictures, save_linear_network
 

@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from detserve_builder.batch import check_batch
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
+from detserve_builder.preparation.batch import check_batch
 from tests.builder.tiny_networks import pictures, save_linear_network
 
 

@@ -10,7 +10,7 @@ from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from tests.builder.darknet import opencv
 from tests.builder.darknet.random_weights import narrowed, resized, save_network
 from tests.builder.darknet.tiny_cfg import conv, detector, section

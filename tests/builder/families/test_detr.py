@@ -17,7 +17,7 @@ from detserve_builder.card_sources import InferredCard, Source
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card, read_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from detserve_client import CardError
 from tests.builder.families.harness import Tail, assert_decodes, save_network
 from tests.builder.test_decoders import sigmoid

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from detserve_client import CardError
 from tests.builder.families.harness import Tail, assert_decodes, save_network
 from tests.builder.test_decoders import sigmoid

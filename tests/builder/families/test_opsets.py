@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper, version_converter
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.checkpoint.opset import NEWEST_OPSET
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from tests.builder.families.harness import save_network
 from tests.builder.families.nms_network import save_nms_network
 from tests.builder.families.test_recognition import CASES

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import families_that_fit, read_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from tests.builder.families import pair_networks as networks
 from tests.builder.families.harness import LIVELY, assert_decodes, assert_same_detections, save_network
 from tests.builder.families.pair_networks import (

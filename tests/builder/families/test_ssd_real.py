@@ -16,7 +16,7 @@ from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.commands.inspect import app
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from tests.shared_data import SHARED, SINGLE, needs_shared
 from tests.ssd_checkpoints import FACE_PRIORS, SSD, save_ssd_checkpoints
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import families_that_fit, infer_card, read_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from detserve_client.errors import CardError
 from tests.builder.families import suppressed_networks as networks
 from tests.builder.families.harness import Tail, save_network

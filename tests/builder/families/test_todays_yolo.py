@@ -8,7 +8,7 @@ from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import read_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from tests.shared_data import SHARED, needs_shared
 
 pytestmark = needs_shared

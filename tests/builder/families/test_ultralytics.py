@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 
 FOLDER = Path(os.environ.get("DETSERVE_ULTRALYTICS_EXPORTS", "absent"))
 FILES = {

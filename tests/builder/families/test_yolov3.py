@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from detserve_client import CardError
 from tests.builder.test_decoders import assert_same_rows, run_original
 from tests.builder.tiny_networks import SIDE_PX, pictures, save_linear_network

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from tests.builder.families.harness import Tail, assert_decodes, save_network
 from tests.builder.tiny_networks import SIDE_PX
 from tests.shared_data import SHARED, YOLOX, needs_shared

@@ -16,7 +16,7 @@ from detserve_builder.precision.search import Quantiser
 from detserve_builder.precision.sensitivity import probe
 from detserve_builder.precision.session import open_session
 from detserve_builder.precision.statistics import measure
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from tests.shared_data import SHARED, VAL64, YOLOX, needs_shared
 
 pytestmark = needs_shared

@@ -13,7 +13,7 @@ from detserve_builder.build import build, probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
-from detserve_builder.prepare import Prepared, prepare
+from detserve_builder.preparation.prepare import Prepared, prepare
 from detserve_builder.tensorrt import libraries
 from detserve_builder.tensorrt.compile_gate import COMPUTE_CAPABILITIES, compile_ahead_of_time
 from detserve_builder.tensorrt.lint import lint

@@ -28,7 +28,7 @@ from detserve_builder.precision.network import named_nodes
 from detserve_builder.precision.pruning import fits_two_in_four, prune
 from detserve_builder.precision.ranges import Method, ranges
 from detserve_builder.precision.statistics import measure
-from detserve_builder.prepare import prepare
+from detserve_builder.preparation.prepare import prepare
 from detserve_builder.tensorrt.compile_gate import COMPUTE_CAPABILITIES, compile_ahead_of_time
 from tests.builder.tensorrt.rtx import needs_rtx
 from tests.shared_data import FASTESTDET, SHARED, YOLO_FASTEST, YOLOX, needs_shared

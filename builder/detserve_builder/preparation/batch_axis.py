@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detserve_builder.batch import BATCH, NotBatchable
+from detserve_builder.errors import BuildError
 from detserve_builder.graph import int64, layer
+from detserve_builder.preparation.batch import BATCH, NotBatchable
 from detserve_builder.running import run
 
 if TYPE_CHECKING:
@@ -119,10 +120,10 @@ class Followed:
 def free_batch_along_axes(graph: gs.Graph, shapes: Mapping[str, Shape]) -> None:
     """Make the batch dimension of the input symbolic, in place, and what one picture's size is written into.
 
-    ``shapes`` are those of every tensor at batch 1. Raises :class:`~detserve_builder.batch.NotBatchable` with
-    the node that no rule brings the batch through.
+    ``shapes`` are those of every tensor at batch 1. Raises NotBatchable with the node that no rule brings the
+    batch through.
     """
-    from detserve_builder.batch_rules import RULES
+    from detserve_builder.preparation.batch_rules import RULES
 
     image = graph.inputs[0]
     followed = Followed(graph, shapes, {image.name: Place(0)})
@@ -149,7 +150,6 @@ def free_batch_along_axes(graph: gs.Graph, shapes: Mapping[str, Shape]) -> None:
 def shapes_of(model: onnx.ModelProto) -> dict[str, Shape]:
     """The shape of every tensor for one picture; what inference leaves open is measured."""
     import onnx
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     graph = inferred.graph
@@ -170,7 +170,7 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, Shape]:
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in open_ones)
     try:
         measured = run(probe, np.ones(shapes[image.name], np.float32))
-    except (failures.Fail, failures.InvalidArgument, failures.RuntimeException):
+    except BuildError:
         return shapes
     return shapes | {name: np.shape(value) for name, value in measured.items()}
 

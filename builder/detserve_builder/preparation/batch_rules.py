@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detserve_builder.batch_axis import Followed, Place, moved, relocated
 from detserve_builder.graph import int64, layer
+from detserve_builder.preparation.batch_axis import Followed, Place, moved, relocated
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

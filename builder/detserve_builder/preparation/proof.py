@@ -13,10 +13,10 @@ from detserve_builder.checkpoint.image_input import ImageInput, image_input
 from detserve_builder.checkpoint.one_form import rename
 from detserve_builder.checkpoint.opset import OPSET, opset_of
 from detserve_builder.checkpoint.sorting import reads
-from detserve_builder.errors import BuildError, first_line
+from detserve_builder.errors import BuildError
 from detserve_builder.graph import float32
-from detserve_builder.rows import BOX_PX, SCORE, coarseness, same_detections
-from detserve_builder.running import run
+from detserve_builder.preparation.rows import BOX_PX, SCORE, coarseness, same_detections
+from detserve_builder.running import CannotRun, run
 from detserve_client.card import Card, ColorOrder
 
 if TYPE_CHECKING:
@@ -166,12 +166,10 @@ def _fed_with_float32(model: onnx.ModelProto, image: ImageInput) -> onnx.ModelPr
 def _run(
     checkpoint: Checkpoint, model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as failures
-
     try:
         return run(model, feed)
-    except (failures.Fail, failures.InvalidArgument, failures.RuntimeException) as error:
-        raise BuildError(f"{checkpoint.path}: ONNX Runtime cannot run it ({first_line(error)})") from None
+    except CannotRun as error:
+        raise BuildError(f"{checkpoint.path}: ONNX Runtime cannot run it ({error})") from None
 
 
 def _part(model: onnx.ModelProto, begin: list[str], end: list[str]) -> onnx.ModelProto:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detserve_builder.errors import BuildError
-from detserve_builder.rows import BOX_PX, SCORE, same_detections
-from detserve_builder.running import run, with_outputs
+from detserve_builder.preparation.rows import BOX_PX, SCORE, same_detections
+from detserve_builder.running import CannotRun, run, with_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -108,13 +108,11 @@ def check_batch(
     alone decides among scores that are equal. ``coarse`` is by how much more than float32 rounding two runs
     may differ. Raises :class:`NotBatchable` with the first node, in execution order, whose output differs.
     """
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
-
     try:
         probe = with_outputs(model, candidates)
         together = run(probe, images)
         apart = [run(probe, images[index : index + 1]) for index in range(len(images))]
-    except (Fail, InvalidArgument, RuntimeException) as error:
+    except CannotRun as error:
         raise NotBatchable(f"this node accepts one picture only: {_node_of(str(error))}") from None
     if all(len(value) == len(images) for value in together.values()):
         if _same_candidates(candidates, together, apart, coarse):

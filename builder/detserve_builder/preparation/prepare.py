@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detserve_builder.batch import BATCH, NotBatchable, check_batch, free_batch
-from detserve_builder.batch_axis import free_batch_along_axes, shapes_of
 from detserve_builder.checkpoint import Checkpoint, at_size
 from detserve_builder.checkpoint.opset import lowest_ir
 from detserve_builder.errors import BuildError, first_line
 from detserve_builder.families import FAMILIES, Candidates
-from detserve_builder.focus import fold_focus
 from detserve_builder.graph import float32, int64, layer
-from detserve_builder.proof import DecodedGraph, check_against_file, infer_shapes
-from detserve_builder.rows import coarseness
+from detserve_builder.preparation.batch import BATCH, NotBatchable, check_batch, free_batch
+from detserve_builder.preparation.batch_axis import free_batch_along_axes, shapes_of
+from detserve_builder.preparation.focus import fold_focus
+from detserve_builder.preparation.proof import DecodedGraph, check_against_file, infer_shapes
+from detserve_builder.preparation.rows import coarseness
 from detserve_client.card import Card, ColorOrder, PreprocessSpec
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Checkpoint and card -> the prepared ONNX, proved against the file it came from."""
