@@ -82,9 +82,9 @@ def save_expected(
 
     ``found`` maps a picture to rows [n,6] of x1, y1, x2, y2 in its pixels, score and class (counted without a
     background); the best are kept. ``iou_threshold`` is that of the exporter's suppression where it is not in
-    the file, ``alike`` says how close a served row must be, ``best_class`` that the exporter lists a box once for
-    each class, of which detserve serves the best. ``refused`` is a pattern of the sentence that is right for a
-    file that cannot be served.
+    the file. ``alike`` says how close a served row must be; with ``best_class`` the exporter lists a box once
+    for each class, of which detserve serves the best. ``refused`` is a pattern of the sentence that is right
+    for a file that cannot be served.
     """
     (path,) = folder.glob("*.onnx")
     opsets = {opset.domain: opset.version for opset in onnx.load(path, load_external_data=False).opset_import}
