@@ -75,14 +75,16 @@ def save_expected(
     found: dict[Path, Any] | None = None,
     iou_threshold: float | None = None,
     alike: dict[str, float] = SAME,
+    best_class: bool = False,
     refused: str | None = None,
 ) -> None:
     """Write expected.json beside the one ONNX file of the folder.
 
     ``found`` maps a picture to rows [n,6] of x1, y1, x2, y2 in its pixels, score and class (counted without a
     background); the best are kept. ``iou_threshold`` is that of the exporter's suppression where it is not in
-    the file, ``alike`` says how close a served row must be. ``refused`` is a pattern of the sentence that is
-    right for a file that cannot be served.
+    the file. ``alike`` says how close a served row must be; with ``best_class`` the exporter lists a box once
+    for each class, of which detserve serves the best. ``refused`` is a pattern of the sentence that is right
+    for a file that cannot be served.
     """
     (path,) = folder.glob("*.onnx")
     opsets = {opset.domain: opset.version for opset in onnx.load(path, load_external_data=False).opset_import}
@@ -96,8 +98,11 @@ def save_expected(
         "reference": reference,
         "iou_threshold": iou_threshold,
         "alike": alike,
+        "best_class": best_class,
         "refused": refused,
-        "pictures": {path.name: _best(np.asarray(rows, np.float64)) for path, rows in (found or {}).items()},
+        "pictures": {
+            path.name: _best(np.asarray(rows, np.float64), best_class) for path, rows in (found or {}).items()
+        },
     }
     (folder / "expected.json").write_text(json.dumps(expected, indent=1))
     for picture, best in expected["pictures"].items():
@@ -108,9 +113,12 @@ def save_expected(
     print(f"{folder}: opset {expected['opset']}, {counts or refused}", flush=True)
 
 
-def _best(rows: np.ndarray) -> dict[str, Any]:
+def _best(rows: np.ndarray, best_class: bool) -> dict[str, Any]:
     """The best rows and where they end; suppression goes best first, so the rest changes nothing."""
-    rows = rows[np.argsort(-rows[:, 4], kind="stable")][: BEST + 1]
+    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+    if best_class:
+        rows = rows[np.sort(np.unique(rows[:, :4], axis=0, return_index=True)[1])]
+    rows = rows[: BEST + 1]
     threshold = rows[-2:, 4].mean() if len(rows) > BEST else rows[-1, 4]
     return {"score_threshold": round(float(threshold), 6), "rows": rows[:BEST].round(5).tolist()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -20,17 +21,31 @@ IOU = 1.0  # nothing suppressed: LibreYOLO clips boxes first, which gives anothe
 # name: class, size, layers that score, median of their output
 CASES = {
     "yolox_n": ("LibreYOLOX", "n", r"head\.(cls|obj)_preds\.\d", -1.5),
-    "yolo9_t": ("LibreYOLO9", "t", r"head\.cv3\.\d\.2", -3.5),
     "yolonas_s": ("LibreYOLONAS", "s", r".*\.cls_pred", -3.5),
     "picodet_s": ("LibrePICODET", "s", r"head\.gfl_cls\.\d", -3.5),
-    "ppyoloe_s": ("LibrePPYOLOE", "s", r"head\.pred_cls\.\d", -3.5),
     "rtmdet_t": ("LibreRTMDet", "t", r"head\.rtm_cls\.\d", -3.5),
     "dfine_n": ("LibreDFINE", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
     "deim_n": ("LibreDEIM", "n", r".*(enc|dec)_score_head(\.\d)?", -2.0),
 }
 LETTERBOX = ("yolo", "rtmdet")  # the others stretch
 # Mean and deviation, about, where pixels are not brought to 0..1; only for the statistics
-PIXELS = {"yolox_n": (0, 1), "picodet_s": (114, 58), "ppyoloe_s": (114, 58), "rtmdet_t": (114, 58)}
+PIXELS = {"yolox_n": (0, 1), "picodet_s": (114, 58), "rtmdet_t": (114, 58)}
+# The preprocess of the package where detserve would guess another; statistics of pixels in 0..255
+SAID = {
+    "picodet_s": {
+        "resize": "stretch",
+        "scale": 1,
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375],
+    },
+    "rtmdet_t": {
+        "resize": "letterbox_topleft",
+        "color": "bgr",
+        "scale": 1,
+        "mean": [103.53, 116.28, 123.675],
+        "std": [57.375, 57.12, 58.395],
+    },
+}
 
 
 def export(name: str, out: Path) -> None:
@@ -51,16 +66,22 @@ def export(name: str, out: Path) -> None:
         spread([layer], lambda: net(batch), middle=middle, top=2.5)
     if "yolox" in name:  # logarithms of the sides
         spread([*net.head.reg_preds], lambda: net(batch), middle=1.0, top=2.5)
-    if "ppyoloe" in name:  # logits of distances
-        spread([*net.head.pred_reg], lambda: net(batch), middle=0.0, top=5.0)
     path = folder / f"{name}.onnx"
     detector.export("onnx", imgsz=SIDE, output_path=str(path))
     runner = libreyolo.LibreYOLO(str(path), device="cpu")
+    if name in SAID:
+        (folder / "said.json").write_text(json.dumps({"preprocess": SAID[name]}))
     found = {path: predicted(runner, path, letterbox=name.startswith(LETTERBOX)) for path in pictures}
     suppressed = {} if name.startswith("d") else {"iou_threshold": IOU}
     reference = "predict() on the ONNX file, behind OpenCV's resize"
     save_expected(
-        folder, packages=("libreyolo", "torch"), model=name, reference=reference, found=found, **suppressed
+        folder,
+        packages=("libreyolo", "torch"),
+        model=name,
+        reference=reference,
+        found=found,
+        **suppressed,
+        best_class=name == "picodet_s",
     )
 
 

@@ -138,7 +138,8 @@ def detected(model: torch.nn.Module, path: Path, wh: tuple[int, int]) -> np.ndar
     with torch.no_grad():
         (found,) = model([as_tensor(path, wh)])
     boxes = found["boxes"] * torch.tensor([width / wh[0], height / wh[1]]).repeat(2)
-    return torch.cat([boxes, found["scores"][:, None], found["labels"][:, None] - 1], dim=1).numpy()
+    rows = torch.cat([boxes, found["scores"][:, None], found["labels"][:, None] - 1], dim=1).numpy()
+    return rows[rows[:, 5] >= 0]  # an untrained RetinaNet or FCOS finds background too
 
 
 if __name__ == "__main__":

@@ -183,6 +183,8 @@ def make_lively(model: torch.nn.Module, inputs: torch.Tensor) -> None:
     heads = [part for name, part in model.named_modules() if name.endswith(SCORES)]
     layers = [list(part.modules())[-1] for part in heads if not isinstance(part, torch.nn.ModuleList)]
     softmax = type(model).__name__.startswith(("DetrFor", "Table", "Yolos"))
+    if type(model).__name__.startswith("ConditionalDetr"):  # its sides would be 0 or 1
+        spread([model.bbox_predictor.layers[-1]], run, middle=0.0, top=2.0)
     for layer in dict.fromkeys(layers):
         spread([layer], run, middle=0.0 if softmax else -2.0, top=3.0)
 

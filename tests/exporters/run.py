@@ -71,7 +71,7 @@ def environment(name: str, out: Path) -> Path:
     if stamp.exists() and stamp.read_text() == wanted:
         return python
     print(f"installing {', '.join(PACKAGES[name])} into {folder}", flush=True)
-    venv.create(folder, with_pip=True)
+    venv.create(folder, symlinks=True, with_pip=True)
     if name != TORCH:
         environment(TORCH, out)
         site_packages = next(folder.glob("lib/python*/site-packages"))

@@ -14,10 +14,11 @@ HEAD = (
 
 @dataclass
 class Row:
-    """One file. ``box_px`` and ``score`` are the largest differences over ``rows`` detections."""
+    """One file; ``said`` are the card fields it needs, ``box_px`` and ``score`` the largest differences."""
 
     exporter: str
     expected: dict[str, Any]
+    said: str = ""
     rows: int = 0
     box_px: float = 0.0
     score: float = 0.0
@@ -39,7 +40,7 @@ def _cells(row: Row) -> list[str]:
         row.exporter,
         ", ".join(f"{package} {version}" for package, version in said["versions"].items()),
         said["model"],
-        said["options"],
+        said["options"] + (f" with a card that says {row.said}" if row.said else ""),
         said["task"],
         str(said["opset"]),
         said["reference"],
