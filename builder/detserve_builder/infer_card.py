@@ -119,17 +119,17 @@ def _of_said_size(checkpoint: Checkpoint, input_wh: Any) -> Checkpoint:
 
 
 def _seen_in_graph(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:
-    """The preprocess fields that the network settles itself, and which are guesses whatever else says them."""
+    """The preprocess fields that the network settles itself, and those that are guesses whoever says them."""
     own = own_normalisation(checkpoint.original, checkpoint.model)
     fields = dict(own.fields)
     if image_input(checkpoint.path, checkpoint.original, None).channels == 1:
         fields["color"] = "rgb"  # of which the grey is made
     guesses = {}
-    if own.unknown:
-        what = f"other: the network begins with {', '.join(own.unknown)}, which may be a part of it"
-        guesses = {
-            f"preprocess.{name}": what for name in ("scale", "mean", "std", "color") if name not in fields
-        }
+    if own.turning or own.unknown:
+        first = ", ".join(own.turning + own.unknown)
+        what = f"other: the network begins with {first}, which may be a part of it"
+        unsaid = {"color", *(("scale", "mean", "std") if own.unknown else ())} - set(fields)
+        guesses = {f"preprocess.{name}": what for name in unsaid}
     return ({"preprocess": fields} if fields else {}), guesses
 
 

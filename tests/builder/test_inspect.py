@@ -51,7 +51,7 @@ def test_texts_of_the_graph_are_no_markup(tmp_path) -> None:
 def test_a_guess_says_what_else_it_could_be(tmp_path) -> None:
     result = inspected(named(tmp_path / "x.onnx", ["a", "b", "c"]))
     lines = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if line.startswith("│ ")}
-    card = Card.from_json(result.stdout[result.stdout.index("\n{") :])
+    card = Card.from_json(result.stdout[: result.stdout.index("\n}") + 2])
     others = [way.value for way in Resize if way is not card.preprocess.resize]
     assert f"or {' or '.join(others)} " in lines["preprocess.resize"]
     assert f"or {'rgb' if card.preprocess.color.value == 'bgr' else 'bgr'} " in lines["preprocess.color"]
@@ -92,11 +92,20 @@ def test_a_build_says_what_it_guessed(tmp_path) -> None:
 
 def test_nothing_is_guessed_where_all_is_said(tmp_path) -> None:
     path = named(tmp_path / "x.onnx", ["a", "b", "c"])
-    first = inspected(path, "--output", tmp_path / "said.json")
-    assert first.exit_code == 0
+    (tmp_path / "said.json").write_text(read_card(load_checkpoint(str(path))).card.to_json())
     built = build(str(path), name="x", repository=tmp_path / "r", card_path=tmp_path / "said.json")
     assert built.card.family == "yolox"
     assert not built.inferred.guesses
+
+
+def test_a_written_card_leaves_its_guesses_to_be_guessed_again(tmp_path) -> None:
+    path = named(tmp_path / "x.onnx", ["a", "b", "c"])
+    first = inspected(path, "--output", tmp_path / "written.json")
+    assert "written.json, without what is guessed: preprocess.resize" in first.stdout
+    written = json.loads((tmp_path / "written.json").read_text())
+    assert (written["labels"], "color" in written["preprocess"]) == (["a", "b", "c"], False)
+    again = read_card(load_checkpoint(str(path)), said=tmp_path / "written.json")
+    assert again.sources["preprocess.color"] is Source.GUESS
 
 
 def test_an_open_size_is_said_on_the_command_line(tmp_path) -> None:

@@ -152,3 +152,12 @@ def test_a_repository_that_cannot_be_written(tmp_path, network) -> None:
         build(network, name="tiny", repository=tmp_path / "file" / "repository")
     with pytest.raises(BuildError, match="the repository cannot be written"):
         build(network, name="tiny", repository=Path("/proc/detserve"))
+
+
+def test_a_folder_that_is_not_of_this_build_stays(tmp_path, network) -> None:
+    build(network, name="tiny_detector", repository=tmp_path)
+    before = contents(tmp_path / "tiny_detector")
+    with pytest.raises(BuildError, match="tiny_detector is there already and not of an earlier build"):
+        build(network, name="tiny", repository=tmp_path, placement=Placement.STEPS)
+    assert contents(tmp_path / "tiny_detector") == before
+    assert not (tmp_path / "tiny").exists()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MOVES = {"Cast", "Clip", "Identity", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze"}
 _READS_SIZE = {"Shape", "Size"}
+_TURNING = {"Gather", "Slice"}
 # What a network may begin with: its first layer, a Focus of slices, patches, or quantisation.
 _FIRST_LAYERS = {
     *("Conv", "MatMul", "Gemm", "AveragePool", "MaxPool", "SpaceToDepth"),
@@ -32,10 +33,14 @@ _NEAR = 0.02
 
 @dataclass(frozen=True)
 class OwnNormalisation:
-    """Preprocess fields that the network itself settles, and the operators in front that nothing settles."""
+    """Preprocess fields that the network itself settles, and the operators in front that nothing settles.
+
+    ``turning`` ones pick channels or pixels: the colours may be turned.
+    """
 
     fields: dict[str, Any] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+    turning: tuple[str, ...] = ()
 
 
 def own_normalisation(original: onnx.ModelProto, model: onnx.ModelProto) -> OwnNormalisation:
@@ -50,7 +55,9 @@ def own_normalisation(original: onnx.ModelProto, model: onnx.ModelProto) -> OwnN
     if picture is not None and picture.dtype in ("UINT8", "INT32", "INT64"):
         fields = _wants(1.0)
     factor, shift, unknown = _affine(model, model.graph.input[0].name)
-    return OwnNormalisation(fields or _wanted(factor, shift), unknown)
+    turning = tuple(op for op in unknown if op in _TURNING)
+    rest = tuple(op for op in unknown if op not in _TURNING)
+    return OwnNormalisation(fields or _wanted(factor, shift), rest, turning)
 
 
 def _wants(scale: float, mean: float = 0.0, std: float = 1.0) -> dict[str, Any]:
@@ -89,6 +96,10 @@ def _affine(model: onnx.ModelProto, name: str) -> tuple[float, float, tuple[str,
         if (node.op_type in _MOVES and node.input[0] == name) or node.name.startswith(OWN_PREFIX):
             name = node.output[0]
             continue
+        if node.op_type in _TURNING and node.input[0] == name:
+            unknown.append(node.op_type)
+            name = node.output[0]
+            continue
         reversed_ = node.op_type in ("Div", "Sub") and node.input[0] != name
         if node.op_type not in ("Mul", "Div", "Add", "Sub") or len(others) != 1 or reversed_:
             if node.op_type not in _FIRST_LAYERS or _mixes_colours(model, node):
@@ -107,7 +118,7 @@ def _affine(model: onnx.ModelProto, name: str) -> tuple[float, float, tuple[str,
 
 
 def _mixes_colours(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Whether a convolution only makes three channels of three: a normalisation, or another order of colours."""
+    """Whether a convolution makes three channels of three: a normalisation, or other colours."""
     weights = next(
         (t for t in model.graph.initializer if node.op_type == "Conv" and t.name == node.input[1]), None
     )

@@ -132,8 +132,8 @@ def doubts(model: onnx.ModelProto, probe: NDArray[np.uint8]) -> str | None:
     without_area = min(_without_area(one) for one in found)
     if without_area > _MOST_WITHOUT:
         return (
-            f"{without_area:.0%} of the best boxes in two everyday pictures have no area and are dropped: they "
-            "may be centre and size where corners are expected"
+            f"{without_area:.0%} of the best boxes in two everyday pictures have no area and are dropped: "
+            "they may be centre and size where corners are expected"
         )
     return None
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.commands.inspect import app
+from detserve_builder.infer_card import read_card
 from detserve_client import Card
 from tests.shared_data import SHARED, VAL64, needs_shared
 from tests.ssd_checkpoints import save_ssd_checkpoints
@@ -43,7 +45,8 @@ def decided(checkpoint: Path, tmp_path: Path, said: dict[str, object], *options:
         app, [*arguments, "--output", str(tmp_path / "right.json")]
     )
     assert result.exit_code == 0, result.output
-    return Card.load(tmp_path / "right.json"), result.stdout
+    right = read_card(load_checkpoint(str(checkpoint)), said=tmp_path / "right.json")
+    return right.card, result.stdout
 
 
 def test_nanodet_by_labels(tmp_path, few) -> None:
