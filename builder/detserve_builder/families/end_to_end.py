@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _ANCHORS_PER_CELL = (1, 3)  # [N,A,6] is also YOLOX and YOLOv5 with one class
 _NOT_SHARES = 2.0  # a share of the input that is greater is none
+_OTHER_BOXES = "centre and size in pixels, which a card of the family generic can say"
 
 
 class BoxCoding(str, Enum):
@@ -151,6 +152,7 @@ def _draft(
             **({"thresholds": {"iou": 1.0}} if suppressed else {}),
         },
         num_classes=num_classes,
+        guesses={} if ultralytics.is_export(checkpoint) or stretched else {"head.boxes": _OTHER_BOXES},
         from_metadata=frozenset({"preprocess"} if ultralytics.is_export(checkpoint) else ()),
     )
 

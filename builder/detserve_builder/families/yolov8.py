@@ -10,6 +10,7 @@ Raw heads: per stride [N,4*reg_max+C,h,w]. Decode: a distance is the softmax exp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.errors import BuildError
 from detserve_builder.families import ultralytics
-from detserve_builder.families.columns import are_corners, box_and_classes, columns_of
+from detserve_builder.families.columns import Column, are_corners, box_and_classes, columns_of
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.probing import BoxForm, box_form, probe_outputs
 from detserve_builder.families.reading import (
@@ -102,6 +103,8 @@ def _recognise_decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | N
         if not isinstance(fields, int) or fields <= 4:
             continue
         columns = columns_of(checkpoint, output, axis)
+        if _has_objectness(columns):
+            continue
         found = box_and_classes(columns)
         known = found is not None and (
             axis == 1 or len({column.tensor for column in columns[4 : 4 + found[0]]}) == 1
@@ -119,6 +122,13 @@ def _recognise_decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | N
             return draft
         return _with_form(checkpoint, draft, _form(checkpoint, output, axis, wh, strides))
     return None
+
+
+def _has_objectness(columns: Sequence[Column]) -> bool:
+    """Whether the fifth column is a sigmoid apart from those behind it: YOLOX's or YOLOv5's, turned."""
+    if len(columns) <= 6 or not all(column.is_sigmoid for column in columns[4:7]):
+        return False
+    return columns[4].tensor not in (columns[5].tensor, columns[6].tensor)
 
 
 def _form(

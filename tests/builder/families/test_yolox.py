@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from detserve_builder.preparation.prepare import prepare
 from tests.builder.families.harness import Tail, assert_decodes, save_network
@@ -138,3 +139,14 @@ def test_structure_tells_where_an_untrained_network_does_not(tmp_path) -> None:
     tail.constant("grid", np.random.default_rng(0).uniform(0, 8, (1, 84, 2)).astype(np.float32))
     path, _ = save_network(tmp_path, wild, tail)
     assert infer_card(load_checkpoint(str(path))).head["decoded"] is True
+
+
+def test_a_turned_yolox_is_not_taken_for_a_yolov8_with_a_class_more(tmp_path) -> None:
+    tail = Tail()
+    for name in ("object", "class"):
+        tail.node("Sigmoid", [name], f"{name}_score")
+    tail.output(tail.node("Concat", ["box", "object_score", "class_score"], "turned", axis=1), [8, 84])
+    heads = {"box": [4, 84], "object": [1, 84], "class": [3, 84]}
+    network, _ = save_network(tmp_path, heads, tail)
+    with pytest.raises(BuildError, match="no known detector gives turned"):
+        infer_card(load_checkpoint(str(network)))
