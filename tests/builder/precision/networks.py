@@ -73,13 +73,15 @@ def save_convolutional_network(path: Path, *, seed: int = 0, gain: float = 1.0, 
         flat.append(f"flat{stride}")
     nodes.append(helper.make_node("Concat", flat, ["all"], "all", axis=2))
     nodes.append(helper.make_node("Transpose", ["all"], ["rows"], "rows", perm=[0, 2, 1]))
-    for name, (start, end) in {"box": (0, 4), "score": (4, _FIELDS)}.items():
+    for name, (start, end) in {"box": (0, 4), "object": (4, 5), "score": (5, _FIELDS)}.items():
         weights |= {f"{name}_start": np.array([start]), f"{name}_end": np.array([end]), "axis": np.array([2])}
         nodes.append(
             helper.make_node("Slice", ["rows", f"{name}_start", f"{name}_end", "axis"], [name], f"cut_{name}")
         )
+    nodes.append(helper.make_node("Sigmoid", ["object"], ["objectness"], "objectness"))
     nodes.append(helper.make_node("Sigmoid", ["score"], ["probability"], "probability"))
-    nodes.append(helper.make_node("Concat", ["box", "probability"], ["output"], "output", axis=2))
+    joined = ["box", "objectness", "probability"]
+    nodes.append(helper.make_node("Concat", joined, ["output"], "output", axis=2))
     graph = helper.make_graph(
         nodes,
         "convolutional",
