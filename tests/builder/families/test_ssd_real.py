@@ -34,7 +34,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
 def test_inspect_needs_the_graph_alone(checkpoints, name) -> None:
     result = CliRunner().invoke(app, [str(checkpoints[name][0])])
     assert result.exit_code == 0, result.output
-    card = json.loads(result.stdout[result.stdout.index("{") :])
+    card = json.JSONDecoder().raw_decode(result.stdout)[0]
     assert card["family"] == "ssd"
     assert card["head"]["coding"] == ("center_size" if name.endswith("raw") else "decoded")
     assert len(card["labels"]) == (1 if name == "ultraface" else 80)
