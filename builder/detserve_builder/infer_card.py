@@ -111,8 +111,10 @@ def _of_said_size(checkpoint: Checkpoint, input_wh: Any) -> Checkpoint:
         checkpoint = at_size(checkpoint, (input_wh[0], input_wh[1]))
     image = checkpoint.inputs[0]
     if not all(isinstance(size, int) for size in image.shape[2:]):
+        size = checkpoint.configs.get("preprocessor_config.json", {}).get("size")
+        beside = f"preprocessor_config.json says {size}" if size else "nothing beside it says one"
         raise BuildError(
-            f"{checkpoint.path}: the size of the input {image} is not fixed, and nothing beside it says one; "
+            f"{checkpoint.path}: the size of the input {image} is not fixed, and {beside}; "
             "say it with --input-size WIDTHxHEIGHT or as input_wh in the card"
         )
     return checkpoint

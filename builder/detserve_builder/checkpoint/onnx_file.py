@@ -130,6 +130,11 @@ def _load_external(path: Path, model: onnx.ModelProto) -> list[Path]:
             continue
         info = ExternalDataInfo(tensor)
         file = path.parent / info.location
+        if file.is_symlink():
+            raise BuildError(
+                f"{path}: {info.location} beside it is a link, as Hugging Face's cache has them, which ONNX "
+                "does not follow; copy the folder with the files themselves (cp -rL)"
+            )
         if not file.resolve().is_relative_to(folder):
             raise BuildError(
                 f"{path}: the weights {name} lie in {info.location}, outside the file's folder; put both "

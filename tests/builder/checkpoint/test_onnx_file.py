@@ -62,6 +62,16 @@ def test_external_weights_outside_the_folder_are_refused(tmp_path) -> None:
         load_checkpoint(str(path))
 
 
+def test_external_weights_that_are_links_are_said_to_be(tmp_path) -> None:
+    path = external(tmp_path)
+    data = path.with_name("net.onnx.data")
+    (tmp_path / "blobs").mkdir()
+    data.rename(tmp_path / "blobs/net")
+    data.symlink_to(tmp_path / "blobs/net")
+    with pytest.raises(BuildError, match="is a link, .* copy the folder with the files themselves"):
+        load_checkpoint(str(path))
+
+
 def test_nan_in_a_constant_inside_a_branch_is_found(tmp_path) -> None:
     path = save_linear_network(tmp_path / "net.onnx", HEAD)
     model = onnx.load(path)
