@@ -69,6 +69,12 @@ def are_corners(checkpoint: Checkpoint, columns: Sequence[Column]) -> bool | Non
     return False if sizes else None
 
 
+def are_products(scores: Sequence[Column], box: Column) -> bool:
+    """Whether ``scores`` are one product, apart from the ``box``: they hold the objectness already."""
+    of_one = len({(column.tensor, column.op) for column in scores}) == 1
+    return of_one and scores[0].op == "Mul" and scores[0].tensor != box.tensor
+
+
 class _Origins:
     """Follows the columns of a tensor back through a graph."""
 

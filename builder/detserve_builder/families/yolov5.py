@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.families import ultralytics
-from detserve_builder.families.columns import columns_of
+from detserve_builder.families.columns import are_products, columns_of
 from detserve_builder.families.faces import has_landmark_columns
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.probing import gives_class_numbers
@@ -98,6 +98,8 @@ def _recognise_decoded(
         or fields - 5 - behind < 1
         or gives_class_numbers(checkpoint, output, columns)
     ):
+        return None
+    if columns and are_products(columns[4 : fields - behind], columns[0]):
         return None
     scores = columns[5 : fields - behind]
     if any(column.is_sigmoid for column in scores) and not all(column.is_sigmoid for column in scores):

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.errors import BuildError
 from detserve_builder.families import ultralytics
-from detserve_builder.families.columns import Column, are_corners, box_and_classes, columns_of
+from detserve_builder.families.columns import Column, are_corners, are_products, box_and_classes, columns_of
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.probing import BoxForm, box_form, probe_outputs
 from detserve_builder.families.reading import (
@@ -126,6 +126,8 @@ def _recognise_decoded(checkpoint: Checkpoint, wh: tuple[int, int]) -> Draft | N
 
 def _has_objectness(columns: Sequence[Column]) -> bool:
     """Whether the fifth column is a sigmoid apart from those behind it: YOLOX's or YOLOv5's, turned."""
+    if len(columns) > 6 and columns[4].is_sigmoid and are_products(columns[5:], columns[0]):
+        return True
     if len(columns) <= 6 or not all(column.is_sigmoid for column in columns[4:7]):
         return False
     return columns[4].tensor not in (columns[5].tensor, columns[6].tensor)

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families import ultralytics
-from detserve_builder.families.columns import Column, box_and_classes, columns_of
+from detserve_builder.families.columns import Column, are_products, box_and_classes, columns_of
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.probing import BoxForm, box_form, gives_class_numbers, probe_outputs
 from detserve_builder.families.reading import (
@@ -95,6 +95,8 @@ def _is_decoded(columns: Sequence[Column]) -> bool | None:
 
 def _fits(columns: Sequence[Column]) -> bool:
     """Whether objectness and classes are two tensors, with nothing behind, as far as can be seen."""
+    if columns and are_products(columns[4:], columns[0]):
+        return False
     if not any(column.is_sigmoid for column in columns):
         return True
     objectness, classes = columns[4], columns[5:]

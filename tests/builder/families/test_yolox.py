@@ -150,3 +150,18 @@ def test_a_turned_yolox_is_not_taken_for_a_yolov8_with_a_class_more(tmp_path) ->
     network, _ = save_network(tmp_path, heads, tail)
     with pytest.raises(BuildError, match="no known detector gives turned"):
         infer_card(load_checkpoint(str(network)))
+
+
+@pytest.mark.parametrize("heads", [{"box": [84, 4]}, {"box": [252, 4]}, {"box": [84, 4], "object": [84, 1]}])
+def test_class_scores_that_hold_the_objectness_are_none_of_the_yolos(tmp_path, heads) -> None:
+    """As somebody's own export multiplies them: the first class is no objectness."""
+    tail, rows = Tail(), heads["box"][0]
+    tail.node("Sigmoid", ["class"], "activated")
+    tail.node("Mul", ["activated", tail.constant("half", np.float32(0.5))], "product")
+    parts = ["box"]
+    if "object" in heads:
+        parts.append(tail.node("Sigmoid", ["object"], "objectness"))
+    tail.output(tail.node("Concat", [*parts, "product"], "output", axis=2), [rows, 4 + len(parts) - 1 + 3])
+    network, _ = save_network(tmp_path, {**heads, "class": [rows, 3]}, tail)
+    with pytest.raises(BuildError, match="no known detector gives output"):
+        infer_card(load_checkpoint(str(network)))
