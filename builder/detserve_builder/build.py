@@ -104,7 +104,7 @@ def build(
         calibration = calibration_folder(request.calibrate, card, forced=request.force_calibration)
     on_step(f"preparing the graph ({card.family})")
     probe = probe_pictures(card)
-    with naming_the_card(card_path or checkpoint.card_path):
+    with naming_the_card(card_path or checkpoint.card_path, checkpoint.path):
         prepared = prepare(checkpoint, card, probe)
     refuse_impossible(checkpoint, card, prepared.model, probe)
     decoding = Decoding(card)

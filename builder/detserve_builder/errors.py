@@ -20,12 +20,15 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
-def naming_the_card(path: Path | None) -> Iterator[None]:
-    """Let a CardError begin with the card's file, where there is one, instead of the word card."""
+def naming_the_card(path: Path | None, checkpoint: Path) -> Iterator[None]:
+    """Let a CardError begin with the file of the card, or with ``checkpoint`` where there is none."""
     try:
         yield
     except CardError as error:
         text = str(error)
-        if path is None or not text.startswith("card: "):
+        if not text.startswith("card: "):
             raise
-        raise CardError(f"{path}: {text.removeprefix('card: ')}") from None
+        text = text.removeprefix("card: ")
+        if path is None:
+            raise CardError(f"{checkpoint}: {text}; a card says what the file does not (--card)") from None
+        raise CardError(f"{path}: {text}") from None

@@ -45,7 +45,7 @@ def read_card(
     Raises :class:`BuildError` where no family fits and :class:`CardError` where a field is missing, wrong or
     contradicts the graph.
     """
-    with naming_the_card(said or checkpoint.card_path):
+    with naming_the_card(said or checkpoint.card_path, checkpoint.path):
         return _read_card(checkpoint, name, said, input_wh)
 
 

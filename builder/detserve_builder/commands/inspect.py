@@ -60,7 +60,7 @@ def inspect(
         decision = _decide(loaded, inferred, images, evaluate)
         inferred, sentence = decision.inferred, decision.sentence
     table = _outside(loaded, inferred.card.family)
-    with naming_the_card(card or loaded.card_path):
+    with naming_the_card(card or loaded.card_path, loaded.path):
         _add_what_a_build_says(table, loaded, inferred.card)
     console.print_json(inferred.card.to_json())
     console.print(str(loaded.path), soft_wrap=True, highlight=False)
