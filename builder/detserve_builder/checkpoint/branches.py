@@ -13,9 +13,16 @@ def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """``graph`` and the branches and bodies inside its nodes, at any depth."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from all_graphs(inner)
+        for inner in inner_graphs(node):
+            yield from all_graphs(inner)
+
+
+def inner_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The branches or the body of ``node``, where it has any."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def all_weights(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from detserve_builder.checkpoint.branches import inner_graphs
+
 if TYPE_CHECKING:
     import onnx
 
@@ -15,9 +17,8 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
     """
     nodes = list(graph.node)
     for node in nodes:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                sort_nodes(inner)
+        for inner in inner_graphs(node):
+            sort_nodes(inner)
     made_by = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     order: list[int] = []
     state = [0] * len(nodes)  # 0 not seen, 1 waits for what it reads, 2 placed
@@ -42,9 +43,8 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
 def reads(node: onnx.NodeProto) -> set[str]:
     """Names of the tensors that ``node`` reads, those its branches take from outside too."""
     names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            for inside in inner.node:
-                names |= reads(inside)
-            names |= {output.name for output in inner.output}
+    for inner in inner_graphs(node):
+        for inside in inner.node:
+            names |= reads(inside)
+        names |= {output.name for output in inner.output}
     return names

@@ -9,7 +9,7 @@ import numpy as np
 
 from detserve_builder.errors import BuildError
 from detserve_builder.preparation.rows import BOX_PX, SCORE, same_detections
-from detserve_builder.running import CannotRun, run, with_outputs
+from detserve_builder.running import CannotRun, run_each, with_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -110,8 +110,7 @@ def check_batch(
     """
     try:
         probe = with_outputs(model, candidates)
-        together = run(probe, images)
-        apart = [run(probe, images[index : index + 1]) for index in range(len(images))]
+        together, *apart = run_each(probe, [images, *(image[None] for image in images)])
     except CannotRun as error:
         raise NotBatchable(f"this node accepts one picture only: {_node_of(str(error))}") from None
     if all(len(value) == len(images) for value in together.values()):
@@ -150,8 +149,7 @@ def _same_candidates(
 
 def _first_mixing_node(model: onnx.ModelProto, images: NDArray[np.uint8]) -> str:
     probe = with_outputs(model, [name for node in model.graph.node for name in node.output if name])
-    together = run(probe, images)
-    apart = [run(probe, images[index : index + 1]) for index in range(len(images))]
+    together, *apart = run_each(probe, [images, *(image[None] for image in images)])
     for node in probe.graph.node:
         for name in node.output:
             if name and not _same(together[name], [single[name] for single in apart]):

@@ -16,7 +16,7 @@ from detserve_builder.checkpoint.sorting import reads
 from detserve_builder.errors import BuildError
 from detserve_builder.graph import float32
 from detserve_builder.preparation.rows import BOX_PX, SCORE, coarseness, same_detections
-from detserve_builder.running import CannotRun, run
+from detserve_builder.running import CannotRun, run_each
 from detserve_client.card import Card, ColorOrder
 
 if TYPE_CHECKING:
@@ -72,13 +72,16 @@ def check_against_file(
     )
     decode = _part(graph.model, list(graph.heads), graph.candidates)
     coarse = coarseness(checkpoint.original)
-    for picture in probe:
-        outputs = _run_file(checkpoint, card, picture)
-        heads = {inside: outputs[name] for inside, name in graph.heads.items() if name in outputs}
-        expected = _run(checkpoint, decode, heads)
-        found = _run(checkpoint, whole, {graph.model.graph.input[0].name: picture[None]})
-        pairs = [(found[name], expected[name]) for name in graph.candidates]
-        if not _same(pairs, coarse) and not _same_heads(heads, found):
+    images = graph.model.graph.input[0].name
+    heads = [
+        {inside: outputs[name] for inside, name in graph.heads.items() if name in outputs}
+        for outputs in _run_file(checkpoint, card, probe)
+    ]
+    expected = _run_each(checkpoint, decode, heads)
+    found = _run_each(checkpoint, whole, [{images: picture[None]} for picture in probe])
+    for given, ours, files in zip(heads, found, expected, strict=True):
+        pairs = [(ours[name], files[name]) for name in graph.candidates]
+        if not _same(pairs, coarse) and not _same_heads(given, ours):
             raise BuildError(f"{checkpoint.path}: {_difference(pairs)}; {_mend(checkpoint)}")
 
 
@@ -92,8 +95,7 @@ def refuse_impossible(
     """
     where = f"{checkpoint.path}: read as {card.family}"
     mend = "say family, head and preprocess in a card where they are not what the file is"
-    for picture in probe:
-        found = run(model, picture[None])
+    for found in run_each(model, [picture[None] for picture in probe]):
         scores, classes = found["scores"][0], found["classes"][0]
         rows = (classes >= 0) & (scores != 0)
         boxes = found["boxes"][0][rows][:_MOST_ROWS]
@@ -122,7 +124,7 @@ def doubts(model: onnx.ModelProto, probe: NDArray[np.uint8]) -> str | None:
     That it finds nothing is right for a detector of something that is not in them, and what a wrong
     normalisation looks like.
     """
-    found = [run(model, picture[None]) for picture in probe]
+    found = run_each(model, [picture[None] for picture in probe])
     best = max(float(one["scores"].max(initial=0)) for one in found)
     if best < _NOTHING:
         return (
@@ -145,15 +147,19 @@ def _without_area(found: Mapping[str, NDArray[Any]]) -> float:
     return float((best[:, 2:] <= best[:, :2]).any(axis=1).mean()) if len(best) else 0.0
 
 
-def _run_file(checkpoint: Checkpoint, card: Card, picture: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """The file's own outputs for one RGB picture, floats as float32."""
+def _run_file(
+    checkpoint: Checkpoint, card: Card, pictures: NDArray[np.uint8]
+) -> list[dict[str, NDArray[Any]]]:
+    """The file's own outputs for each RGB picture, floats as float32."""
     image = image_input(checkpoint.path, checkpoint.original, card.input_wh)
-    feed = {image.name: _as_the_file_wants(picture, card, image), **checkpoint.fed}
-    outputs = _run(checkpoint, _fed_with_float32(checkpoint.original, image), feed)
-    return {
-        name: value if value.dtype.kind in "iub" else value.astype(np.float32)
-        for name, value in outputs.items()
-    }
+    feeds = [{image.name: _as_the_file_wants(one, card, image), **checkpoint.fed} for one in pictures]
+    return [
+        {
+            name: value if value.dtype.kind in "iub" else value.astype(np.float32)
+            for name, value in outputs.items()
+        }
+        for outputs in _run_each(checkpoint, _fed_with_float32(checkpoint.original, image), feeds)
+    ]
 
 
 def _as_the_file_wants(picture: NDArray[np.uint8], card: Card, image: ImageInput) -> NDArray[Any]:
@@ -194,11 +200,11 @@ def _fed_with_float32(model: onnx.ModelProto, image: ImageInput) -> onnx.ModelPr
     return fed
 
 
-def _run(
-    checkpoint: Checkpoint, model: onnx.ModelProto, feed: Mapping[str, NDArray[Any]]
-) -> dict[str, NDArray[Any]]:
+def _run_each(
+    checkpoint: Checkpoint, model: onnx.ModelProto, feeds: list[dict[str, NDArray[Any]]]
+) -> list[dict[str, NDArray[Any]]]:
     try:
-        return run(model, feed)
+        return run_each(model, feeds)
     except CannotRun as error:
         raise BuildError(f"{checkpoint.path}: ONNX Runtime cannot run it ({error})") from None
 
