@@ -50,6 +50,14 @@ _CERTIFICATE_IDENTITY = r"""
 """
 
 
+_PACE = (
+    "limit_req zone=refused burst=500 delay=100;",
+    "limit_conn concurrency_refused 100;",
+    "limit_req_status 444;",
+    "limit_conn_status 444;",
+)
+
+
 class _Template(string.Template):
     """``@{name}``: nginx has the dollar for its own variables."""
 
@@ -64,6 +72,8 @@ def render(settings: GatewaySettings) -> str:
         settings.model_dump(),
         workers=settings.workers or "auto",
         error_log=settings.error_log or "stderr",
+        open_files=2 * settings.connections + 256,
+        pace="\n".join(_indented(3, line) for line in _PACE),
         shutdown_timeout_s=settings.inference_timeout_s + settings.client_timeout_s,
         identity=_identity(settings).strip("\n"),
         grpc_servers=_servers([(upstream.grpc, upstream.weight) for upstream in settings.upstreams]),
@@ -110,10 +120,9 @@ def _client_certificates(settings: GatewaySettings) -> str:
 
 
 def _servers(weighted: list[tuple[str, int]]) -> str:
-    # A lone server is never marked as down: that would refuse requests when it is back.
-    fails = " max_fails=0" if len(weighted) == 1 else " max_fails=1 fail_timeout=2s"
+    # max_fails=0: a client can have a server break its request, which nginx would count against the server.
     return "\n".join(
-        _indented(2, f"server {address} weight={weight}{fails};") for address, weight in weighted
+        _indented(2, f"server {address} weight={weight} max_fails=0;") for address, weight in weighted
     )
 
 

@@ -77,7 +77,8 @@ class GatewaySettings(_Settings):
         secret: file with the header that Triton wants from the gateway; see
             :func:`~detserve_server.gateway.secret.write_secret`.
         error_log: None is the standard error stream.
-        run_dir: writable folder for the pid and for bodies that are larger than 1 MiB.
+        run_dir: writable folder for the pid, for alerts.log and for bodies that are larger than 1 MiB.
+        connections: places of one worker, those to Triton included; each wants two open files.
     """
 
     listen: tuple[ListenAddress, ...] = Field(("8443",), min_length=1)
@@ -95,6 +96,7 @@ class GatewaySettings(_Settings):
     client_timeout_s: int = Field(10, ge=1)
     inference_timeout_s: int = Field(60, ge=1)
     workers: int | None = Field(None, ge=1)
+    connections: int = Field(2048, ge=64, le=65_536)
 
     @model_validator(mode="after")
     def _somebody_is_known(self) -> GatewaySettings:
