@@ -14,6 +14,7 @@ import pytest
 
 from detserve_client.command import main
 from detserve_server.audit.chain import GENESIS, chained
+from detserve_server.audit.record import record_of
 from detserve_server.signing.keys import create_key, read_private_key
 from tests.server.audit_logs import access_line, collected
 
@@ -97,7 +98,8 @@ def _command(arguments: list[str], errors: Path) -> None:
     ("is_first", "fields"),
     [
         (False, {"kind": "request"}),
-        (False, {"kind": "request", "time": 1}),
+        (False, {**record_of(access_line(1)), "key": "\ud800"}),
+        (False, {**record_of(access_line(1)), "bytes_in": 10**400}),
         (False, {"kind": "\ud800"}),
         (False, {"kind": "untrusted"}),
         (True, {"kind": "request"}),

@@ -165,10 +165,9 @@ def is_complete(record: Mapping[str, Any]) -> bool:
     """
     match record["kind"]:
         case "request":
-            return all(_is_text(record.get(name)) for name in _TEXTS) and all(
-                type(number) in (int, float) and 0 <= number < 2**53
-                for number in (*map(record.get, _NUMBERS), record.get("one_in", 1))
-            )  # fmt: skip
+            texts = (*map(record.get, _TEXTS), record.get("key", ""))
+            numbers = (*map(record.get, _NUMBERS), record.get("one_in", 1))
+            return all(map(_is_text, texts)) and all(map(_is_number, numbers))
         case "untrusted":
             return _is_text(record.get("sha256"))
     return True
@@ -186,6 +185,10 @@ def timestamp(time: datetime) -> str:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and value.isprintable()
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 2**53
 
 
 def _reason(error: ValidationError) -> str:

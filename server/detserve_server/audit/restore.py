@@ -83,7 +83,8 @@ def _check_newest(directory: Path, head: Head, reached: _Reached) -> None:
     if not is_newest:
         raise AuditBroken(
             f"{directory / HEAD} ends at record {head.sequence}, and records up to {reached.sequence} follow "
-            f"from it: it was replaced by an older one. Put the newest back; nothing was changed"
+            f"from it: it was replaced by an older one. Put the newest back, or move the folder away and "
+            f"begin a new log; nothing was changed"
         )
     for path in files_behind(directory, head.file):
         if head.next is None or path.name != head.next.file:
