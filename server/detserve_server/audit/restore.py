@@ -171,8 +171,12 @@ def _move_aside(path: Path, committed_bytes: int, on_note: Callable[[str], None]
 
 
 def _copy_end(path: Path, start_bytes: int, target: Path) -> None:
-    with open_regular(path) as source, target.open("xb") as file:
-        source.seek(start_bytes)
-        shutil.copyfileobj(source, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open_regular(path) as source, target.open("xb") as file:
+            source.seek(start_bytes)
+            shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
