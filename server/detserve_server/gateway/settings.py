@@ -72,6 +72,8 @@ class GatewaySettings(_Settings):
             ``detserve certs`` or a company's own authority.
         client_authorities: PEM file of the authorities whose client certificates are accepted; with it a
             client must show one.
+        client_crl: PEM file of the revocation lists (CRLs) of all those authorities.
+        client_crl_conf: instead, a file with the directive ``ssl_crl`` that nginx includes once it is there.
         keys: the ``keys.conf`` that ``detserve keys`` writes. Without it, a client is who its certificate's
             common name says, may use every model and has ``certificate_limits``.
         secret: file with the header that Triton wants from the gateway; see
@@ -86,6 +88,8 @@ class GatewaySettings(_Settings):
     certificate: PlainPath
     certificate_key: PlainPath
     client_authorities: PlainPath | None = None
+    client_crl: PlainPath | None = None
+    client_crl_conf: PlainPath | None = None
     keys: PlainPath | None = None
     secret: PlainPath | None = None
     certificate_limits: Limits = Limits()
