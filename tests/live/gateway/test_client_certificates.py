@@ -436,7 +436,8 @@ def test_a_client_is_its_only_common_name(open_door: Door, subject: x509.Name) -
 
 
 def rdn(*attributes: tuple[x509.ObjectIdentifier, str]) -> x509.RelativeDistinguishedName:
-    with warnings.catch_warnings(action="ignore"):  # an empty value is too short
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an empty value is too short
         parts = [x509.NameAttribute(kind, value, _validate=False) for kind, value in attributes]
     return x509.RelativeDistinguishedName(parts)
 
