@@ -89,10 +89,12 @@ def running_gateway(
 ) -> Iterator[RunningGateway]:
     """Run nginx in front of ``upstreams``; changed keys and certificates are taken up within a second.
 
-    ``tls`` holds server.crt, server.key and, for client certificates, clients.crt; ``keys`` is a keys.json.
+    ``tls`` holds server.crt, server.key and, for client certificates, clients.crt, with clients.crl from the
+    first revocation on; ``keys`` is a keys.json.
     ``limits`` are further fields of :class:`GatewaySettings`.
 
     Raises :class:`GatewayError`: nginx is not installed, refuses the configuration or does not start.
+    Raises :class:`CertificateError`: clients.crl is gone, or lacks the list of an authority of clients.crt.
     """
     nginx = find_nginx()
     port = choose_ports({"the gateway": port})["the gateway"]
