@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from detserve_server.errors import RolloutError
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
 from detserve_server.rollout.rollout import roll_back, roll_out
+from detserve_server.rollout.stop import Stop
 from detserve_server.rollout.traffic import Gateway, with_share
 from detserve_server.rollout.watch import Seen, watch
 from tests.server.audit_logs import access_line
@@ -61,15 +62,20 @@ def test_a_change_is_written_whole_and_told(folder: Path) -> None:
     assert not list(folder.glob("*.next"))
 
 
-def test_a_refused_change_leaves_what_was(folder: Path) -> None:
-    before = _upstreams(folder)
+def test_a_change_that_nginx_does_not_take_can_be_given_back(folder: Path) -> None:
     with pytest.raises(RolloutError, match="false failed"):
         Gateway(folder, "false").direct(NEW)
-    assert _upstreams(folder) == before
-    assert "127.0.0.1:2001" not in (folder / "nginx.conf").read_text()
-    with pytest.raises(RolloutError, match="nginx|cannot be run"):  # no certificate there
+    assert _upstreams(folder) == OLD
+    assert Gateway(folder).unfinished()
+    Gateway(folder, "true").give_back(OLD)
+    assert not Gateway(folder).unfinished()
+    assert _upstreams(folder) == OLD
+    text = (folder / "nginx.conf").read_text()
+    assert "127.0.0.1:2001" not in text
+    with pytest.raises(RolloutError, match="nginx"):  # none runs, and there is no certificate
         Gateway(folder).direct(NEW)
-    assert _upstreams(folder) == before
+    assert (folder / "nginx.conf").read_text() == text
+    assert not Gateway(folder).unfinished()
 
 
 def test_a_folder_without_settings_is_said(tmp_path: Path) -> None:
@@ -91,6 +97,7 @@ def _roll_out(folder: Path, gate: Callable[[], str], command: str = "true") -> l
         max_failed=0,
         access_log=folder / "access.jsonl",
         on_step=steps.append,
+        stop=Stop(),
     )
     return steps
 
@@ -148,14 +155,14 @@ def test_a_watch_sees_new_lines_of_inference_alone(tmp_path: Path) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    seen = watch(log, 1.5, 0.5)
+    seen = watch(log, 1.5, 0.5, Stop())
     writer.join()
     assert seen == Seen(requests=10, failed=2)
     assert seen.breach(0.2) == ""
     assert seen.breach(0.19) == "2 of 10 requests failed, allowed are 19.0%"
     assert Seen().breach(0) == ""
     with pytest.raises(RolloutError, match="say where it is with --access-log"):
-        watch(tmp_path / "none", 0, 0)
+        watch(tmp_path / "none", 0, 0, Stop())
 
 
 def test_a_watch_ends_early_when_many_fail(tmp_path: Path) -> None:
@@ -169,5 +176,5 @@ def test_a_watch_ends_early_when_many_fail(tmp_path: Path) -> None:
 
     threading.Thread(target=write).start()
     started_s = time.monotonic()
-    assert watch(log, 60, 0.01).failed == 60
+    assert watch(log, 60, 0.01, Stop()).failed == 60
     assert time.monotonic() - started_s < 5
