@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shlex
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -153,7 +153,7 @@ def wait_until_ready(upstream: Upstream, timeout_s: float, stop: Stop) -> None:
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
-        except (urllib.error.URLError, OSError) as error:
+        except (OSError, http.client.HTTPException, OverflowError) as error:
             if time.monotonic() > deadline_s:
                 raise RolloutError(f"{url} does not say that the new server is ready ({error})") from None
         time.sleep(_READY_POLL_S)

@@ -79,7 +79,9 @@ class Gateway:
         any other failure it may run with either, and :meth:`give_back` settles it.
         """
         settings = self._settings_for(upstreams)
-        if not self.reload_command:
+        if self.reload_command:
+            self._reload_words()
+        else:
             self._master()
             candidate = self.folder / f"{_CONFIGURATION}.next"
             try:
@@ -128,6 +130,17 @@ class Gateway:
         path = self.folder / BEFORE
         return _read(path).upstreams if path.exists() else None
 
+    def _reload_words(self) -> list[str]:
+        try:
+            words = shlex.split(self.reload_command)
+        except ValueError as error:
+            raise RolloutError(
+                f"--reload {self.reload_command!r}: {error}; quote it as a shell would"
+            ) from None
+        if not words:
+            raise RolloutError("--reload is empty; give the command that reloads nginx")
+        return words
+
     def _settings_for(self, upstreams: Sequence[Upstream]) -> GatewaySettings:
         return self.settings().model_copy(update={"upstreams": tuple(upstreams)})
 
@@ -150,7 +163,7 @@ class Gateway:
 
     def _reload(self) -> None:
         if self.reload_command:
-            _run(shlex.split(self.reload_command))
+            _run(self._reload_words())
             return
         self._check(self.folder / _CONFIGURATION)
         master = self._master()
@@ -204,8 +217,10 @@ def _run(command: list[str]) -> None:
 def _read_pid(path: Path) -> int:
     try:
         pid = int(path.read_text())
+        if pid <= 1:
+            raise ValueError(pid)  # a signal to it would go to many processes
         os.kill(pid, 0)
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         raise RolloutError(
             f"{path} names no running nginx; start the gateway, or say how it is reloaded with --reload"
         ) from None
