@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,9 +14,9 @@ from hypothesis import strategies as st
 
 from detserve_server.errors import RolloutError
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
-from detserve_server.rollout.rollout import roll_back, roll_out
+from detserve_server.rollout.rollout import roll_back, roll_out, wait_until_ready
 from detserve_server.rollout.stop import Stop
-from detserve_server.rollout.traffic import Gateway, with_share
+from detserve_server.rollout.traffic import NEXT, Gateway, with_share
 from detserve_server.rollout.watch import Seen, watch
 from tests.server.audit_logs import access_line
 
@@ -138,6 +139,40 @@ def test_a_gateway_that_cannot_be_given_back_is_said(folder: Path) -> None:
         RolloutError, match="too different.*did not get its traffic back: .*reload cannot be run"
     ):
         _roll_out(folder, gate, str(folder / "reload"))
+
+
+@pytest.mark.parametrize("command", ["unbalanced '", " "])
+def test_a_reload_command_that_is_none(folder: Path, command: str) -> None:
+    with pytest.raises(RolloutError, match="--reload"):
+        Gateway(folder, command).direct(NEW)
+    assert not (folder / NEXT).exists()
+
+
+@pytest.mark.parametrize("pid", ["-1", "0", "1", "999999999999", "x", ""])
+def test_a_pid_file_that_names_no_nginx_is_told_nothing(folder: Path, pid: str) -> None:
+    (folder / "nginx.pid").write_text(pid)
+    with pytest.raises(RolloutError, match="names no running nginx"):
+        Gateway(folder).direct(NEW)
+
+
+def test_a_port_of_another_protocol_is_not_ready() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            connection.recv(1000)
+            connection.sendall(b"\0\0\x12\x04\0\0\0\0\0 no HTTP\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(RolloutError, match="does not say that the new server is ready"):
+            wait_until_ready(Upstream(grpc=address, http=address), 0, Stop())
+        thread.join()
+    beyond = Upstream(grpc="127.0.0.1:99999", http="127.0.0.1:99999")
+    with pytest.raises(RolloutError, match="does not say that the new server is ready"):
+        wait_until_ready(beyond, 0, Stop())
 
 
 def test_a_watch_sees_new_lines_of_inference_alone(tmp_path: Path) -> None:
