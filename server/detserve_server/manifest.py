@@ -36,6 +36,8 @@ def read_manifests(repository: Path) -> list[Manifest]:
 
 
 def _read(path: Path) -> Manifest:
+    if not path.is_file():  # a pipe would be waited for
+        raise ManifestError(f"{path} is no file; build the model again")
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Manifest(
@@ -100,6 +102,6 @@ def changed_files(repository: Path, manifest: Manifest) -> list[str]:
 
 def _sha256(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     except OSError:
         return ""

@@ -62,6 +62,8 @@ def read_model(config_file: Path) -> ModelOutline:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
+    if not config_file.is_file():  # a pipe would be waited for
+        raise ServerStartError(f"{config_file} is no file; build the model again")
     try:
         config = text_format.Parse(config_file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
         tensors = [*config.input, *config.output]

@@ -214,7 +214,18 @@ def test_a_configuration_that_is_a_folder_is_no_traceback(repository: Path) -> N
     (repository / "tiny_detector/config.pbtxt").mkdir()
     code, output = _run(repository, **choose_ports({"grpc": None, "http": None, "metrics": None}))
     assert code == 1
-    assert "is no model configuration" in output
+    assert "config.pbtxt is no file" in output
+
+
+@pytest.mark.parametrize(
+    "name", ["tiny/detserve.json", "tiny_detector/config.pbtxt", "tiny_detector/1/model.py"]
+)
+def test_a_pipe_is_not_waited_for(repository: Path, name: str) -> None:
+    (repository / name).unlink()
+    os.mkfifo(repository / name)
+    code, output = _run(repository, **choose_ports({"grpc": None, "http": None, "metrics": None}))
+    assert code == 1
+    assert "build the model again" in output
 
 
 def test_doctor_of_no_repository_exits_1(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -77,6 +78,12 @@ def test_a_change_that_nginx_does_not_take_can_be_given_back(folder: Path) -> No
         Gateway(folder).direct(NEW)
     assert (folder / "nginx.conf").read_text() == text
     assert not Gateway(folder).unfinished()
+
+
+def test_settings_that_are_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / SETTINGS)
+    with pytest.raises(RolloutError, match="gateway.json is no file"):
+        roll_back(Gateway(tmp_path))
 
 
 def test_a_folder_without_settings_is_said(tmp_path: Path) -> None:

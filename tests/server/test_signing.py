@@ -78,6 +78,19 @@ def test_a_copy_over_what_exists_is_refused(repository: Path, tmp_path: Path) ->
     verify_repository(repository, PUBLIC)
 
 
+def test_a_repository_that_is_a_link_to_itself_is_said(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SignatureError, match="loop"):
+        sign_repository(tmp_path / "loop", KEY)
+
+
+def test_a_signature_that_is_a_pipe_is_not_waited_for(repository: Path) -> None:
+    (repository / SIGNATURE).unlink()
+    os.mkfifo(repository / SIGNATURE)
+    with pytest.raises(SignatureError, match="is no file"):
+        verify_repository(repository, PUBLIC)
+
+
 def test_signing_again_signs_the_same_files_and_names_those_of_no_build(repository: Path) -> None:
     assert sign_repository(repository, KEY).unbuilt == ()
     (repository / "codes_ssd_pipeline/1/model_89.plan").write_bytes(b"plan")

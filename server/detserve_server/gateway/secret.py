@@ -28,6 +28,8 @@ def write_secret(nginx_file: Path, triton_file: Path, secret: str) -> None:
 
 def read_secret(triton_file: Path) -> str:
     """The secret in an environment file; raises :class:`GatewayError` when there is none."""
+    if triton_file.exists() and not triton_file.is_file():  # a pipe would be waited for
+        raise GatewayError(f"{triton_file} is no file; remove it and render the gateway again")
     try:
         content = triton_file.read_bytes()
     except OSError as error:

@@ -189,6 +189,8 @@ def with_share(old: Sequence[Upstream], new: Sequence[Upstream], share: float) -
 
 
 def _read(path: Path) -> GatewaySettings:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise RolloutError(f"{path} is no file; give the folder that detserve gateway render wrote")
     try:
         return GatewaySettings.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -161,6 +161,8 @@ def _check_copy(repository: Path, copy_to: Path) -> None:
 
 def _read_signature(repository: Path, key: Ed25519PublicKey) -> _Signed:
     path = repository / SIGNATURE
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise SignatureError(f"{path} is no file; remove it and sign again")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -213,6 +215,8 @@ def _files(repository: Path, *, with_pycache: bool) -> list[str]:
                     found.append(name)
     except OSError as error:
         raise SignatureError(f"{error.filename} cannot be read ({error.strerror})") from None
+    except RuntimeError:
+        raise SignatureError(f"{repository} is a link that leads to itself; give the folder") from None
     return sorted(found)
 
 

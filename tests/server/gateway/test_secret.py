@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,11 +22,12 @@ def test_a_file_without_a_secret_is_said(tmp_path: Path, content: bytes) -> None
         read_secret(tmp_path / "triton.env")
 
 
-def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
-    (tmp_path / "triton.env").mkdir()
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_folder_or_a_pipe_in_its_place_is_said(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "triton.env")
     result = CliRunner().invoke(app, ["render", f"--output={tmp_path}", "--triton=triton"])
     assert isinstance(result.exception, GatewayError)
-    assert "cannot be read (Is a directory)" in str(result.exception)
+    assert "triton.env is no file; remove it" in str(result.exception)
 
 
 def test_rendering_anew_ends_what_a_roll_out_left_unfinished(tmp_path: Path) -> None:
