@@ -14,7 +14,7 @@ from typing import TypeVar
 from detserve_client.errors import DetserveError
 from detserve_server.distribution import PYTHON_VERSION, find_distribution, libpython_dir
 from detserve_server.in_process.choice import Choice, choose
-from detserve_server.manifest import Manifest, changed_files, missing_folders, read_manifests
+from detserve_server.manifest import Manifest, changed_files, foreign_files, missing_folders, read_manifests
 from detserve_server.plans import (
     SERVING_IMAGE,
     VERSION_COMPATIBLE,
@@ -72,6 +72,7 @@ def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> l
             checks += [
                 check_layout(repository, manifest),
                 check_hashes(repository, manifest),
+                check_foreign_files(repository, manifest),
                 *check_plans(repository, manifest, SERVING_IMAGE),
                 check_package(manifest, "onnxruntime", _installed("onnxruntime")),
             ]
@@ -90,6 +91,7 @@ def _checks_for_image(repository: Path, image: str) -> list[Check]:
         for check in (
             check_layout(repository, manifest),
             check_hashes(repository, manifest),
+            check_foreign_files(repository, manifest),
             *check_plans(repository, manifest, image),
         )
     ]
@@ -175,6 +177,17 @@ def check_hashes(repository: Path, manifest: Manifest) -> Check:
     return Check(name, f"{len(manifest.sha256)} as built")
 
 
+def check_foreign_files(repository: Path, manifest: Manifest) -> Check:
+    """Whether anything lies in the detector's folders that no tool of ours has put there."""
+    name = f"{manifest.name}: other files"
+    foreign = foreign_files(repository, manifest)
+    if not foreign:
+        return Check(name, "none")
+    more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+    mend = "remove what you did not put there: Python imports a file beside model.py before its own packages"
+    return Check(name, f"{foreign[0]}{more}", mend, stops=False)
+
+
 def check_plans(repository: Path, manifest: Manifest, image: str) -> list[Check]:
     """Whether ``image`` can load each TensorRT plan of the detector, and that there is one."""
     if manifest.target != "tensorrt":
@@ -239,6 +252,12 @@ def _asked(name: str, question: Callable[[], _Answer]) -> _Answer | Check:
     except DetserveError as error:
         found, _, mend = str(error).partition("; ")
         return Check(name, found, mend or found)
+    except OSError as error:
+        return Check(
+            name,
+            f"{error.filename or name} cannot be read ({error.strerror})",
+            "mend that, or build it again",
+        )
 
 
 def _installed(package: str) -> str:

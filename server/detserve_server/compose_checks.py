@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -24,13 +25,15 @@ _GIB = 2**30
 
 #: NVIDIA's image unpacked; the others are small beside it.
 IMAGE_BYTES = 25 * _GIB
+_AS_ITS_OWNER = "look as the user who owns it, or as root"
+_UNNAMED = "an image that the compose file does not name"
 #: What the gateway's and the audit log may grow to in some weeks.
 STATE_BYTES = 4 * _GIB
 
 
 def run_compose_checks(file: Path, public_key: Path | None = None) -> list[Check]:
     """Every check of a compose file, from the engine to the models, signed if a key is given."""
-    checks = _answers(check_engine, check_compose_version)
+    checks = [check_engine(), check_compose_version()]
     if any(check.stops and not check.passed for check in checks):
         return checks
     try:
@@ -38,19 +41,25 @@ def run_compose_checks(file: Path, public_key: Path | None = None) -> list[Check
     except DetserveError as error:
         return [*checks, _failed("compose file", error)]
     checks.append(Check("compose file", f"{file}, project {project.name}"))
-    checks += _answers(
-        lambda: check_gpu(ask_docker("info", "--format", "{{json .Runtimes}}")),
-        lambda: check_images(project, _image_here),
-        lambda: check_gateway_port(project, _running(project)),
-        lambda: check_shm_size(project),
-        lambda: check_certificate(project, utc_now()),
-        lambda: check_revoked(project, utc_now()),
-        lambda: check_keys(project),
-        lambda: check_gateway_configuration(project),
-        lambda: check_folders(project),
-        lambda: check_disk(project),
-    )
-    serving_image = project.pulled_images()["triton-cpu"]
+    return [*checks, *run_project_checks(project, public_key)]
+
+
+def run_project_checks(project: ComposeProject, public_key: Path | None = None) -> list[Check]:
+    """Every check of a compose file that docker could read."""
+    questions: dict[str, Callable[[], Check]] = {
+        "GPU": lambda: check_gpu(ask_docker("info", "--format", "{{json .Runtimes}}")),
+        "images": lambda: check_images(project, _image_here),
+        "gateway port": lambda: check_gateway_port(project, _running(project)),
+        "shared memory": lambda: check_shm_size(project),
+        "certificate": lambda: check_certificate(project, utc_now()),
+        "revoked": lambda: check_revoked(project, utc_now()),
+        "API keys": lambda: check_keys(project),
+        "gateway configuration": lambda: check_gateway_configuration(project),
+        "folders": lambda: check_folders(project),
+        "disk": lambda: check_disk(project),
+    }
+    checks = [_answer(name, question) for name, question in questions.items()]
+    serving_image = project.pulled_images()["triton-cpu"] or _UNNAMED
     checks += run_checks(project.repository, {}, serving_image)
     if public_key is not None:
         checks.append(check_signature(project.repository, public_key))
@@ -79,7 +88,7 @@ def check_compose_version() -> Check:
         found = ask_docker("compose", "version", "--short")
     except DetserveError as error:
         return Check("docker compose", str(error), mend)
-    numbers = tuple(int(part) for part in found.lstrip("v").split(".")[:2])
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
     return Check("docker compose", found, "" if numbers >= COMPOSE_NEEDED else mend)
 
 
@@ -97,7 +106,7 @@ def check_gpu(runtimes: str) -> Check:
 
 def check_images(project: ComposeProject, is_here: Callable[[str], bool]) -> Check:
     """Whether each image has a fixed version, and which are still to be pulled."""
-    images = sorted(set(project.pulled_images().values()))
+    images = sorted(set(project.pulled_images().values()) - {""})  # "" is built on what its Dockerfile says
     for image in images:
         tag = image.rpartition("/")[2].partition("@")[0].partition(":")[2]
         if "@sha256:" not in image and tag in ("", "latest"):
@@ -111,18 +120,21 @@ def check_images(project: ComposeProject, is_here: Callable[[str], bool]) -> Che
 
 def check_gateway_port(project: ComposeProject, running: bool) -> Check:
     """Whether the gateway can be published where it is to be."""
-    for address, port in project.published:
-        if not _is_free(address, port) and not running:
+    if not project.published:
+        mend = 'give it ports: ["${GATEWAY_LISTEN:-127.0.0.1:8443}:8443"]'
+        return Check("gateway port", "none is published: nobody could enter", mend, stops=False)
+    for address, ports in project.published:
+        if not running and not any(_is_free(address, port) for port in ports):
             mend = f"stop what listens there, or put GATEWAY_LISTEN={address}:OTHER into .env"
-            return Check("gateway port", f"{address}:{port} is in use", mend)
-    places = ", ".join(f"{address}:{port}" for address, port in project.published)
+            return Check("gateway port", f"{_place(address, ports)} is in use, or not of this machine", mend)
+    places = ", ".join(_place(address, ports) for address, ports in project.published)
     return Check("gateway port", f"{places}, {'held by this project' if running else 'free'}")
 
 
 def check_shm_size(project: ComposeProject) -> Check:
     """Whether Triton's container has the shared memory that its models need."""
     needed = shm_size_bytes(read_repository(project.repository))
-    given = int(project.triton["shm_size"])
+    given = project.triton.shm_size
     found = f"{given // MIB} MiB, {needed // MIB} MiB needed"
     mend = f"put TRITON_SHM_SIZE={needed // MIB}m into .env"
     return Check("shared memory", found, "" if given >= needed else mend)
@@ -135,8 +147,12 @@ def check_certificate(project: ComposeProject, now: datetime) -> Check:
     for path in (folder / "server.crt", folder / "server.key"):
         if not path.is_file():
             mend = f"detserve certs init --tls {tls}; detserve certs issue server --host NAME --tls {tls}"
-            return Check("certificate", f"no {path}", mend)
-    expiry = expiry_of(folder / "server.crt", now)
+            return Check("certificate", *_absent(path, mend))
+    try:
+        expiry = expiry_of(folder / "server.crt", now)
+    except (CertificateError, ValueError) as error:
+        mend = f"issue it again: detserve certs issue server --host NAME --tls {tls}"
+        return Check("certificate", str(error), mend)
     found = f"for {', '.join(expiry.hosts)} until {expiry.expires:%Y-%m-%d}"
     if expiry.state == "valid":
         return Check("certificate", found)
@@ -148,7 +164,7 @@ def check_revoked(project: ComposeProject, now: datetime) -> Check:
     tls = project.mounted("gateway", "/etc/detserve/tls")
     crl, directive = tls / "clients.crl", tls / "clients.crl.conf"
     configuration = project.mounted("gateway", "/etc/detserve/gateway") / "nginx.conf"
-    rendered = configuration.read_text() if configuration.is_file() else ""
+    rendered = configuration.read_text(errors="replace") if configuration.is_file() else ""
     if "ssl_client_certificate" not in rendered:
         return Check("revoked", "no client certificates are wanted")
     if "ssl_session_cache off" not in rendered:
@@ -176,7 +192,7 @@ def check_keys(project: ComposeProject) -> Check:
     file = project.mounted("gateway", "/etc/detserve/keys") / "keys.json"
     create = f"detserve keys create --keys {file} --client NAME"
     if not file.is_file():
-        return Check("API keys", f"no {file}", create)
+        return Check("API keys", *_absent(file, create))
     now = utc_now()
     valid = [key for key in read_keys(file).keys if key.state(now) == "valid"]
     if not valid:
@@ -190,8 +206,8 @@ def check_gateway_configuration(project: ComposeProject) -> Check:
     mend = f"detserve gateway render --output {folder} --triton triton"
     for name in ("nginx.conf", "secret.conf", "triton.env"):
         if not (folder / name).is_file():
-            return Check("gateway configuration", f"no {folder / name}", mend)
-    if read_secret(folder / "triton.env") not in (folder / "secret.conf").read_text():
+            return Check("gateway configuration", *_absent(folder / name, mend))
+    if read_secret(folder / "triton.env").encode() not in (folder / "secret.conf").read_bytes():
         return Check("gateway configuration", "secret.conf and triton.env hold different secrets", mend)
     return Check("gateway configuration", f"in {folder}")
 
@@ -206,7 +222,7 @@ def check_folders(project: ComposeProject) -> Check:
     ]
     for folder in written:
         if not folder.is_dir():
-            return Check("folders", f"no {folder}", f"mkdir -p {' '.join(map(str, written))}")
+            return Check("folders", *_absent(folder, f"mkdir -p {' '.join(map(str, written))}"))
     secret = [
         project.mounted("gateway", "/etc/detserve/tls") / "server.key",
         project.mounted("gateway", "/etc/detserve/gateway") / "secret.conf",
@@ -242,15 +258,27 @@ def check_disk(project: ComposeProject) -> Check:
     return Check("disk", f"{shutil.disk_usage(_existing(state)).free / _GIB:.0f} GiB free in {state}")
 
 
-def _answers(*questions: Callable[[], Check]) -> list[Check]:
-    """Each answer; a question that cannot be answered fails with its reason."""
-    answers = []
-    for question in questions:
-        try:
-            answers.append(question())
-        except DetserveError as error:
-            answers.append(_failed("settings", error))
-    return answers
+def _answer(name: str, question: Callable[[], Check]) -> Check:
+    """The answer; a question that cannot be answered fails with its reason."""
+    try:
+        return question()
+    except DetserveError as error:
+        return _failed(name, error)
+    except OSError as error:
+        return Check(name, f"{error.filename or name} cannot be read ({error.strerror})", _AS_ITS_OWNER)
+
+
+def _absent(path: Path, mend: str) -> tuple[str, str]:
+    """Found and mend of a file or folder that is not there, or is the other of the two."""
+    if not path.exists():
+        return f"no {path}", mend
+    kind = "a folder" if path.is_dir() else "no folder"
+    return f"{path} is {kind}", f"move it away; then {mend}"
+
+
+def _place(address: str, ports: range) -> str:
+    last = f"-{ports[-1]}" if len(ports) > 1 else ""
+    return f"{address}:{ports[0]}{last}"
 
 
 def _failed(name: str, error: Exception, mend: str = "") -> Check:
@@ -279,7 +307,7 @@ def _is_free(address: str, port: int) -> bool:
             probe.bind((address, port))
         except PermissionError:
             return True  # below 1024: the engine may
-        except OSError:
+        except (OSError, OverflowError):  # a port beyond 65535
             return False
     return True
 

@@ -17,7 +17,7 @@
     ├── SignatureError        a repository is not, to the last file, what was signed
     ├── AuditError            the audit log cannot be written or read
     ├── AuditBroken           the audit log is not what its collector wrote
-    └── RolloutError          a roll-out cannot go on; the old server has all the traffic
+    └── RolloutError          a roll-out cannot go on; the text says how if the old server lacks traffic
 """
 
 from __future__ import annotations
@@ -82,4 +82,4 @@ class AuditBroken(DetserveError):
 
 
 class RolloutError(DetserveError):
-    """A roll-out cannot go on; the old server has all the traffic."""
+    """A roll-out cannot go on; the old server has all the traffic, or the text says how it gets it."""

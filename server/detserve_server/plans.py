@@ -65,7 +65,7 @@ def read_record(plan: Path) -> PlanRecord:
         )
         record.major  # noqa: B018 - a version that is none is refused here
         return record
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ManifestError(
             f"{sidecar.name} does not say what built the plan ({error!r}); {rebuild()}"
         ) from None

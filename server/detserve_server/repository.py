@@ -62,14 +62,17 @@ def read_model(config_file: Path) -> ModelOutline:
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2
 
+    if not config_file.is_file():  # a pipe would be waited for
+        raise ServerStartError(f"{config_file} is no file; build the model again")
     try:
         config = text_format.Parse(config_file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+        tensors = [*config.input, *config.output]
+        types = [model_config_pb2.DataType.Name(one.data_type) for one in tensors]
+    except (text_format.ParseError, ValueError, OSError) as error:
         raise ServerStartError(
             f"{config_file} is no model configuration ({error}); build the model again"
         ) from None
-    tensors = [*config.input, *config.output]
-    sizes = [_tensor_bytes(model_config_pb2.DataType.Name(one.data_type), list(one.dims)) for one in tensors]
+    sizes = [_tensor_bytes(data_type, list(one.dims)) for data_type, one in zip(types, tensors, strict=True)]
     return ModelOutline(
         name=config.name or config_file.parent.name,
         backend=config.backend,
@@ -93,7 +96,7 @@ def _max_picture_pixels(card: str) -> int:
     """Of a card in JSON; 0 where it says nothing of the kind."""
     try:
         return int(json.loads(card)["max_picture_pixels"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0
 
 

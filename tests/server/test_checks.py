@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,108 @@ def test_doctor_exits_1_and_names_the_mend_when_a_port_is_taken(repository: Path
 def test_doctor_exits_0_where_nothing_stops_serving(repository: Path) -> None:
     code, output = _run(repository, **choose_ports({"grpc": None, "http": None, "metrics": None}))
     assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["1/cv2.py", "1/cv2/__init__.py", "1/numpy.so", "1/json.pyc", "2/model.py", "1/model.plan", "notes.txt"],
+)
+def test_a_file_that_no_build_wrote_is_warned_of(repository: Path, name: str) -> None:
+    (manifest,) = read_manifests(repository)
+    assert checks.check_foreign_files(repository, manifest).passed
+    path = repository / "tiny_detector" / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    check = checks.check_foreign_files(repository, manifest)
+    assert check.found == f"tiny_detector/{name}"
+    assert not check.stops
+    code, output = _run(repository, **choose_ports({"grpc": None, "http": None, "metrics": None}))
+    assert code == 0
+    assert name in output
+
+
+def test_a_link_to_a_package_elsewhere_is_warned_of(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("cv2")
+    (elsewhere / "__init__.py").touch()
+    (repository / "tiny_detector/1/cv2").symlink_to(elsewhere)
+    (manifest,) = read_manifests(repository)
+    assert checks.check_foreign_files(repository, manifest).found == "tiny_detector/1/cv2"
+
+
+def test_what_our_tools_and_python_write_is_no_foreign_file(repository: Path) -> None:
+    (manifest,) = read_manifests(repository)
+    version = repository / "tiny_detector/1"
+    (version / "__pycache__").mkdir()
+    (version / "__pycache__/model.cpython-311.pyc").touch()
+    (repository / "tiny/1/.keep").touch()
+    for plan in ("model.plan", "model.plan.json", "model_89.plan", "model_89.plan.json"):
+        (version / plan).touch()
+    assert checks.check_foreign_files(repository, replace(manifest, target="tensorrt")).passed
+    found = checks.check_foreign_files(repository, manifest)  # an embedded server reads no plan
+    assert found.found == "tiny_detector/1/model.plan and 3 more"
+
+
+def test_the_committed_repository_holds_nothing_foreign() -> None:
+    committed = Path(__file__).parents[2] / "model_repository"
+    found = [checks.check_foreign_files(committed, manifest) for manifest in read_manifests(committed)]
+    assert [check.found for check in found] == ["none"] * 3
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../other/model.py", "tiny/\0", "", "\ud800/a", "tiny"])
+def test_a_manifest_that_names_no_file_of_a_model_is_refused(repository: Path, name: str) -> None:
+    path = repository / "tiny/detserve.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": {name: "0"}}))
+    with pytest.raises(ManifestError, match="is no manifest of a build"):
+        read_manifests(repository)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000])
+def test_a_manifest_nested_too_deeply_is_refused(repository: Path, content: str) -> None:
+    (repository / "tiny/detserve.json").write_text(content)
+    with pytest.raises(ManifestError, match="is no manifest of a build"):
+        read_manifests(repository)
+
+
+def test_names_that_no_terminal_shows_are_written_out(repository: Path) -> None:
+    manifest = (repository / "tiny/detserve.json").read_bytes()
+    for name in (b"[", b"[bold]", b"\xff\xfe", b"\x1b[31m"):
+        odd = repository / os.fsdecode(name)
+        odd.mkdir()
+        (odd / "detserve.json").write_bytes(manifest)
+    code, output = _run(repository, **choose_ports({"grpc": None, "http": None, "metrics": None}))
+    assert code == 1
+    assert "[bold]: models" in output
+    assert "\\udcff\\udcfe: models" in output
+    assert "\\x1b[31m: models" in output
+
+
+@pytest.mark.parametrize("text", ["input { data_type: 99 }", "max_batch_size: x", "\0", "input { dims: -5 }"])
+def test_an_odd_configuration_is_no_traceback(repository: Path, text: str) -> None:
+    (repository / "tiny_detector/config.pbtxt").write_text(text)
+    code, output = _run(repository, **choose_ports({"grpc": None, "http": None, "metrics": None}))
+    assert code == 1
+    assert "build the model again" in output.replace("\n", " ")
+
+
+def test_a_configuration_that_is_a_folder_is_no_traceback(repository: Path) -> None:
+    (repository / "tiny_detector/config.pbtxt").unlink()
+    (repository / "tiny_detector/config.pbtxt").mkdir()
+    code, output = _run(repository, **choose_ports({"grpc": None, "http": None, "metrics": None}))
+    assert code == 1
+    assert "config.pbtxt is no file" in output
+
+
+@pytest.mark.parametrize(
+    "name", ["tiny/detserve.json", "tiny_detector/config.pbtxt", "tiny_detector/1/model.py"]
+)
+def test_a_pipe_is_not_waited_for(repository: Path, name: str) -> None:
+    (repository / name).unlink()
+    os.mkfifo(repository / name)
+    code, output = _run(repository, **choose_ports({"grpc": None, "http": None, "metrics": None}))
+    assert code == 1
+    assert "build the model again" in output
 
 
 def test_doctor_of_no_repository_exits_1(tmp_path: Path) -> None:

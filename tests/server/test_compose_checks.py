@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +33,7 @@ def _project(state: Path, *, user: int | None = None, shm_mib: int = 768, port: 
     def mount(source: Path, target: str) -> dict[str, str]:
         return {"type": "bind", "source": str(source), "target": target}
 
-    return ComposeProject(
-        "shop",
+    return _read(
         {
             "triton-cpu": {
                 "build": {"args": {"TRITON_IMAGE": IMAGE, "PREPROCESS": "python"}},
@@ -57,8 +59,19 @@ def _project(state: Path, *, user: int | None = None, shm_mib: int = 768, port: 
                     mount(state / "audit-key", "/etc/detserve/audit"),
                 ],
             },
-        },
+        }
     )
+
+
+def _read(services: dict[str, Any]) -> ComposeProject:
+    return ComposeProject.model_validate({"name": "shop", "services": services})
+
+
+def _changed(project: ComposeProject, service: str, **fields: Any) -> ComposeProject:
+    """With other fields of one service."""
+    services = project.model_dump()["services"]
+    services[service].update(fields)
+    return _read(services)
 
 
 @pytest.fixture
@@ -183,17 +196,16 @@ def test_folders_of_another_user(state: Path) -> None:
 
 @pytest.mark.parametrize("user", ["0:0", "root", "app:app"])
 def test_a_user_that_is_root_or_a_name(state: Path, user: str) -> None:
-    project = _project(state)
-    project.gateway["user"] = user
+    project = _changed(_project(state), "gateway", user=user)
     with pytest.raises(ComposeError, match=f"DETSERVE_USER is {user}; put numbers"):
         checks.check_folders(project)
 
 
 def test_another_compose_file() -> None:
     with pytest.raises(ComposeError, match="no service triton-cpu"):
-        _ = ComposeProject("other", {"web": {}}).triton
+        _ = _read({"web": {}}).triton
     with pytest.raises(ComposeError, match="mounts nothing at /models"):
-        _ = ComposeProject("other", {"triton-cpu": {}}).repository
+        _ = _read({"triton-cpu": {}}).repository
 
 
 def test_a_key_that_others_can_read(state: Path) -> None:
@@ -210,8 +222,7 @@ def test_a_port_in_use(state: Path) -> None:
 
 @pytest.mark.parametrize("image", ["nginx", "nginx:latest", "registry:5000/nginx"])
 def test_an_image_without_a_version(state: Path, image: str) -> None:
-    project = _project(state)
-    project.gateway["image"] = image
+    project = _changed(_project(state), "gateway", image=image)
     check = checks.check_images(project, lambda _: True)
     assert check.found == f"{image} has no fixed version"
     assert check.stops
@@ -221,8 +232,7 @@ def test_images_that_are_still_to_be_pulled(state: Path) -> None:
     check = checks.check_images(_project(state), lambda image: image != IMAGE)
     assert check.mend.startswith(f"docker pull {IMAGE}")
     assert not check.stops
-    project = _project(state)
-    project.gateway["image"] = f"registry:5000/nginx@sha256:{'0' * 64}"
+    project = _changed(_project(state), "gateway", image=f"registry:5000/nginx@sha256:{'0' * 64}")
     assert checks.check_images(project, lambda _: True).passed
 
 
@@ -235,3 +245,222 @@ def test_no_compose_file_and_no_docker(tmp_path: Path, monkeypatch: pytest.Monke
     found = checks.run_compose_checks(CHECKOUT / "docker-compose.yml")
     assert [check.passed for check in found] == [False, False]
     assert found[0].mend.startswith("install Docker Engine")
+
+
+def _folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def _a_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.touch()
+
+
+def _link(path: Path) -> None:
+    shutil.rmtree(path)
+    path.symlink_to(path)
+
+
+BINARY = bytes(range(256))
+ODD_STATE: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "a certificate that is no PEM": (
+        "tls/gateway/server.crt",
+        lambda path: path.write_text("hello"),
+        "is no certificate in PEM form",
+    ),
+    "a certificate that is empty": (
+        "tls/gateway/server.crt",
+        lambda path: path.write_bytes(b""),
+        "is no certificate",
+    ),
+    "a certificate that is a folder": ("tls/gateway/server.crt", _folder, "server.crt is a folder"),
+    "a key that is a folder": ("tls/gateway/server.key", _folder, "server.key is a folder"),
+    "keys of bytes": ("keys/keys.json", lambda path: path.write_bytes(BINARY), "is no file of keys"),
+    "keys nested deeply": (
+        "keys/keys.json",
+        lambda path: path.write_text("[" * 100_000),
+        "is no file of keys",
+    ),
+    "keys that are a folder": ("keys/keys.json", _folder, "keys.json is a folder"),
+    "nginx's secret of bytes": (
+        "gateway/secret.conf",
+        lambda path: path.write_bytes(BINARY),
+        "different secrets",
+    ),
+    "Triton's secret of bytes": (
+        "gateway/triton.env",
+        lambda path: path.write_bytes(BINARY),
+        "holds no secret",
+    ),
+    "Triton's secret a folder": ("gateway/triton.env", _folder, "triton.env is a folder"),
+    "the log a file": ("log", _a_file, "log is no folder"),
+    "the log a link to itself": ("log", _link, "no "),
+    "the gateway's folder a file": ("gateway", _a_file, "no "),
+}
+
+
+@pytest.mark.parametrize("case", ODD_STATE)
+def test_an_odd_state_is_said(state: Path, case: str) -> None:
+    name, change, found = ODD_STATE[case]
+    change(state / name)
+    failed = [
+        check for check in checks.run_project_checks(_project(state)) if not check.passed and check.stops
+    ]
+    assert any(found in check.found for check in failed), failed
+
+
+def test_a_state_that_this_user_may_not_read_is_said(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)  # root, who runs the tests here, may read everything
+    found = checks._answer("API keys", lambda: checks.check_keys(_project(state)))
+    assert found.found == f"{state}/keys/keys.json cannot be read (Permission denied)"
+    assert found.mend == "look as the user who owns it, or as root"
+
+
+ODD_SERVICES: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "no user": ("gateway", {"user": None}, "folders", "the gateway has no user"),
+    "a user that is a name": ("gateway", {"user": "app"}, "folders", "DETSERVE_USER is app"),
+    "a user of an empty variable": ("gateway", {"user": "${NOT_SET_ANYWHERE}"}, "folders", "has no user"),
+    "no ports": ("gateway", {"ports": []}, "gateway port", "none is published"),
+    "a port that the engine chooses": (
+        "gateway",
+        {"ports": ["8443"]},
+        "gateway port",
+        "that the engine chooses",
+    ),
+    "the same, in full": (
+        "gateway",
+        {"ports": [{"target": 8443}]},
+        "gateway port",
+        "that the engine chooses",
+    ),
+    "a range": ("gateway", {"ports": ["18443-18450:8443"]}, "gateway port", "0.0.0.0:18443-18450, "),
+    "a range of IPv6": ("gateway", {"ports": ["[::1]:18443-18445:8443-8445"]}, "gateway port", "::1:18443, "),
+    "a number": (
+        "gateway",
+        {"ports": [{"target": 8443, "published": 18443}]},
+        "gateway port",
+        "0.0.0.0:18443",
+    ),
+    "too large": (
+        "gateway",
+        {"ports": [{"target": 1, "published": "70000"}]},
+        "gateway port",
+        "70000 is in use",
+    ),
+    "a word": ("gateway", {"ports": [{"target": 1, "published": "https"}]}, "gateway port", "at 'https'"),
+    "another machine's": (
+        "gateway",
+        {"ports": ["203.0.113.9:1844:1"]},
+        "gateway port",
+        "not of this machine",
+    ),
+    "no volumes": ("triton-cpu", {"volumes": []}, "compose file", "triton-cpu mounts nothing at /models"),
+    "a named volume": (
+        "triton-cpu",
+        {"volumes": ["kept:/models"]},
+        "compose file",
+        "mounts the volume kept at",
+    ),
+    "a volume without a name": (
+        "triton-cpu",
+        {"volumes": ["/models"]},
+        "compose file",
+        "volume without a name",
+    ),
+    "no log": ("gateway", {"volumes": []}, "compose file", "gateway mounts nothing at /etc/detserve/gateway"),
+    "no shm_size": ("triton-cpu", {"shm_size": None}, "shared memory", "64 MiB, 256 MiB needed"),
+    "shm_size in text": ("triton-cpu", {"shm_size": "1 GiB"}, "shared memory", "1024 MiB"),
+    "mem_limit in text": ("triton-cpu", {"mem_limit": "8GiB"}, "shared memory", "768 MiB"),
+    "no image": ("gateway", {"image": None}, "compose file", "neither an image nor a build context"),
+    "built without arguments": ("triton-cpu", {"build": {"context": "."}}, "images", ""),
+    "built in short": ("triton-cpu", {"build": "."}, "images", ""),
+    "arguments as a list": (
+        "triton-cpu",
+        {"build": {"context": ".", "args": [f"TRITON_IMAGE={IMAGE}"]}},
+        "images",
+        IMAGE,
+    ),
+    "one without a value": (
+        "triton-cpu",
+        {"build": {"context": ".", "args": ["TRITON_IMAGE"]}},
+        "images",
+        "",
+    ),
+    "an empty one": ("triton-cpu", {"build": {"context": ".", "args": {"TRITON_IMAGE": ""}}}, "images", ""),
+    "no profiles, no networks": (
+        "gateway",
+        {"profiles": None, "networks": None},
+        "gateway configuration",
+        "in ",
+    ),
+    "the host's network": (
+        "gateway",
+        {"ports": [], "network_mode": "host"},
+        "gateway port",
+        "none is published",
+    ),
+}
+
+
+def _compose_file(state: Path) -> dict[str, Any]:
+    """What a user would have written for :func:`_project`."""
+    services = _project(state, port=18443).model_dump(mode="json")["services"]
+    for service in services.values():
+        service["build"] = service["build"] and {"context": ".", **service["build"]}
+        service["volumes"] = [f"{one['source']}:{one['target']}" for one in service["volumes"]]
+        service["ports"] = [{**port, "target": 8443} for port in service["ports"]]
+    return {"name": "shop", "services": services, "volumes": {"kept": None}}
+
+
+def _written(content: Any, file: Path) -> Path:
+    def without_nothing(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_nothing(each) for key, each in value.items() if each not in (None, "")}
+        return value
+
+    file.write_text(json.dumps({**content, "services": without_nothing(content["services"])}))
+    return file
+
+
+needs_compose = pytest.mark.skipif(
+    shutil.which("docker") is None or subprocess.run(["docker", "compose", "version"]).returncode != 0,
+    reason="docker compose is not installed: .ci/docker-engine start",
+)
+
+
+def _all_checks(file: Path) -> list[checks.Check]:
+    try:
+        return checks.run_project_checks(read_compose(file))
+    except ComposeError as error:
+        return [checks.Check("compose file", str(error), "mend")]
+
+
+@needs_compose
+@pytest.mark.parametrize("case", ODD_SERVICES)
+def test_an_odd_compose_file_is_said(state: Path, tmp_path: Path, case: str) -> None:
+    service, fields, name, found = ODD_SERVICES[case]
+    content = _compose_file(state)
+    content["services"][service].update(fields)
+    answers = {check.name: check for check in _all_checks(_written(content, tmp_path / "docker-compose.yml"))}
+    assert found in answers[name].found, answers[name]
+
+
+@needs_compose
+@pytest.mark.parametrize("text", ["", "hello", "[1, 2]", "services:", "a: [b", "services: {}", "\0"])
+def test_a_file_that_is_no_compose_file_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "docker-compose.yml").write_text(text)
+    with pytest.raises(ComposeError):
+        read_compose(tmp_path / "docker-compose.yml")
+
+
+@needs_compose
+def test_an_override_beside_the_file_counts(state: Path, tmp_path: Path) -> None:
+    file = _written(_compose_file(state), tmp_path / "docker-compose.yml")
+    override = {"services": {"gateway": {"user": "0"}}}
+    (tmp_path / "docker-compose.override.yml").write_text(json.dumps(override))
+    assert read_compose(file).gateway.user == "0"
+    assert read_compose(file.rename(tmp_path / "another.yml")).gateway.user == f"{USER}:0"

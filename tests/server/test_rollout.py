@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 
 from detserve_server.errors import RolloutError
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
-from detserve_server.rollout.rollout import roll_back, roll_out
-from detserve_server.rollout.traffic import Gateway, with_share
+from detserve_server.rollout.rollout import roll_back, roll_out, wait_until_ready
+from detserve_server.rollout.stop import Stop
+from detserve_server.rollout.traffic import NEXT, Gateway, with_share
 from detserve_server.rollout.watch import Seen, watch
 from tests.server.audit_logs import access_line
 
@@ -61,15 +64,26 @@ def test_a_change_is_written_whole_and_told(folder: Path) -> None:
     assert not list(folder.glob("*.next"))
 
 
-def test_a_refused_change_leaves_what_was(folder: Path) -> None:
-    before = _upstreams(folder)
+def test_a_change_that_nginx_does_not_take_can_be_given_back(folder: Path) -> None:
     with pytest.raises(RolloutError, match="false failed"):
         Gateway(folder, "false").direct(NEW)
-    assert _upstreams(folder) == before
-    assert "127.0.0.1:2001" not in (folder / "nginx.conf").read_text()
-    with pytest.raises(RolloutError, match="nginx|cannot be run"):  # no certificate there
+    assert _upstreams(folder) == OLD
+    assert Gateway(folder).unfinished()
+    Gateway(folder, "true").give_back(OLD)
+    assert not Gateway(folder).unfinished()
+    assert _upstreams(folder) == OLD
+    text = (folder / "nginx.conf").read_text()
+    assert "127.0.0.1:2001" not in text
+    with pytest.raises(RolloutError, match="nginx"):  # none runs, and there is no certificate
         Gateway(folder).direct(NEW)
-    assert _upstreams(folder) == before
+    assert (folder / "nginx.conf").read_text() == text
+    assert not Gateway(folder).unfinished()
+
+
+def test_settings_that_are_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / SETTINGS)
+    with pytest.raises(RolloutError, match="gateway.json is no file"):
+        roll_back(Gateway(tmp_path))
 
 
 def test_a_folder_without_settings_is_said(tmp_path: Path) -> None:
@@ -91,6 +105,7 @@ def _roll_out(folder: Path, gate: Callable[[], str], command: str = "true") -> l
         max_failed=0,
         access_log=folder / "access.jsonl",
         on_step=steps.append,
+        stop=Stop(),
     )
     return steps
 
@@ -133,6 +148,40 @@ def test_a_gateway_that_cannot_be_given_back_is_said(folder: Path) -> None:
         _roll_out(folder, gate, str(folder / "reload"))
 
 
+@pytest.mark.parametrize("command", ["unbalanced '", " "])
+def test_a_reload_command_that_is_none(folder: Path, command: str) -> None:
+    with pytest.raises(RolloutError, match="--reload"):
+        Gateway(folder, command).direct(NEW)
+    assert not (folder / NEXT).exists()
+
+
+@pytest.mark.parametrize("pid", ["-1", "0", "1", "999999999999", "x", ""])
+def test_a_pid_file_that_names_no_nginx_is_told_nothing(folder: Path, pid: str) -> None:
+    (folder / "nginx.pid").write_text(pid)
+    with pytest.raises(RolloutError, match="names no running nginx"):
+        Gateway(folder).direct(NEW)
+
+
+def test_a_port_of_another_protocol_is_not_ready() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            connection.recv(1000)
+            connection.sendall(b"\0\0\x12\x04\0\0\0\0\0 no HTTP\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(RolloutError, match="does not say that the new server is ready"):
+            wait_until_ready(Upstream(grpc=address, http=address), 0, Stop())
+        thread.join()
+    beyond = Upstream(grpc="127.0.0.1:99999", http="127.0.0.1:99999")
+    with pytest.raises(RolloutError, match="does not say that the new server is ready"):
+        wait_until_ready(beyond, 0, Stop())
+
+
 def test_a_watch_sees_new_lines_of_inference_alone(tmp_path: Path) -> None:
     log = tmp_path / "access.jsonl"
     log.write_bytes(access_line(1, grpc_status=14) * 9)  # before the watch
@@ -148,14 +197,14 @@ def test_a_watch_sees_new_lines_of_inference_alone(tmp_path: Path) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    seen = watch(log, 1.5, 0.5)
+    seen = watch(log, 1.5, 0.5, Stop())
     writer.join()
     assert seen == Seen(requests=10, failed=2)
     assert seen.breach(0.2) == ""
     assert seen.breach(0.19) == "2 of 10 requests failed, allowed are 19.0%"
     assert Seen().breach(0) == ""
     with pytest.raises(RolloutError, match="say where it is with --access-log"):
-        watch(tmp_path / "none", 0, 0)
+        watch(tmp_path / "none", 0, 0, Stop())
 
 
 def test_a_watch_ends_early_when_many_fail(tmp_path: Path) -> None:
@@ -169,5 +218,5 @@ def test_a_watch_ends_early_when_many_fail(tmp_path: Path) -> None:
 
     threading.Thread(target=write).start()
     started_s = time.monotonic()
-    assert watch(log, 60, 0.01).failed == 60
+    assert watch(log, 60, 0.01, Stop()).failed == 60
     assert time.monotonic() - started_s < 5

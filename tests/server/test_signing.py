@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -51,6 +52,43 @@ def test_an_untouched_repository_verifies_and_the_copy_is_the_same(repository: P
     verified = verify_repository(repository, PUBLIC, tmp_path / "copy")
     assert verified.files == len(_tree(repository)) - 1
     assert _tree(tmp_path / "copy") == {k: v for k, v in _tree(repository).items() if k != SIGNATURE}
+
+
+@pytest.mark.parametrize(
+    "where", [".", "copy", "codes_ssd/copy", "../repository/copy", "../link/copy", "codes_ssd/1/../x"]
+)
+def test_a_copy_within_the_repository_is_refused(repository: Path, where: str) -> None:
+    (repository.parent / "link").symlink_to(repository)
+    before = sorted(repository.rglob("*"))
+    with pytest.raises(SignatureError, match="lies in the repository|exists already"):
+        verify_repository(repository, PUBLIC, repository / where)
+    assert sorted(repository.rglob("*")) == before
+
+
+def test_a_copy_over_what_exists_is_refused(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/kept").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "into").symlink_to(repository / "copy")
+    for taken in (repository, repository.parent, tmp_path / "full", tmp_path / "dangling", tmp_path / "into"):
+        with pytest.raises(SignatureError, match="exists already; give a new folder"):
+            verify_repository(repository, PUBLIC, taken)
+    assert (tmp_path / "full/kept").exists()
+    assert not (tmp_path / "nowhere").exists()
+    verify_repository(repository, PUBLIC)
+
+
+def test_a_repository_that_is_a_link_to_itself_is_said(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SignatureError, match="loop"):
+        sign_repository(tmp_path / "loop", KEY)
+
+
+def test_a_signature_that_is_a_pipe_is_not_waited_for(repository: Path) -> None:
+    (repository / SIGNATURE).unlink()
+    os.mkfifo(repository / SIGNATURE)
+    with pytest.raises(SignatureError, match="is no file"):
+        verify_repository(repository, PUBLIC)
 
 
 def test_signing_again_signs_the_same_files_and_names_those_of_no_build(repository: Path) -> None:
@@ -160,6 +198,18 @@ def _same_statement(changed: bytes, before: bytes) -> bool:
         return {**json.loads(changed), "key": ""} == {**json.loads(before), "key": ""}
     except ValueError:
         return False
+
+
+@pytest.mark.parametrize("kind", ["PUBLIC KEY", "PRIVATE KEY"])
+def test_a_key_of_an_unknown_algorithm_is_said(tmp_path: Path, kind: str) -> None:
+    unknown = bytes.fromhex("300a300506032a0304030100")  # the algorithm 1.2.3.4
+    if kind == "PRIVATE KEY":
+        unknown = bytes.fromhex("300e020100300506032a030404020400")
+    pem = f"-----BEGIN {kind}-----\n{base64.b64encode(unknown).decode()}\n-----END {kind}-----\n"
+    (tmp_path / "key.pem").write_text(pem)
+    read = read_public_key if kind == "PUBLIC KEY" else read_private_key
+    with pytest.raises(SigningKeyError, match="holds no"):
+        read(tmp_path / "key.pem")
 
 
 def test_a_file_exchanged_after_the_check_does_not_reach_the_copy(repository: Path) -> None:

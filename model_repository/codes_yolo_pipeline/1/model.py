@@ -85,32 +85,34 @@ class TritonPythonModel:
         """Queue the pictures of each request, or refuse all of them where the queue is full."""
         for request in requests:
             sender = request.get_response_sender()
-            if reason := self.scope.refusal(request.parameters(), self.model_name):
-                _send(sender, error=_refused(reason))
-                continue
-            try:
-                thresholds = self.post.request_thresholds(
-                    self.card_thresholds, json.loads(request.parameters() or "{}")
-                )
-            except ValueError as error:
-                _send(sender, error=_refused(str(error)))
-                continue
-            tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
-            if not self.queue.admits(math.prod(tensor.shape())):
-                most = self.queue.max_waiting
-                _send(sender, error=_overloaded(f"exceeds maximum queue size of {most} pictures"))
-                continue
-            pictures = tensor.as_numpy().reshape(-1)
-            self.queue.enter(len(pictures))
-            answer = Answer(sender, len(pictures), min(self.max_wait_s, _timeout_s(request)))
-            for index, encoded in enumerate(pictures):
-                self.pool.submit(self._work, answer, index, encoded, thresholds)
+            if refusal := self._enter(request, sender):
+                _send(sender, error=refusal)
 
     def finalize(self) -> None:
         """Answer what is under way."""
         self.pool.shutdown()
         if self.report:
             self.report.stop()
+
+    def _enter(self, request: Any, sender: Any) -> Any:
+        """Queue the pictures of one request; returns the TritonError with which it is refused instead."""
+        if reason := self.scope.refusal(request.parameters(), self.model_name):
+            return _refused(reason)
+        try:
+            thresholds = self.post.request_thresholds(
+                self.card_thresholds, json.loads(request.parameters() or "{}")
+            )
+            tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
+            if not self.queue.admits(math.prod(tensor.shape())):
+                return _overloaded(f"exceeds maximum queue size of {self.queue.max_waiting} pictures")
+            pictures = tensor.as_numpy().reshape(-1)
+        except ValueError as error:  # a threshold out of range, data that contradicts its own lengths
+            return _refused(str(error))
+        self.queue.enter(len(pictures))
+        answer = Answer(sender, len(pictures), min(self.max_wait_s, _timeout_s(request)))
+        for index, encoded in enumerate(pictures):
+            self.pool.submit(self._work, answer, index, encoded, thresholds)
+        return None
 
     def _work(self, answer: Answer, index: int, encoded: bytes, thresholds: dict[str, Any]) -> None:
         refusal = answer.refusal()

@@ -63,5 +63,11 @@ def _table(checks: list[Check]) -> Table:
         table.add_column(heading, overflow="fold")
     for check in checks:
         color = "green" if check.passed else "red" if check.stops else "yellow"
-        table.add_row(check.name, f"[{color}]{escape(check.found)}[/]", escape(check.mend))
+        name, found, mend = (escape(_printable(text)) for text in (check.name, check.found, check.mend))
+        table.add_row(name, f"[{color}]{found}[/]", mend)
     return table
+
+
+def _printable(text: str) -> str:
+    """With what no terminal shows, such as a file name's stray bytes, written out."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

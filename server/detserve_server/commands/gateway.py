@@ -15,6 +15,7 @@ from detserve_server.errors import GatewayError
 from detserve_server.gateway.configuration import render as nginx_configuration
 from detserve_server.gateway.secret import new_secret, read_secret, write_secret
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
+from detserve_server.rollout.traffic import NEXT
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -77,6 +78,7 @@ def render(
     write_secret(output / "secret.conf", triton_file, secret)
     write_whole(output / SETTINGS, settings.model_dump_json(indent=2).encode() + b"\n")
     write_whole(output / "nginx.conf", nginx_configuration(settings).encode())
+    (output / NEXT).unlink(missing_ok=True)
     Console(markup=False, emoji=False).print(
         f"{output}: nginx.conf and secret.conf for nginx, triton.env for Triton.", highlight=False
     )

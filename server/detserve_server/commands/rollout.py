@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -42,12 +40,14 @@ def rollout(
     from detserve_server.gateway.settings import Upstream
     from detserve_server.rollout.rollout import canary_gate, roll_out, wait_until_ready
     from detserve_server.rollout.rollout import roll_back as back
+    from detserve_server.rollout.stop import stop_wishes
     from detserve_server.rollout.traffic import Gateway
 
-    signal.signal(signal.SIGTERM, _interrupt)
     behind = Gateway(gateway, reload_command)
     if roll_back:
-        typer.echo(f"all traffic goes to {', '.join(one.grpc for one in back(behind))}")
+        with stop_wishes():
+            servers = back(behind)
+        typer.echo(f"all traffic goes to {', '.join(one.grpc for one in servers)}")
         return
     if to_grpc is None or to_http is None:
         raise typer.BadParameter("give --to-grpc and --to-http, or --roll-back", param_hint="--to-grpc")
@@ -57,19 +57,17 @@ def rollout(
         raise RolloutError(f"the new server: {error.errors()[0]['msg']}") from None
     settings = behind.settings()
     # The last of two options wins, so --old and --new may be given, e.g. for servers behind other gateways.
-    servers = ["--old", f"grpc://{settings.upstreams[0].grpc}", "--new", f"grpc://{new.grpc}"]
-    wait_until_ready(new, ready_timeout_s)
-    roll_out(
-        behind,
-        [new],
-        gate=lambda: canary_gate([*servers, *context.args], behind.secret()),
-        share=share,
-        watch_s=watch_s,
-        max_failed=max_failed,
-        access_log=access_log or Path(settings.access_log),
-        on_step=typer.echo,
-    )
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    canary = ["--old", f"grpc://{settings.upstreams[0].grpc}", "--new", f"grpc://{new.grpc}", *context.args]
+    with stop_wishes() as stop:
+        wait_until_ready(new, ready_timeout_s, stop)
+        roll_out(
+            behind,
+            [new],
+            gate=lambda: canary_gate(canary, behind.secret(), stop),
+            share=share,
+            watch_s=watch_s,
+            max_failed=max_failed,
+            access_log=access_log or Path(settings.access_log),
+            on_step=typer.echo,
+            stop=stop,
+        )

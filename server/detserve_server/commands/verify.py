@@ -16,16 +16,15 @@ def verify(
     key: Annotated[Path, typer.Option(help="Ed25519 public key (PEM).")],
     copy_to: Annotated[
         Path | None,
-        typer.Option(help="New folder for a copy of exactly what was checked, for a server to read."),
+        typer.Option(
+            help="New folder, elsewhere, for a copy of exactly what was checked, for a server to read."
+        ),
     ] = None,
 ) -> None:
     """Check that a repository is what was signed, to the last file; exit 1 naming the first that is not."""
-    from detserve_server.errors import SignatureError
     from detserve_server.signing.keys import read_public_key
     from detserve_server.signing.repository import verify_repository
 
-    if copy_to is not None and copy_to.exists():
-        raise SignatureError(f"{copy_to} exists already; give a new folder for the copy")
     signed = verify_repository(repository, read_public_key(key), copy_to)
     typer.echo(
         f"OK: {signed.files} files, {signed.size_bytes / 1e6:.1f} MB, signed with the key {signed.key}"

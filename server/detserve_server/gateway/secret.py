@@ -28,7 +28,15 @@ def write_secret(nginx_file: Path, triton_file: Path, secret: str) -> None:
 
 def read_secret(triton_file: Path) -> str:
     """The secret in an environment file; raises :class:`GatewayError` when there is none."""
-    found = re.search(r"^DETSERVE_GATEWAY_SECRET=([0-9a-f]{64})$", triton_file.read_text(), re.MULTILINE)
+    if triton_file.exists() and not triton_file.is_file():  # a pipe would be waited for
+        raise GatewayError(f"{triton_file} is no file; remove it and render the gateway again")
+    try:
+        content = triton_file.read_bytes()
+    except OSError as error:
+        raise GatewayError(
+            f"{triton_file} cannot be read ({error.strerror}); remove it and render the gateway again"
+        ) from None
+    found = re.search(rb"^DETSERVE_GATEWAY_SECRET=([0-9a-f]{64})$", content, re.MULTILINE)
     if not found:
         raise GatewayError(f"{triton_file} holds no secret; remove it and render the gateway again")
-    return found[1]
+    return found[1].decode()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +25,13 @@ from detserve_server.gateway.secret import read_secret
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
 
 BEFORE = "gateway.before.json"
+#: The settings that nginx is being told; it becomes SETTINGS once nginx has taken them.
+NEXT = "gateway.next.json"
 TRITON_FILE = "triton.env"
 _CONFIGURATION = "nginx.conf"
+_LOCK = ".gateway.lock"
 _TAKE_UP_S = 10.0
+_RELOAD_S = 60.0
 _POLL_S = 0.05
 
 
@@ -49,23 +55,51 @@ class Gateway:
         path = self.folder / TRITON_FILE
         return read_secret(path) if path.exists() else None
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other roll-outs away; raises :class:`RolloutError` when one is under way."""
+        try:
+            handle = (self.folder / _LOCK).open("a")
+        except OSError as error:
+            raise RolloutError(f"{self.folder} cannot be written ({error.strerror})") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RolloutError(
+                    f"another roll-out of {self.folder} is under way; wait for its end, or stop it with "
+                    f"Ctrl-C: it gives all traffic back"
+                ) from None
+            yield
+
     def direct(self, upstreams: Sequence[Upstream]) -> None:
         """Send the requests that come from now on to these servers; those under way are finished.
 
-        Raises :class:`RolloutError` when nginx does not take the change; then nothing has changed.
+        Raises :class:`RolloutError`. What nginx refuses when it is asked beforehand changes nothing; after
+        any other failure it may run with either, and :meth:`give_back` settles it.
         """
-        before = self.settings()
-        settings = before.model_copy(update={"upstreams": tuple(upstreams)})
-        if not self.reload_command:
-            self._check(settings)
-        try:
-            self._configure(settings)
-            self._reload()
-        except RolloutError:
-            self._configure(before)
-            raise
+        settings = self._settings_for(upstreams)
+        if self.reload_command:
+            self._reload_words()
+        else:
+            self._master()
+            candidate = self.folder / f"{_CONFIGURATION}.next"
+            try:
+                write_whole(candidate, render(settings).encode(), mode=0o600)
+                self._check(candidate)
+            finally:
+                candidate.unlink(missing_ok=True)
+        self._take(settings)
 
-    def wait_until_drained(self) -> bool:
+    def give_back(self, upstreams: Sequence[Upstream]) -> None:
+        """As :meth:`direct`, whatever a change before left; nginx.conf names these servers in any case."""
+        self._take(self._settings_for(upstreams))
+
+    def unfinished(self) -> bool:
+        """Whether a change was broken off, so that nobody knows what nginx runs with."""
+        return (self.folder / NEXT).exists()
+
+    def wait_until_drained(self, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait until no request goes by an earlier configuration; False where that is not seen.
 
         It is seen where nginx runs on this machine: its old workers have ended.
@@ -74,7 +108,7 @@ class Gateway:
             return False
         master, deadline_s = self._master(), time.monotonic() + self.drain_s() + _TAKE_UP_S
         while any(_is_ending(worker) for worker in _workers(master)):
-            if time.monotonic() > deadline_s:
+            if given_up() or time.monotonic() > deadline_s:
                 return False
             time.sleep(_POLL_S)
         return True
@@ -88,7 +122,7 @@ class Gateway:
         return _read_pid(self.settings().run_dir / "nginx.pid")
 
     def remember(self) -> None:
-        """Keep the present settings for :meth:`restore`."""
+        """Keep the present settings for :meth:`before`."""
         self._write(BEFORE, self.settings())
 
     def before(self) -> tuple[Upstream, ...] | None:
@@ -96,29 +130,42 @@ class Gateway:
         path = self.folder / BEFORE
         return _read(path).upstreams if path.exists() else None
 
-    def _check(self, settings: GatewaySettings) -> None:
-        """Let nginx read the new configuration before the old one is replaced."""
-        candidate = self.folder / f"{_CONFIGURATION}.next"
-        write_whole(candidate, render(settings).encode(), mode=0o600)
+    def _reload_words(self) -> list[str]:
         try:
-            where = ("-p", str(self.folder), "-c", str(candidate), "-e", os.devnull)
-            _run([find_nginx(), "-t", "-q", *where])
-        finally:
-            candidate.unlink(missing_ok=True)
+            words = shlex.split(self.reload_command)
+        except ValueError as error:
+            raise RolloutError(
+                f"--reload {self.reload_command!r}: {error}; quote it as a shell would"
+            ) from None
+        if not words:
+            raise RolloutError("--reload is empty; give the command that reloads nginx")
+        return words
 
-    def _configure(self, settings: GatewaySettings) -> None:
+    def _settings_for(self, upstreams: Sequence[Upstream]) -> GatewaySettings:
+        return self.settings().model_copy(update={"upstreams": tuple(upstreams)})
+
+    def _take(self, settings: GatewaySettings) -> None:
+        """Whole, or it leaves ``NEXT``, by which the next roll-out knows."""
+        self._write(NEXT, settings)
         path = self.folder / _CONFIGURATION
         mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
         write_whole(path, render(settings).encode(), mode=mode)
-        self._write(SETTINGS, settings)
+        self._reload()
+        (self.folder / NEXT).replace(self.folder / SETTINGS)
+
+    def _check(self, configuration: Path) -> None:
+        """Let nginx read a configuration without taking it."""
+        where = ("-p", str(self.folder), "-c", str(configuration), "-e", os.devnull)
+        _run([find_nginx(), "-t", "-q", *where])
 
     def _write(self, name: str, settings: GatewaySettings) -> None:
         write_whole(self.folder / name, settings.model_dump_json(indent=2).encode() + b"\n")
 
     def _reload(self) -> None:
         if self.reload_command:
-            _run(shlex.split(self.reload_command))
+            _run(self._reload_words())
             return
+        self._check(self.folder / _CONFIGURATION)
         master = self._master()
         old = _workers(master)
         os.kill(master, signal.SIGHUP)
@@ -142,6 +189,8 @@ def with_share(old: Sequence[Upstream], new: Sequence[Upstream], share: float) -
 
 
 def _read(path: Path) -> GatewaySettings:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise RolloutError(f"{path} is no file; give the folder that detserve gateway render wrote")
     try:
         return GatewaySettings.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -153,10 +202,15 @@ def _read(path: Path) -> GatewaySettings:
 
 
 def _run(command: list[str]) -> None:
+    """Run in a session of its own, where a Ctrl-C of this terminal does not reach it."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_RELOAD_S, start_new_session=True
+        )
     except OSError as error:
         raise RolloutError(f"{command[0]} cannot be run ({error.strerror})") from None
+    except subprocess.TimeoutExpired:
+        raise RolloutError(f"{shlex.join(command)} did not end within {_RELOAD_S:g} s") from None
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise RolloutError(f"{shlex.join(command)} failed: {lines[-1] if lines else done.returncode}")
@@ -165,8 +219,10 @@ def _run(command: list[str]) -> None:
 def _read_pid(path: Path) -> int:
     try:
         pid = int(path.read_text())
+        if pid <= 1:
+            raise ValueError(pid)  # a signal to it would go to many processes
         os.kill(pid, 0)
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):
         raise RolloutError(
             f"{path} names no running nginx; start the gateway, or say how it is reloaded with --reload"
         ) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detserve_server.audit.record import Outcome, is_inference, record_of
 from detserve_server.errors import RolloutError
+from detserve_server.rollout.stop import Stop
 
 _POLL_S = 0.5
 _ENOUGH = 50
@@ -27,8 +28,8 @@ class Seen:
         return f"{self.failed} of {self.requests} requests failed, allowed are {max_failed:.1%}"
 
 
-def watch(access_log: Path, seconds: float, max_failed: float) -> Seen:
-    """Follow the log for a while; ends early once enough requests show too many failures.
+def watch(access_log: Path, seconds: float, max_failed: float, stop: Stop) -> Seen:
+    """Follow the log for a while; ends early once enough requests show too many failures, or at ``stop``.
 
     Raises :class:`RolloutError` when the log cannot be read.
     """
@@ -45,7 +46,7 @@ def watch(access_log: Path, seconds: float, max_failed: float) -> Seen:
                         seen.requests += 1
                         seen.failed += record["outcome"] == Outcome.FAILED.value
                 over = seen.requests >= _ENOUGH and seen.breach(max_failed)
-                if over or time.monotonic() >= deadline_s:
+                if over or stop.wanted or time.monotonic() >= deadline_s:
                     return seen
                 time.sleep(min(_POLL_S, max(0.0, deadline_s - time.monotonic())))
     except OSError as error:

@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from detserve_client.card import first_mistake
 from detserve_client.files import write_whole
 from detserve_server.errors import SignatureError
-from detserve_server.manifest import changed_files, missing_folders, read_manifests
+from detserve_server.manifest import built_files, changed_files, missing_folders, read_manifests
 from detserve_server.signing.keys import fingerprint, is_signed, signature
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def sign_repository(repository: Path, key: Ed25519PrivateKey) -> Signature:
         "signature": signature(key, _SUBJECT, statement),
     }
     write_whole(repository / SIGNATURE, json.dumps(content, indent=1).encode() + b"\n")
-    built = {name for manifest in manifests for name in manifest.sha256}
-    built |= {f"{manifest.name}/{end}" for manifest in manifests for end in ("detserve.json", "1/.keep")}
+    built = {name for manifest in manifests for name in built_files(manifest)}
     unbuilt = tuple(sorted(files.keys() - built))
     return Signature(repository / SIGNATURE, content["key"], len(files), _total(files), unbuilt)
 
@@ -106,10 +105,13 @@ def sign_repository(repository: Path, key: Ed25519PrivateKey) -> Signature:
 def verify_repository(repository: Path, key: Ed25519PublicKey, copy_to: Path | None = None) -> Signature:
     """Check that a repository is what was signed, to the last file; write what was checked to ``copy_to``.
 
-    ``copy_to`` is a folder that does not exist yet; it holds nothing when the check fails.
+    ``copy_to`` is a folder outside of the repository that does not exist yet; it holds nothing when the
+    check fails.
 
     Raises :class:`SignatureError` naming the first file that is not as it was signed.
     """
+    if copy_to is not None:
+        _check_copy(repository, copy_to)
     signed = _read_signature(repository, key)
     found = _files(repository, with_pycache=True)
     if strange := sorted(set(found) - signed.files.keys()):
@@ -143,8 +145,24 @@ def verified_copy(repository: Path, key: Ed25519PublicKey) -> Iterator[Path]:
         yield copy
 
 
+def _check_copy(repository: Path, copy_to: Path) -> None:
+    if os.path.lexists(copy_to):
+        raise SignatureError(f"{copy_to} exists already; give a new folder for the copy")
+    try:
+        inside = copy_to.resolve().is_relative_to(repository.resolve())
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise SignatureError(f"{copy_to} is no path for the copy ({error}); give another") from None
+    if inside:
+        raise SignatureError(
+            f"{copy_to} lies in the repository {repository}, where the copy would be unsigned files; give a "
+            f"folder elsewhere"
+        )
+
+
 def _read_signature(repository: Path, key: Ed25519PublicKey) -> _Signed:
     path = repository / SIGNATURE
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise SignatureError(f"{path} is no file; remove it and sign again")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -197,6 +215,8 @@ def _files(repository: Path, *, with_pycache: bool) -> list[str]:
                     found.append(name)
     except OSError as error:
         raise SignatureError(f"{error.filename} cannot be read ({error.strerror})") from None
+    except RuntimeError:
+        raise SignatureError(f"{repository} is a link that leads to itself; give the folder") from None
     return sorted(found)
 
 

@@ -103,10 +103,16 @@ class Request {
     py::list elements;
     while (!left.empty()) {
       uint32_t length = 0;
-      if (left.size() < sizeof(length)) throw py::value_error(name + " ends within the length of an element");
+      if (left.size() < sizeof(length)) {
+        throw py::value_error(name + ": " + std::to_string(left.size()) + " bytes are left over behind its elements");
+      }
       std::memcpy(&length, left.data(), sizeof(length));
       left.remove_prefix(sizeof(length));
-      if (left.size() < length) throw py::value_error(name + " ends within an element");
+      if (left.size() < length) {
+        throw py::value_error(
+            name + ": element " + std::to_string(elements.size()) + " says that it has " + std::to_string(length) +
+            " bytes, and " + std::to_string(left.size()) + " are there");
+      }
       elements.append(py::bytes(left.data(), length));
       left.remove_prefix(length);
     }
