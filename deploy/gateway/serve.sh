@@ -1,20 +1,165 @@
 #!/bin/sh
-# nginx in the foreground. Every few seconds this looks whether the configuration, the keys, the certificates or the
-# addresses of Triton have changed, and then reloads nginx, which finishes the requests under way with what was.
-# It also turns the access log over before it grows large.
+# nginx in the foreground, on a copy of its files. Every few seconds this looks whether the configuration, the keys, the
+# certificates or the addresses of Triton have changed, and gives nginx a new copy and a reload, with which it finishes
+# the requests under way with what was. A folder of which nginx refuses the change keeps its old files; the others do not
+# wait for it. In the copy
+#  - each address of a name is a server of its own, and one that twice did not answer is "down": nginx itself would
+#    notice only by having a client wait
+#  - limit_conn's zones have a new name when a worker was killed, for its counts are in the old ones for ever.
+# It also turns the access log over before it grows large. A HUP has it look and reload at once.
 set -u
-: "${GATEWAY_DIR:=/etc/detserve}" "${ACCESS_LOG:=/var/log/detserve/access.jsonl}" "${TRITON_HOST:=triton}"
+: "${GATEWAY_DIR:=/etc/detserve}" "${ACCESS_LOG:=/var/log/detserve/access.jsonl}" "${RUN_DIR:=/tmp/detserve}"
 : "${LOG_MIB:=64}" "${LOGS_KEPT:=16}" "${WATCH_S:=3}"
-config=$GATEWAY_DIR/gateway/nginx.conf
+given=$GATEWAY_DIR/gateway/nginx.conf
+copies=0 lost=0 changes=0 failing='' down='' nginx='' said=''
 
 say() { echo "gateway: $*" >&2; }
 
-addresses() { getent ahosts "$TRITON_HOST" | cut -d ' ' -f 1 | sort -u; }
+# ---- what there is
 
-# Nothing while Triton has no address: nginx keeps the old one until there is a new one.
+# "NUMBER HOST PORT" of each Triton in the configuration's order, the port for HTTP.
+servers() {
+    sed -n '/^ *upstream triton_http/,/}/s/^ *server \(.*\):\([0-9]*\) weight=.*/\1 \2/p' "$given" 2>/dev/null | cat -n
+}
+
+# "NUMBER PORT ADDRESS", IPv6 in brackets; no line for a name without an address.
+addresses() {
+    servers | while read -r number host port; do
+        name=${host#[} && name=${name%]}
+        getent ahosts "$name" | cut -d ' ' -f 1 | sort -u | sed '/:/s/.*/[&]/' | while read -r address; do
+            echo "$number $port $address"
+        done
+    done
+}
+
+# Nothing while Triton has no address: nginx keeps the old ones until there is a new one.
 state() {
-    found=$(addresses)
-    [ -n "$found" ] && { echo "$found"; find "$GATEWAY_DIR" -type f -exec cksum {} + 2>&1 | sort; }
+    [ -n "$found" ] && { echo "$found"; find -L "$GATEWAY_DIR" -type f -exec cksum {} + 2>&1 | sort; }
+}
+
+# Which addresses of several do not answer, a second time. When none answers it is not they: none is taken out.
+look_at_servers() {
+    all=$(echo "$found" | cut -d ' ' -f 2,3 | sort -u) silent='' still='' waited=''
+    if [ "$(echo "$all" | wc -l)" -eq 1 ] || ! command -v curl >/dev/null; then
+        failing='' down=''
+        return
+    fi
+    rm -f "$RUN_DIR"/answers.*
+    while read -r port address; do
+        { curl -so /dev/null --connect-timeout 1 -m 2 "http://$address:$port/v2/health/live" && : >"$RUN_DIR/answers.$address.$port"; } &
+        waited="$waited $!"
+    done <<END
+$all
+END
+    # shellcheck disable=SC2086 # several
+    wait $waited
+    while read -r port address; do
+        [ -e "$RUN_DIR/answers.$address.$port" ] && continue
+        silent="$silent $address:$port"
+        case " $failing " in *" $address:$port "*) still="$still $address:$port" ;; esac
+    done <<END
+$all
+END
+    [ "$(echo "$silent" | wc -w)" -eq "$(echo "$all" | wc -l)" ] && silent='' still=''
+    [ "$still" = "$down" ] || say "no answer from:${still:- none}, which get no requests"
+    failing=$silent down=$still
+}
+
+# How many workers were killed since nginx started; their last words are alerts.
+killed() {
+    alerts=$(sed -n 's/^error_log \(.*\) alert;/\1/p' "$RUN_DIR/taken/gateway/nginx.conf")
+    cat "$alerts" /dev/null 2>/dev/null | grep -c 'exited on signal'
+}
+
+# ---- giving it to nginx
+
+# A folder's .conf files as nginx is to read them; $1 is the copy.
+adapt() {
+    limit=$(ulimit -Hn) pairs=$(echo "$found" | tr '\n' ';')
+    find "$1" -name '*.conf' | while read -r file; do
+        awk -v from="$GATEWAY_DIR/" -v to="$1/" -v lost="$lost" -v limit="$limit" -v pairs="$pairs" -v down=" $down " '
+            BEGIN {
+                count = split(pairs, lines, ";")
+                for (i = 1; i <= count; i++) {
+                    split(lines[i], part, " ")
+                    http_port[part[1]] = part[2]
+                    addresses[part[1]] = addresses[part[1]] " " part[3]
+                }
+            }
+            function exchanged(text, old, new,  place, done) {
+                while (place = index(text, old)) { done = done substr(text, 1, place - 1) new; text = substr(text, place + length(old)) }
+                return done text
+            }
+            {
+                $0 = exchanged($0, from, to)
+                if (lost) gsub(/concurrency_/, "concurrency_" lost "_")
+            }
+            limit != "unlimited" && /^worker_rlimit_nofile / && $2 + 0 > limit + 0 { $0 = "worker_rlimit_nofile " limit ";"; few = int((limit - 256) / 2) }
+            few && /^ *worker_connections / { $0 = "    worker_connections " (few > 64 ? few : 64) ";" }
+            /^ *upstream / { number = 0 }
+            /^ *server .*:[0-9]+ weight=/ {
+                number++
+                port = $2; sub(/.*:/, "", port)
+                rest = $0; sub(/^.* weight=/, " weight=", rest); sub(/;$/, "", rest)
+                several = split(addresses[number], each, " ")
+                for (i = 1; i <= several; i++) {
+                    silent = index(down, " " each[i] ":" http_port[number] " ") ? " down" : ""
+                    print "        server " each[i] ":" port rest silent ";"
+                }
+                next
+            }
+            { print }
+        ' "$file" >"$file.new" && mv "$file.new" "$file" || return 1
+    done
+}
+
+# A copy of the folders in $1, and nginx's word on it.
+copied() {
+    rm -rf "${RUN_DIR:?}/$copies" && cp -RL "$1" "$RUN_DIR/$copies" && adapt "$RUN_DIR/$copies" &&
+        nginx -e stderr -c "$RUN_DIR/$copies/gateway/nginx.conf" -t -q
+}
+
+# What is in $1 becomes what nginx reads next.
+taken() {
+    [ "$1" = "$RUN_DIR/taken" ] || { rm -rf "$RUN_DIR/taken" && mv "$1" "$RUN_DIR/taken"; }
+    ln -sfn "$copies" "$RUN_DIR/now.new" && mv -T "$RUN_DIR/now.new" "$RUN_DIR/now"
+    find "$RUN_DIR" -mindepth 1 -maxdepth 1 -type d -name '[0-9]*' ! -name "$copies" -exec rm -rf {} +
+}
+
+# Give nginx all that has changed or, where it refuses that, each folder that it does not refuse.
+take_up() {
+    (umask 077 && mkdir -p "$RUN_DIR") && rm -rf "$RUN_DIR/next" "$RUN_DIR/partly" && copies=$((copies + 1))
+    if cp -RL "$GATEWAY_DIR" "$RUN_DIR/next" && copied "$RUN_DIR/next"; then
+        taken "$RUN_DIR/next"
+        return 0
+    fi
+    [ -n "$nginx" ] || return 1
+    rm -rf "$RUN_DIR/next"
+    for folder in "$GATEWAY_DIR"/*/; do
+        name=$(basename "$folder")
+        rm -rf "$RUN_DIR/partly" && cp -RL "$RUN_DIR/taken" "$RUN_DIR/partly" && rm -rf "$RUN_DIR/partly/$name"
+        copies=$((copies + 1))
+        if cp -RL "$folder" "$RUN_DIR/partly/$name" && copied "$RUN_DIR/partly" 2>/dev/null; then
+            taken "$RUN_DIR/partly"
+        else
+            refused="$refused $name"
+        fi
+    done
+    copies=$((copies + 1))
+    copied "$RUN_DIR/taken" && taken "$RUN_DIR/taken"
+}
+
+# For whoever watches: detserve audit collect shows it to Prometheus.
+report() {
+    prom=$(dirname "$ACCESS_LOG")/gateway.prom
+    {
+        echo "# TYPE detserve_gateway_change_refused gauge"
+        echo "detserve_gateway_change_refused $([ -n "$said" ] && echo 1 || echo 0)"
+        echo "# TYPE detserve_gateway_changes_total counter"
+        echo "detserve_gateway_changes_total $changes"
+        echo "# TYPE detserve_gateway_workers_lost_total counter"
+        echo "detserve_gateway_workers_lost_total $lost"
+    } >"$prom.new" && mv "$prom.new" "$prom"
 }
 
 turn_log_over() {
@@ -24,35 +169,56 @@ turn_log_over() {
     ls -1 "$ACCESS_LOG".* | sort -r | tail -n +$((LOGS_KEPT + 1)) | while read -r old; do rm -f "$old"; done
 }
 
+# ---- from the first to the last
+
 # nginx does not start on a name without an address. In Kubernetes there is none until a Triton is ready.
 trap 'exit 0' TERM INT QUIT
-[ -n "$(addresses)" ] || say "waiting for $TRITON_HOST to have an address"
-until [ -n "$(addresses)" ]; do
+[ -n "$(servers)" ] || { say "$given names no Triton; write it with: detserve gateway render"; exit 1; }
+found=$(addresses)
+[ -n "$found" ] || say "waiting for $(servers | awk '{ printf "%s ", $2 }')to have an address"
+until [ -n "$found" ]; do
     sleep 1
+    found=$(addresses)
 done
 
+ulimit -n "$(ulimit -Hn)" 2>/dev/null
 served=$(state)
-nginx -e stderr -c "$config" -g 'daemon off;' &
+take_up || exit 1
+already=$(killed)
+nginx -e stderr -c "$RUN_DIR/now/gateway/nginx.conf" -g 'daemon off;' &
 nginx=$!
+now=
 trap 'kill -QUIT "$nginx"' TERM INT QUIT
-trap 'kill -HUP "$nginx"' HUP
+trap 'now=yes' HUP
+report
 
-refused=
 while kill -0 "$nginx" 2>/dev/null; do
-    sleep "$WATCH_S" &
-    wait $! # a signal ends the wait at once
+    [ -n "$now" ] || { sleep "$WATCH_S" & wait $!; } # a signal ends the wait at once
     turn_log_over
+    found=$(addresses)
     current=$(state)
-    if [ -z "$current" ] || [ "$current" = "$served" ] || [ "$current" = "$refused" ]; then
+    before="$down $lost"
+    [ -z "$current" ] || look_at_servers
+    count=$(killed)
+    if [ "$count" -ne "$already" ]; then
+        [ "$count" -lt "$already" ] && already=0
+        lost=$((lost + count - already)) already=$count
+        say "$lost workers of nginx were killed so far; the counts of concurrent requests begin anew"
+    fi
+    if [ -z "$current" ] || { [ -z "$now" ] && [ "$current" = "$served" ] && [ "$before" = "$down $lost" ]; }; then
         continue
     fi
-    if nginx -e stderr -c "$config" -t -q; then
-        say "configuration, keys, certificates or addresses changed: reloading"
-        kill -HUP "$nginx"
-        served=$current
+    now='' refused=''
+    take_up && kill -HUP "$nginx" && changes=$((changes + 1))
+    served=$current
+    if [ -n "$refused" ]; then
+        say "the change of$refused is refused, see above; the old stays in force"
+    elif [ -n "$said" ]; then
+        say "what was refused is in force now"
     else
-        say "what changed is refused, see above; the old stays in force"
-        refused=$current
+        say "configuration, keys, certificates or addresses changed: reloading"
     fi
+    said=$refused
+    report
 done
 wait "$nginx"

@@ -257,7 +257,8 @@ def test_the_gateways_log_is_turned_over_and_the_oldest_removed(tmp_path: Path) 
     log = tmp_path / "access.jsonl"
     nginx = [
         "#!/usr/bin/env python3",
-        "import os, pathlib, signal, time",
+        "import os, pathlib, signal, sys, time",
+        "'-t' in sys.argv and sys.exit(0)",
         "log = pathlib.Path(os.environ['ACCESS_LOG'])",
         "opened = [log.open('a')]",
         "signal.signal(signal.SIGUSR1, lambda *_: opened.__setitem__(0, log.open('a')))",
@@ -272,10 +273,14 @@ def test_the_gateways_log_is_turned_over_and_the_oldest_removed(tmp_path: Path) 
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
             "GATEWAY_DIR": str(tmp_path / "conf"),
             "ACCESS_LOG": str(log),
+            "RUN_DIR": str(tmp_path / "run"),
         },
-        **{"TRITON_HOST": "localhost", "LOG_MIB": "1", "LOGS_KEPT": "2", "WATCH_S": "1"},
+        **{"LOG_MIB": "1", "LOGS_KEPT": "2", "WATCH_S": "1"},
     }
-    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/gateway").mkdir(parents=True)
+    (tmp_path / "conf/gateway/nginx.conf").write_text(
+        "    upstream triton_http {\n        server localhost:8000 weight=1;\n    }\n"
+    )
     with subprocess.Popen(["sh", CHECKOUT / "deploy/gateway/serve.sh"], env=environment) as gateway:
         time.sleep(6.5)
         gateway.terminate()

@@ -27,6 +27,8 @@ def waiting_gateway(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], P
     scripts["nginx"] = (
         "#!/usr/bin/env python3\n"
         "import os, pathlib, signal, sys\n"
+        "if '-t' in sys.argv:\n"
+        "    sys.exit(0)\n"
         "signal.signal(signal.SIGQUIT, lambda *_: sys.exit(0))\n"
         "pathlib.Path(os.environ['PLACE'], 'started').touch()\n"
         "signal.pause()\n"
@@ -34,12 +36,16 @@ def waiting_gateway(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], P
     for name, text in scripts.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/gateway").mkdir(parents=True)
+    (tmp_path / "etc/gateway/nginx.conf").write_text(
+        "    upstream triton_http {\n        server triton:8000 weight=1;\n    }\n"
+    )
     environment = {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "PLACE": str(tmp_path),
         "GATEWAY_DIR": str(tmp_path / "etc"),
         "ACCESS_LOG": str(tmp_path / "access.jsonl"),
+        "RUN_DIR": str(tmp_path / "run"),
     }
     script = subprocess.Popen(
         ["sh", CHECKOUT / "deploy/gateway/serve.sh"], env=environment, start_new_session=True

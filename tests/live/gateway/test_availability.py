@@ -180,7 +180,7 @@ def test_the_container_s_script(site: Site, tmp_path) -> None:
         "PATH": os.pathsep.join([os.environ["PATH"], "/usr/sbin"]),
         "GATEWAY_DIR": str(folder),
         "ACCESS_LOG": str(tmp_path / "access.jsonl"),
-        "TRITON_HOST": "localhost",
+        "RUN_DIR": str(tmp_path / "run"),
         "WATCH_S": "1",
     }
     script = subprocess.Popen([str(CHECKOUT / "deploy/gateway/serve.sh")], env=environment)

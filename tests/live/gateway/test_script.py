@@ -1,0 +1,265 @@
+"""deploy/gateway/serve.sh around a real nginx: refused changes, a killed worker, a dead Triton."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from detserve_server.certificates.authority import new_authority, new_server, write_certified
+from detserve_server.gateway import GatewaySettings, Limits, Upstream, render
+from detserve_server.keys.key import new_key, utc_now
+from detserve_server.keys.store import KeyFile, change_keys
+from detserve_server.ports import choose_ports, is_free
+from tests.live.gateway.conftest import CHECKOUT, wait_for
+
+UNLIMITED = Limits(rate_per_s=100_000, concurrency=4)
+
+
+@dataclass
+class Script:
+    """serve.sh, and the folders it was given."""
+
+    etc: Path
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    keys: dict[str, str]
+    ids: dict[str, str]
+
+    def status(self, client: str = "alice", path: str = "/v2") -> int:
+        headers = {"Authorization": f"Bearer {self.keys[client]}"}
+        with urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, timeout=10) as pool:
+            return int(pool.request("GET", f"https://127.0.0.1:{self.port}{path}", headers=headers).status)
+
+    def revoke(self, client: str) -> None:
+        key_id = self.ids[client]
+        change_keys(
+            self.etc / "keys/keys.json",
+            lambda file: file.replaced(file.find(key_id).model_copy(update={"revoked": utc_now()})),
+        )
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def metric(self, name: str) -> float:
+        text = (self.log.parent / "gateway.prom").read_text()
+        return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")))
+
+    def workers(self) -> list[int]:
+        master = int((self.log.parent / "nginx.pid").read_text())
+        children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+        return [int(pid) for pid in children if b"shutting" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+class _Triton(BaseHTTPRequestHandler):
+    """What a Triton's HTTP server answers to health and metadata, ``delay_s`` later."""
+
+    delay_s = 0.0
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        time.sleep(0 if "health" in self.path else self.delay_s)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def answering(delay_s: float = 0.0) -> Iterator[int]:
+    """A server of Triton's HTTP endpoints; its port."""
+    handler = type("Triton", (_Triton,), {"delay_s": delay_s})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Script]]:
+    """Starts serve.sh in front of HTTP ports, its folders in one of the test's own."""
+    with ExitStack() as stack:
+        yield lambda *ports, **options: stack.enter_context(_running(tmp_path, ports, **options))
+
+
+@contextmanager
+def _running(folder: Path, ports: tuple[int, ...], *, concurrency: int = 4) -> Iterator[Script]:
+    etc = folder / "etc"
+    for name in ("gateway", "tls", "keys"):
+        (etc / name).mkdir(parents=True)
+    folder.chmod(0o755)
+    keys, records = {}, []
+    for client in ("alice", "bob"):
+        keys[client], record = new_key(
+            client, limits=UNLIMITED.model_copy(update={"concurrency": concurrency})
+        )
+        records.append(record)
+    change_keys(etc / "keys/keys.json", lambda _: KeyFile(keys=tuple(records)))
+    write_certified(etc / "tls/server.crt", new_server(new_authority("a"), ["127.0.0.1"]))
+    port = choose_ports({"gateway": None})["gateway"]
+    settings = GatewaySettings(
+        listen=(f"127.0.0.1:{port}",),
+        upstreams=tuple(Upstream(grpc=f"127.0.0.1:{one}", http=f"127.0.0.1:{one}") for one in ports),
+        certificate=etc / "tls/server.crt",
+        certificate_key=etc / "tls/server.key",
+        keys=etc / "keys/keys.conf",
+        access_log=str(folder / "access.jsonl"),
+        run_dir=folder,
+        workers=1,
+    )
+    (etc / "gateway/nginx.conf").write_text(render(settings))
+    log = folder / "said.log"
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([os.environ["PATH"], "/usr/sbin"]),
+        "GATEWAY_DIR": str(etc),
+        "RUN_DIR": str(folder / "run"),
+        "ACCESS_LOG": str(folder / "access.jsonl"),
+        "WATCH_S": "1",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["sh", CHECKOUT / "deploy/gateway/serve.sh"], env=environment, stderr=output
+        )
+    try:
+        wait_for(lambda: not is_free(port) and (folder / "nginx.pid").exists(), 10)
+        ids = {record.client: record.id for record in records}
+        yield Script(etc, port, process, log, keys, ids)
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+def test_a_certificate_that_nginx_refuses_holds_up_no_revocation(start) -> None:
+    with answering() as triton:
+        script = start(triton)
+        assert script.status("bob") == 200
+        good = (script.etc / "tls/server.crt").read_bytes()
+        (script.etc / "tls/server.crt").write_text("no certificate")
+        wait_for(lambda: "the change of tls is refused" in script.said(), 10)
+        wait_for(lambda: script.metric("detserve_gateway_change_refused") == 1, 3)
+        script.revoke("bob")
+        wait_for(lambda: script.status("bob") == 401, 10)
+        assert script.status("alice") == 200
+        (script.etc / "tls/server.crt").write_bytes(good)
+        wait_for(lambda: "what was refused is in force now" in script.said(), 10)
+        wait_for(lambda: script.metric("detserve_gateway_change_refused") == 0, 3)
+        said = script.said()
+        assert said.count("is refused, see above") <= 2, "once for each change"
+
+
+def test_keys_that_nginx_refuses_hold_up_no_certificate(start) -> None:
+    with answering() as triton:
+        script = start(triton)
+        (script.etc / "keys/keys.conf").write_text("nonsense")
+        wait_for(lambda: "the change of keys is refused" in script.said(), 10)
+        before = subprocess.run(_shown(script), capture_output=True, check=True).stdout
+        write_certified(script.etc / "tls/server.crt", new_server(new_authority("b"), ["127.0.0.1"]))
+        wait_for(lambda: subprocess.run(_shown(script), capture_output=True).stdout != before, 10)
+        assert script.status("alice") == 200, "the keys of before are in force"
+
+
+def _shown(script: Script) -> list[str]:
+    """A command that prints the certificate that the gateway shows."""
+    program = "import ssl, sys; print(ssl.get_server_certificate(('127.0.0.1', int(sys.argv[1]))))"
+    return ["python3", "-c", program, str(script.port)]
+
+
+def test_a_link_is_followed(start, tmp_path: Path) -> None:
+    with answering() as triton:
+        script = start(triton)
+        elsewhere = tmp_path / "elsewhere"
+        shutil.move(script.etc / "keys", elsewhere)
+        (script.etc / "keys").symlink_to(elsewhere)
+        script.revoke("bob")
+        wait_for(lambda: script.status("bob") == 401, 10)
+
+
+def test_the_counts_of_a_killed_worker_do_not_stay(start) -> None:
+    """A worker that is killed takes the requests of its clients along, and leaves them counted."""
+    with answering(delay_s=3) as triton:
+        script = start(triton, concurrency=2)
+        ended = threading.Event()
+        threads = [threading.Thread(target=_asking, args=(script, ended)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_for(lambda: script.status() == 429, 15)
+            for worker in script.workers():
+                os.kill(worker, signal.SIGKILL)
+        finally:
+            ended.set()
+        for thread in threads:
+            thread.join()
+        wait_for(lambda: "1 workers of nginx were killed" in script.said(), 10)
+        wait_for(lambda: script.status() == 200, 10)
+        wait_for(lambda: script.metric("detserve_gateway_workers_lost_total") == 1, 3)
+
+
+def _asking(script: Script, ended: threading.Event) -> None:
+    while not ended.is_set():
+        with suppress(urllib3.exceptions.HTTPError):
+            script.status()
+
+
+@contextmanager
+def silent() -> Iterator[int]:
+    """A port whose connections are never taken, as of a machine that is gone: its queue is full."""
+    with socket.socket() as listener, ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+@contextmanager
+def hanging() -> Iterator[int]:
+    """A port whose connections are taken by the kernel and answered by nobody, as of a stopped process."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(500)
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("dead", [silent, hanging])
+def test_a_triton_that_does_not_answer_gets_no_requests(start, dead) -> None:
+    with answering() as one, answering() as other, dead() as gone:
+        script = start(one, gone, other)
+        wait_for(script.workers, 5)
+        first = set(script.workers())
+        wait_for(lambda: f"no answer from: 127.0.0.1:{gone}" in script.said(), 15)
+        wait_for(lambda: not first & set(script.workers()), 5)
+        assert {script.status() for _ in range(40)} == {200}
+        log = (script.log.parent / "access.jsonl").read_bytes().splitlines()[-40:]
+        assert max(json.loads(line)["latency_s"] for line in log) < 1, "nginx waits 2 s for a connection"
+
+
+def test_when_none_answers_none_is_taken_out(start) -> None:
+    with hanging() as one, hanging() as other:
+        script = start(one, other)
+        time.sleep(10)
+        assert "no answer from" not in script.said()
