@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 from detserve_client.errors import DetserveError
-from detserve_server.certificates.expiry import expiry_of
+from detserve_server.certificates.expiry import expiries_of_lists, expiry_of
+from detserve_server.certificates.revocation import DIRECTIVE, check_lists, read_lists
 from detserve_server.checks import Check, check_signature, run_checks
 from detserve_server.compose import COMPOSE_NEEDED, ComposeProject, ask_docker, read_compose
 from detserve_server.errors import CertificateError
@@ -51,6 +52,7 @@ def run_project_checks(project: ComposeProject, public_key: Path | None = None) 
         "gateway port": lambda: check_gateway_port(project, _running(project)),
         "shared memory": lambda: check_shm_size(project),
         "certificate": lambda: check_certificate(project, utc_now()),
+        "revoked": lambda: check_revoked(project, utc_now()),
         "API keys": lambda: check_keys(project),
         "gateway configuration": lambda: check_gateway_configuration(project),
         "folders": lambda: check_folders(project),
@@ -155,6 +157,34 @@ def check_certificate(project: ComposeProject, now: datetime) -> Check:
     if expiry.state == "valid":
         return Check("certificate", found)
     return Check("certificate", found, f"detserve certs rotate --tls {tls}", stops=expiry.state == "expired")
+
+
+def check_revoked(project: ComposeProject, now: datetime) -> Check:
+    """Whether nginx asks, of every authority whose client certificates it accepts, which were revoked."""
+    tls = project.mounted("gateway", "/etc/detserve/tls")
+    crl, directive = tls / "clients.crl", tls / "clients.crl.conf"
+    configuration = project.mounted("gateway", "/etc/detserve/gateway") / "nginx.conf"
+    rendered = configuration.read_text(errors="replace") if configuration.is_file() else ""
+    if "ssl_client_certificate" not in rendered:
+        return Check("revoked", "no client certificates are wanted")
+    if "ssl_session_cache off" not in rendered:
+        mend = "detserve gateway render --require-client-certificate, and the other options as before"
+        return Check("revoked", f"{configuration} is of an earlier version and looks for no {crl.name}", mend)
+    if not crl.exists() and not directive.exists():
+        return Check("revoked", "no client certificate")
+    try:
+        check_lists(tls / "clients.crt", crl, now)
+        lists = expiries_of_lists(crl, now)
+    except CertificateError as error:
+        return _failed("revoked", error)
+    if not directive.exists():
+        mend = f"echo '{DIRECTIVE.decode().strip()}' > {directive}"
+        return Check("revoked", f"nginx does not look for {crl} without {directive}", mend)
+    first = min(lists, key=lambda each: each.expires, default=None)
+    if first is None or first.state == "valid":
+        return Check("revoked", f"{sum(map(len, read_lists(crl)))} client certificates")
+    found = f"the list {first.name} ends {first.expires:%Y-%m-%d %H:%M} UTC, then all its clients are refused"
+    return Check("revoked", found, f"put a new one into {crl}", stops=first.state == "expired")
 
 
 def check_keys(project: ComposeProject) -> Check:

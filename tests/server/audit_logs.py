@@ -8,6 +8,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from detserve_server.audit.chain import End, Head, read_head, write_head
 from detserve_server.audit.collect import collect
 
 
@@ -54,3 +55,30 @@ def records(directory: Path) -> list[dict[str, Any]]:
 def request_ids(directory: Path) -> list[int]:
     """The numbers of the lines collected, in order."""
     return [int(one["request_id"], 16) for one in records(directory) if one["kind"] == "request"]
+
+
+def ids_aside(directory: Path) -> list[int]:
+    """The numbers of the whole lines that a collector moved aside."""
+    lines = [line for path in directory.glob("*.aside-*") for line in path.read_bytes().splitlines(True)]
+    found = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return [int(one["request_id"], 16) for one in found if one["kind"] == "request"]
+
+
+def put_back(directory: Path, older: bytes, key: Ed25519PrivateKey, how: str) -> None:
+    """Put an older ``head.json`` in the place of the newest.
+
+    ``how``: ``older`` as it was, ``killed`` as a collector leaves it that is killed before the newest head,
+    ``version 1`` as collectors wrote it that did not say what comes next.
+    """
+    path = directory / "head.json"
+    newest = read_head(path, key.public_key())
+    path.write_bytes(older)
+    head = read_head(path, key.public_key())
+    if how == "killed":
+        write_head(directory, head.before(End(**_end(newest))), key)
+    elif how == "version 1":
+        write_head(directory, head.model_copy(update={"schema_version": 1, "next": None}), key)
+
+
+def _end(head: Head) -> dict[str, Any]:
+    return {name: getattr(head, name) for name in End.model_fields}

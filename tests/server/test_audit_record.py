@@ -10,10 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from detserve_server.audit.record import record_of
 from detserve_server.audit.usage import Usage, usage_csv
 from detserve_server.audit.verify import verify
+from detserve_server.commands.audit import app
 from tests.server.audit_logs import access_line, collected, records
 
 KEY = Ed25519PrivateKey.generate()
@@ -102,6 +104,9 @@ def test_injected_text_makes_no_second_record_and_no_control_character(
         access_line(1, bytes_in=10**30).strip(), access_line(1, time="tomorrow").strip(),
         access_line(1, time="9999-12-31T23:59:59-23:00").strip(), access_line(1, time=1e300).strip(),
         access_line(1, time="0001-01-01T00:00:00+23:00").strip(), access_line(1, method="x" * 5000).strip(),
+        access_line(1, key="0123456789ab_secret").strip(), access_line(1, claimed_key='","client":"').strip(),
+        access_line(1, key="0123456789ab\n").strip(), access_line(1, one_in=0).strip(),
+        access_line(1, one_in=1.5).strip(), access_line(1, one_in=10**30).strip(),
         access_line(1, protocol="ftp").strip(), access_line(1, model="\ud800").strip(),
     ],
 )  # fmt: skip
@@ -150,3 +155,43 @@ def test_usage_per_client_and_day(tmp_path: Path) -> None:
         "2026-11-25,shop,1,0,1,50000,2600,1.000",
     ]
     assert usage.untrusted == 1
+
+
+def test_two_keys_of_one_client_are_told_apart(tmp_path: Path) -> None:
+    first, second, foreign = "0123456789ab", "abcdef012345", "f" * 12
+    lines = [access_line(n, key=first) for n in range(3)]
+    lines += [access_line(5, key=second, bytes_in=7)]
+    lines += [access_line(6, client="", claimed_key=foreign, grpc_status=16), access_line(7)]
+    directory = collected(tmp_path / "audit", KEY, lines)
+    found = [(one["key"], one["claimed_key"]) for one in records(directory) if one["kind"] == "request"]
+    assert found == [(first, "")] * 3 + [(second, ""), ("", foreign), ("", "")]
+    by_key, by_client = Usage(by_key=True), Usage()
+    for usage in (by_key, by_client):
+        verify(directory, KEY.public_key(), on_record=usage.update)
+    assert usage_csv(by_key.rows(), by_key=True).splitlines() == [
+        "day,client,key,requests,not_ok,inferences,bytes_in,bytes_out,compute_s",
+        "2026-11-24,,,1,1,0,50000,2600,0.025",  # whoever sent it chose the id: it makes no row
+        "2026-11-24,shop,,1,0,1,50000,2600,0.025",  # by a gateway that did not name the key
+        f"2026-11-24,shop,{first},3,0,3,150000,7800,0.075",
+        f"2026-11-24,shop,{second},1,0,1,7,2600,0.025",
+    ]
+    assert [(use.client, use.requests) for use in by_client.rows()] == [("", 1), ("shop", 5)]
+
+
+def test_a_line_that_stands_for_many_refusals(tmp_path: Path) -> None:
+    refused = {"status": 401, "protocol": "http", "client": "", "grpc_status": None, "bytes_in": 10}
+    lines = [access_line(1), access_line(2, **refused, one_in=50), access_line(3, **refused, one_in=1)]
+    directory = collected(tmp_path / "audit", KEY, lines)
+    found = [record for record in records(directory) if record["kind"] == "request"]
+    assert [record.get("one_in", "not said") for record in found] == ["not said", 50, "not said"]
+    usage = Usage()
+    verify(directory, KEY.public_key(), on_record=usage.update)
+    assert [(use.client, use.requests, use.not_ok, use.bytes_in) for use in usage.rows()] == [
+        ("", 51, 51, 20),
+        ("shop", 1, 0, 50_000),
+    ]
+    assert usage.sampled == 1
+    shown = CliRunner().invoke(app, ["usage", str(directory), "--by-key"], env={"COLUMNS": "120"})
+    assert shown.exit_code == 0
+    assert "estimates" in shown.stdout
+    assert "(none)" in shown.stdout

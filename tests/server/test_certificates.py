@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from detserve_server.certificates.authority import (
 )
 from detserve_server.certificates.expiry import expiry_of
 from detserve_server.certificates.folder import CertificateFolder, key_of
+from detserve_server.certificates.revocation import read_lists, write_list
 from detserve_server.commands.certs import app
 from detserve_server.errors import CertificateError
 from detserve_server.keys.key import utc_now
@@ -120,7 +123,7 @@ def test_an_authority_is_not_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["issue", "client", "--name", "../x"], ["issue", "client", "--name", ""]]
+    "arguments", [["issue", "client", "--name", name] for name in ("../x", "", "é", "a b", "x" * 65)]
 )
 def test_a_client_name_that_is_none(tmp_path: Path, arguments) -> None:
     certs("init", folder=tmp_path)
@@ -147,3 +150,123 @@ def test_a_key_of_another_certificate(tmp_path: Path) -> None:
     key_of(tmp_path / "a.crt").write_bytes(key_of(tmp_path / "b.crt").read_bytes())
     with pytest.raises(CertificateError, match="is not the private key of"):
         read_certified(tmp_path / "a.crt")
+
+
+def judged(folder: CertificateFolder, certificate: Path) -> str:
+    """What OpenSSL says of a client's certificate, the list asked of every authority of its chain."""
+    command = ["openssl", "verify", "-crl_check_all", "-CAfile", folder.client_authorities]
+    checked = subprocess.run(
+        [*command, "-CRLfile", folder.revoked, "-purpose", "sslclient", certificate],
+        capture_output=True,
+        text=True,
+    )
+    return "valid" if checked.returncode == 0 else checked.stderr
+
+
+@pytest.fixture
+def issued(tmp_path: Path) -> CertificateFolder:
+    """An authority with two clients; alice has a second certificate, the first is kept as "stolen"."""
+    folder = CertificateFolder(tmp_path / "tls")
+    certs("init", folder=folder.root)
+    for name in ("alice", "bob"):
+        certs("issue", "client", "--name", name, folder=folder.root)
+    (tmp_path / "stolen.crt").write_bytes(folder.client("alice").read_bytes())
+    certs("issue", "client", "--name", "alice", folder=folder.root)
+    return folder
+
+
+@pytest.mark.parametrize("given", ["name", "serial number", "file"])
+def test_one_certificate_is_revoked(issued: CertificateFolder, given: str) -> None:
+    alice = issued.client("alice")
+    wanted = {
+        "name": "alice",
+        "serial number": f"{read_certificate(alice).serial_number:X}",
+        "file": str(alice),
+    }
+    assert "is revoked" in certs("revoke", wanted[given], folder=issued.root)
+    assert "certificate revoked" in judged(issued, alice)
+    assert judged(issued, issued.client("bob")) == "valid"
+    assert "revoked" in certs("list", folder=issued.root)
+
+
+def test_a_name_s_replaced_certificates_are_revoked_too(issued: CertificateFolder, tmp_path: Path) -> None:
+    certs("rotate", "--all", folder=issued.root)
+    certs("revoke", "alice", folder=issued.root)
+    assert "certificate revoked" in judged(issued, tmp_path / "stolen.crt")
+    assert len(read_lists(issued.revoked)[0]) == 3
+
+
+@pytest.mark.parametrize("again", [["issue", "client", "--name", "alice"], ["rotate", "--all"]])
+def test_a_revoked_client_gets_a_new_certificate(issued: CertificateFolder, tmp_path: Path, again) -> None:
+    certs("revoke", "alice", folder=issued.root)
+    certs(*again, folder=issued.root)
+    assert judged(issued, issued.client("alice")) == "valid"
+    assert "certificate revoked" in judged(issued, tmp_path / "stolen.crt")
+
+
+def test_what_is_due_is_made_anew_unless_it_was_revoked(issued: CertificateFolder) -> None:
+    certs("issue", "client", "--name", "alice", "--days", "0.0001", folder=issued.root)
+    certs("revoke", "alice", folder=issued.root)
+    certs("list", folder=issued.root)
+    assert "alice" not in certs("rotate", folder=issued.root)
+    assert "certificate revoked" in judged(issued, issued.client("alice"))
+
+
+def test_the_list_is_good_for_as_long_as_the_authority(issued: CertificateFolder) -> None:
+    certs("revoke", "alice", folder=issued.root)
+    (revoked,) = read_lists(issued.revoked)
+    assert revoked.next_update_utc == read_certificate(issued.authority).not_valid_after_utc
+    assert revoked.last_update_utc < utc_now()
+
+
+@pytest.mark.parametrize("wanted", ["carol", "cafe", "12", "gateway/server.crt", "other/clients/dave.crt"])
+def test_what_cannot_be_revoked_is_said(issued: CertificateFolder, monkeypatch, wanted: str) -> None:
+    monkeypatch.chdir(issued.root)
+    certs("issue", "server", "--host", "localhost", folder=issued.root)
+    certs("init", folder=issued.root / "other")
+    certs("issue", "client", "--name", "dave", folder=issued.root / "other")
+    with pytest.raises(CertificateError, match=r"expected a name|is no client's certificate"):
+        certs("revoke", wanted, folder=issued.root)
+    assert not issued.revoked.exists()
+
+
+def test_an_authority_without_a_list_is_named_before_its_clients_are_locked_out(
+    issued: CertificateFolder, tmp_path: Path
+) -> None:
+    company = CertificateFolder(tmp_path / "company")
+    certs("init", "--name", "company", folder=company.root)
+    certs("issue", "client", "--name", "carol", folder=company.root)
+    with issued.client_authorities.open("ab") as file:
+        file.write(company.authority.read_bytes())
+    with pytest.raises(
+        CertificateError, match="accepts clients of CN=company, but .*clients.crl has no list"
+    ):
+        certs("revoke", "alice", folder=issued.root)
+    assert not issued.revoked.exists()
+    write_list(company, read_certified(company.authority), [], utc_now())
+    issued.revoked.write_bytes(company.revoked.read_bytes())
+    certs("revoke", "alice", folder=issued.root)
+    assert judged(issued, company.client("carol")) == "valid"
+    assert "certificate revoked" in judged(issued, issued.client("alice"))
+
+
+def test_a_new_authority_of_the_same_name_begins_an_empty_list(issued: CertificateFolder) -> None:
+    certs("revoke", "alice", folder=issued.root)
+    issued.authority.unlink()
+    certs("init", folder=issued.root)
+    certs("issue", "client", "--name", "alice", folder=issued.root)
+    assert judged(issued, issued.client("alice")) == "valid"
+
+
+def test_revocations_at_once_are_all_on_the_list(issued: CertificateFolder) -> None:
+    authority, now = read_certified(issued.authority), utc_now()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda serial: write_list(issued, authority, [serial], now), range(1, 41)))
+    assert len(read_lists(issued.revoked)[0]) == 40
+
+
+def test_a_file_that_is_no_list(issued: CertificateFolder) -> None:
+    issued.revoked.write_text("nothing")
+    with pytest.raises(CertificateError, match="holds no revocation list, expected -----BEGIN X509 CRL-----"):
+        certs("revoke", "alice", folder=issued.root)
+    assert issued.revoked.read_text() == "nothing"

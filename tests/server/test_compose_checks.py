@@ -16,6 +16,8 @@ import pytest
 
 from detserve_server import compose_checks as checks
 from detserve_server.certificates.authority import new_authority, new_server, write_certified
+from detserve_server.certificates.folder import CertificateFolder
+from detserve_server.certificates.revocation import write_list
 from detserve_server.compose import ComposeProject, ask_docker, read_compose
 from detserve_server.errors import ComposeError
 from detserve_server.gateway.secret import write_secret
@@ -92,6 +94,7 @@ def _checks(project: ComposeProject) -> list[checks.Check]:
     questions: list[Callable[[ComposeProject], checks.Check]] = [
         checks.check_shm_size,
         lambda project: checks.check_certificate(project, utc_now()),
+        lambda project: checks.check_revoked(project, utc_now()),
         checks.check_keys,
         checks.check_gateway_configuration,
         checks.check_folders,
@@ -121,6 +124,59 @@ def test_a_certificate_that_ends(state: Path, later_days: int, stops: bool) -> N
     assert later_days == 0 or (
         check.stops == stops and check.mend == f"detserve certs rotate --tls {state}/tls"
     )
+
+
+CLIENTS_WANTED = "ssl_client_certificate clients.crt; ssl_session_cache off;"
+
+
+@pytest.fixture
+def revoked(state: Path) -> CertificateFolder:
+    """With client certificates, one of which was revoked."""
+    tls = CertificateFolder(state / "tls")
+    authority = new_authority("authority", days=100)
+    write_certified(tls.authority, authority)
+    tls.client_authorities.write_bytes(tls.authority.read_bytes())
+    (state / "gateway/nginx.conf").write_text(CLIENTS_WANTED)
+    write_list(tls, authority, [7], utc_now())
+    return tls
+
+
+def test_revoked_clients_are_counted(state: Path, revoked: CertificateFolder) -> None:
+    check = checks.check_revoked(_project(state), utc_now())
+    assert (check.found, check.mend) == ("1 client certificates", "")
+
+
+def test_an_authority_without_a_list(state: Path, revoked: CertificateFolder) -> None:
+    write_certified(state / "company.crt", new_authority("company"))
+    with revoked.client_authorities.open("ab") as file:
+        file.write((state / "company.crt").read_bytes())
+    check = checks.check_revoked(_project(state), utc_now())
+    assert check.stops
+    assert "no list of that authority" in check.found
+    assert check.mend.startswith("append its list")
+
+
+def test_a_configuration_of_an_earlier_version(state: Path, revoked: CertificateFolder) -> None:
+    (state / "gateway/nginx.conf").write_text("ssl_client_certificate clients.crt;")
+    assert checks.check_revoked(_project(state), utc_now()).mend.startswith("detserve gateway render")
+
+
+def test_a_list_that_nginx_does_not_know_of(state: Path, revoked: CertificateFolder) -> None:
+    revoked.revoked_directive.unlink()
+    check = checks.check_revoked(_project(state), utc_now())
+    subprocess.run(["sh", "-c", check.mend], check=True)
+    assert checks.check_revoked(_project(state), utc_now()).passed
+
+
+def test_a_list_that_is_gone(state: Path, revoked: CertificateFolder) -> None:
+    revoked.revoked.unlink()
+    assert checks.check_revoked(_project(state), utc_now()).mend == "put it back"
+
+
+@pytest.mark.parametrize(("later_days", "passed", "stops"), [(10, True, True), (80, False, False)])
+def test_a_list_that_ends(state: Path, revoked: CertificateFolder, later_days, passed, stops) -> None:
+    check = checks.check_revoked(_project(state), utc_now() + timedelta(days=later_days))
+    assert (check.passed, check.stops) == (passed, stops)
 
 
 def test_keys_that_let_nobody_in(state: Path) -> None:
@@ -238,6 +294,11 @@ ODD_STATE: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "holds no secret",
     ),
     "Triton's secret a folder": ("gateway/triton.env", _folder, "triton.env is a folder"),
+    "nginx's configuration of bytes": (
+        "gateway/nginx.conf",
+        lambda path: path.write_bytes(b"ssl_client_certificate" + BINARY),
+        "is of an earlier version",
+    ),
     "the log a file": ("log", _a_file, "log is no folder"),
     "the log a link to itself": ("log", _link, "no "),
     "the gateway's folder a file": ("gateway", _a_file, "no "),

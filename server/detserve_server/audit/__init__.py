@@ -13,6 +13,8 @@ What is guarded against whom:
 - Somebody who may write the audit files but has no key can change, remove, insert or reorder lines or files,
   cut the tail off, or compute a whole new chain: ``verify`` finds each of these, because the signed head
   fixes the last sequence and hash and they fix all lines before.
+- An older head alone, with newer lines behind it, is refused: the head is written before a batch too, with
+  the hash that its lines will end at, so a killed collector's lines are told from those of a newer head.
 - The one thing such a person can do is to put back an *older* head together with the files of that time.
   Copies of ``head.json`` kept elsewhere (another machine, a mailbox) are anchors: ``verify --anchor`` wants
   each in the chain. What lies between the newest anchor and now is as safe as the folder.

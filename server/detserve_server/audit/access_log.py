@@ -7,8 +7,10 @@ place. Open files are kept open, so that one which is rotated away and deleted i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,10 @@ _LINGER_S = 10.0  # a gateway writes to a log that is rotated away until each of
 _LOOKS = 50
 _LOOK_AGAIN_S = 0.01
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+
+#: What the gateway says of itself, beside its access log: Prometheus's text format.
+GATEWAY_METRICS = "gateway.prom"
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,10 @@ class _LogFile:
 
 
 class AccessLog:
-    """The access log ``path`` and its rotated siblings ``path.*`` and ``path-*``, except compressed ones."""
+    """The access log ``path`` and its rotated siblings ``path.*`` and ``path-*``.
+
+    Compressed ones are left out, and so is :data:`GATEWAY_METRICS`, which is no sibling of a log ``gateway``.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -118,7 +127,7 @@ class AccessLog:
             names = {}
             for name in sorted(listed):
                 try:
-                    handle = os.open(self._path.with_name(name), os.O_RDONLY)
+                    handle = os.open(self._path.with_name(name), os.O_RDONLY | os.O_NONBLOCK)
                 except FileNotFoundError:  # renamed since it was listed
                     continue
                 status = os.fstat(handle)
@@ -139,10 +148,28 @@ class AccessLog:
         with os.scandir(self._path.parent) as entries:
             for entry in entries:
                 rest = entry.name.removeprefix(start) if entry.name.startswith(start) else "no sibling"
-                if (rest and rest[0] not in ".-") or entry.name.endswith(_COMPRESSED) or not entry.is_file():
+                if (rest and rest[0] not in ".-") or entry.name.endswith(_COMPRESSED):
                     continue
-                found[entry.name] = entry.inode()
+                if entry.name.startswith(GATEWAY_METRICS):
+                    continue
+                if _is_regular(entry, or_absent=not rest):
+                    found[entry.name] = entry.inode()
         return found
+
+
+def _is_regular(entry: os.DirEntry[str], *, or_absent: bool) -> bool:
+    """Whether it is a file, through links; with ``or_absent``, ``OSError`` for what will never be one."""
+    try:
+        mode = entry.stat().st_mode
+    except FileNotFoundError:
+        return False
+    except OSError:
+        if or_absent:
+            raise
+        return False
+    if or_absent and not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return stat.S_ISREG(mode)
 
 
 def _identity(handle: int) -> str:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from detserve_client.card import first_mistake
 from detserve_server.errors import AuditBroken, AuditError
+from detserve_server.regular_file import read_regular
 from detserve_server.signing.keys import canonical_json, fingerprint, is_signed, signature
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 HEAD = "head.json"
 GENESIS = hashlib.sha256(b"detserve audit log 1").hexdigest()
 _SUBJECT = "audit head 1"
+_LARGEST_HEAD_BYTES = 2**24  # its position has 50 bytes for each rotated log
+_FINGERPRINT = re.compile("[0-9a-f]{16}")
 _FILE = re.compile(r"audit-(\d{4}-\d\d-\d\d)(?:\.([1-9]\d*))?\.jsonl")
 
 _Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -40,17 +43,41 @@ class Position:
     current: str = ""
 
 
-class Head(BaseModel):
-    """The end of the chain: its last record, the committed ``bytes`` of its ``file``, and the position."""
+class End(BaseModel):
+    """An end of the chain: its last record, the ``bytes`` of its ``file`` up to there, and the position."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Annotated[int, Field(ge=1, le=1)] = 1
     sequence: Annotated[int, Field(ge=0)] = 0
     hash: _Hash = GENESIS
     file: Annotated[str, Field(pattern=r"^(audit-[0-9.-]+\.jsonl)?$")] = ""
     bytes: Annotated[int, Field(ge=0)] = 0
     position: Position = Position()
+
+
+class Head(End):
+    """The committed end of the chain, as ``head.json`` signs it.
+
+    ``next`` is the end of the batch whose lines are being written: without it no line behind the head is of a
+    collector that was killed, so a newer head was there. Version 1 did not say it.
+    """
+
+    schema_version: Annotated[int, Field(ge=1, le=2)] = 2
+    next: End | None = None
+
+    @model_validator(mode="after")
+    def _version_1_has_no_next(self) -> Head:
+        if self.schema_version == 1 and self.next is not None:
+            raise ValueError("version 1 of a head has no next")
+        return self
+
+    def before(self, end: End) -> Head:
+        """The same head while the lines up to ``end`` are written."""
+        return self.model_copy(update={"schema_version": 2, "next": end})
+
+    def statement(self) -> dict[str, Any]:
+        """What is signed."""
+        return self.model_dump(mode="json", exclude={"next"} if self.schema_version == 1 else None)
 
 
 def chained(previous: str, body: Mapping[str, Any]) -> tuple[bytes, str]:
@@ -78,9 +105,20 @@ def audit_files(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: day_and_number(path.name))
 
 
+def aside_files(directory: Path) -> list[Path]:
+    """Ends of files that a collector moved aside."""
+    found = [path for path in directory.glob("audit-*.jsonl.aside-*") if path.is_file()]
+    return sorted(path for path in found if _FILE.fullmatch(path.name.partition(".aside-")[0]))
+
+
+def files_behind(directory: Path, name: str) -> list[Path]:
+    """The files that were written after the one called ``name``."""
+    return [path for path in audit_files(directory) if day_and_number(path.name) > day_and_number(name)]
+
+
 def write_head(directory: Path, head: Head, key: Ed25519PrivateKey) -> None:
     """Sign and replace ``head.json`` durably; raises ``OSError`` and leaves the old one when it cannot."""
-    statement = head.model_dump(mode="json")
+    statement = head.statement()
     content = {
         **statement,
         "key": fingerprint(key.public_key()),
@@ -88,7 +126,8 @@ def write_head(directory: Path, head: Head, key: Ed25519PrivateKey) -> None:
     }
     temporary = directory / f".{HEAD}.part"
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -104,7 +143,7 @@ def read_head(path: Path, key: Ed25519PublicKey | None) -> Head:
     Raises :class:`AuditError` when there is none, :class:`AuditBroken` when it is not signed with ``key``.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path, _LARGEST_HEAD_BYTES)
     except OSError as error:
         raise AuditError(
             f"{path} cannot be read ({error.strerror}); expected the signed end of an audit log, "
@@ -112,15 +151,17 @@ def read_head(path: Path, key: Ed25519PublicKey | None) -> Head:
         ) from None
     try:
         fields = json.loads(content)
-        signed_by, signed = str(fields.pop("key")), fields.pop("signature")
+        signed_by, signed = fields.pop("key"), fields.pop("signature")
+        if not (isinstance(signed, str) and _FINGERPRINT.fullmatch(signed_by)):
+            raise ValueError
         head = Head.model_validate(fields)
     except ValidationError as error:
         raise AuditBroken(first_mistake(error, str(path))) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise AuditBroken(f"{path} is no head of an audit log; it has been changed") from None
     if key is None:
         return head
-    if not is_signed(key, _SUBJECT, head.model_dump(mode="json"), signed):
+    if not is_signed(key, _SUBJECT, head.statement(), signed):
         whose = fingerprint(key)
         other = "" if signed_by == whose else f" (it names the key {signed_by})"
         raise AuditBroken(

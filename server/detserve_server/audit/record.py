@@ -20,6 +20,8 @@ from pydantic import (
 )
 
 _EXCERPT_BYTES = 400
+_TEXTS = ("time", "request_id", "client", "model", "method", "outcome")
+_NUMBERS = ("bytes_in", "bytes_out", "latency_s", "upstream_s")
 _INFERENCES = ("ModelInfer", "ModelStreamInfer", "infer")
 
 
@@ -73,6 +75,7 @@ def _seconds(value: object) -> object:
 
 _Text = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
 _LongText = Annotated[str, Field(max_length=4096), AfterValidator(_printable)]
+_KeyId = Annotated[str, Field(pattern="^([0-9a-f]{12})?$")]
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 _Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, lt=1e9, allow_inf_nan=False)]
 
@@ -80,6 +83,8 @@ _Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, lt=1e9, allow
 class AccessLine(BaseModel):
     """What the gateway says of one request; any other field it writes is dropped.
 
+    ``key`` is the id of the API key that was let in, ``claimed_key`` the one that a refused request named,
+    whoever sent it. ``one_in`` stands for how many refusals like it the line was written.
     ``bytes_in`` and ``bytes_out`` are of whole messages with their headers. ``latency_s`` runs from the
     first byte of the request to the last of the answer; ``upstream_s`` is the time for which Triton had the
     request.
@@ -90,6 +95,8 @@ class AccessLine(BaseModel):
     time: Annotated[AwareDatetime, AfterValidator(_utc)]
     request_id: _Text
     client: _Text = ""
+    key: _KeyId = ""
+    claimed_key: _KeyId = ""
     peer: _Text
     certificate: Annotated[
         _LongText, Field(validation_alias=AliasChoices("certificate", "certificate_subject"))
@@ -103,6 +110,7 @@ class AccessLine(BaseModel):
     bytes_out: _Count
     latency_s: _Seconds
     upstream_s: _Seconds = 0.0
+    one_in: Annotated[int, Field(ge=1, lt=2**53)] = 1
 
     @property
     def outcome(self) -> Outcome:
@@ -130,7 +138,7 @@ def record_of(line: bytes) -> dict[str, Any]:
         access = AccessLine.model_validate_json(line)
     except ValidationError as error:
         return untrusted(_reason(error), line[:_EXCERPT_BYTES], len(line), hashlib.sha256(line).hexdigest())
-    fields = access.model_dump(mode="json")
+    fields = access.model_dump(mode="json", exclude={"one_in"} if access.one_in == 1 else None)
     return {
         "kind": "request",
         **fields,
@@ -150,6 +158,21 @@ def gap(what: str) -> dict[str, Any]:
     return {"kind": "gap", "what": what}
 
 
+def is_complete(record: Mapping[str, Any]) -> bool:
+    """Whether a record has what is read of it, as :func:`record_of` and :func:`gap` write it.
+
+    A chain of anything else can be made by whoever has the key, or when no key is given to check it.
+    """
+    match record["kind"]:
+        case "request":
+            texts = (*map(record.get, _TEXTS), record.get("key", ""))
+            numbers = (*map(record.get, _NUMBERS), record.get("one_in", 1))
+            return all(map(_is_text, texts)) and all(map(_is_number, numbers))
+        case "untrusted":
+            return _is_text(record.get("sha256"))
+    return True
+
+
 def is_inference(record: Mapping[str, Any]) -> bool:
     """Whether a ``request`` record is one that sends pictures."""
     return str(record["method"]).rsplit("/", 1)[-1].endswith(_INFERENCES)
@@ -158,6 +181,14 @@ def is_inference(record: Mapping[str, Any]) -> bool:
 def timestamp(time: datetime) -> str:
     """UTC with milliseconds: ``2026-11-24T13:49:53.120Z``."""
     return time.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 2**53
 
 
 def _reason(error: ValidationError) -> str:

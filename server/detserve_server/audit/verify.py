@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from detserve_server.audit.aside import Aside
 from detserve_server.audit.chain import GENESIS, HEAD, Head, audit_files, chained, read_head
+from detserve_server.audit.record import is_complete
 from detserve_server.errors import AuditBroken, AuditError
+from detserve_server.regular_file import open_regular
 from detserve_server.signing.keys import canonical_json
 
 if TYPE_CHECKING:
@@ -62,6 +66,7 @@ def verify(
         fixed = head if path == directory / HEAD else read_head(path, key)
         wanted.setdefault(fixed.sequence, []).append((str(path), fixed.hash))
     _check_anchors(wanted, 0, GENESIS, "the beginning")
+    aside = Aside(directory, first)
     verdict, sequence, where = Verdict(), first - 1, "the beginning"
     for line in _lines(directory, first, head):
         sequence, where = int(line.record["sequence"]), line.where
@@ -69,6 +74,7 @@ def verify(
             continue
         _check_anchors(wanted, sequence, line.hash, where)
         _count(verdict, line.record)
+        aside.found(line.record)
         on_record(line.record)
     if sequence < head.sequence:
         raise AuditBroken(
@@ -83,6 +89,7 @@ def verify(
                 f"{files[0][0]} is of record {beyond}, and the log holds {first} to {head.sequence}: "
                 f"an older state of it was put back"
             )
+    aside.check()
     return verdict
 
 
@@ -111,7 +118,7 @@ def _lines(directory: Path, first: int, head: Head) -> Iterator[_Line]:
     """Every line whose hash follows from the one before it."""
     last, sequence = (GENESIS if first == 1 else ""), first - 1
     for path in audit_files(directory):
-        with _opened(path) as file:
+        with opened(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE_BYTES), b""), 1):
                 if sequence >= head.sequence and not line.endswith(b"\n"):
                     return  # being written
@@ -128,9 +135,10 @@ def _lines(directory: Path, first: int, head: Head) -> Iterator[_Line]:
                 yield _Line(where, record, digest)
 
 
-def _opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> BinaryIO:
+    """Open a file of the log; raises :class:`AuditError`."""
     try:
-        return path.open("rb")
+        return open_regular(path)
     except OSError as error:
         raise AuditError(f"{path} cannot be read ({error.strerror})") from None
 
@@ -141,6 +149,8 @@ def _parse(line: bytes, where: str) -> tuple[dict[str, Any], str]:
         digest = record.pop("hash")
         if type(record["sequence"]) is not int or not {str} >= {type(record["kind"]), type(digest)}:
             raise TypeError
+        if not record["kind"].isprintable() or not is_complete(record):
+            raise ValueError
         if canonical_json({**record, "hash": digest}) + b"\n" != line:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -160,7 +170,9 @@ def _check_sequence(found: int, expected: int, where: str) -> None:
 
 
 def _check_opening(record: Mapping[str, Any], name: str, where: str) -> None:
-    if record["kind"] != "file" or record.get("file") != name or not isinstance(record.get("previous"), str):
+    previous = record.get("previous")
+    is_hash = isinstance(previous, str) and re.fullmatch("[0-9a-f]{64}", previous)
+    if record["kind"] != "file" or record.get("file") != name or not is_hash:
         raise AuditBroken(
             f"{where}: this is not the first line of {name}: lines were removed or a file renamed"
         )
@@ -169,10 +181,18 @@ def _check_opening(record: Mapping[str, Any], name: str, where: str) -> None:
 def _wait_for_collector(directory: Path, key: Ed25519PublicKey | None, sequence: int) -> None:
     """Lines behind the head are of a batch that is being committed; the head follows at once."""
     deadline_s = time.monotonic() + _COLLECTOR_S
-    while read_head(directory / HEAD, key).sequence < sequence:
+    while (head := read_head(directory / HEAD, key)).sequence < sequence:
         if time.monotonic() > deadline_s:
             raise AuditBroken(
-                f"{directory} holds records up to {sequence} behind its signed head: they were put there, or "
-                f"the collector was killed while it wrote; start it once, which reads them again"
+                f"{directory} holds records up to {sequence} behind its signed head, which ends at "
+                f"{head.sequence}: {_why_behind(head, sequence)}"
             )
         time.sleep(_POLL_S)
+
+
+def _why_behind(head: Head, sequence: int) -> str:
+    killed = "the collector was killed while it wrote; start it once"
+    older = "they were put there, or an older head was put back; put the newest back"
+    if head.next is not None and sequence <= head.next.sequence:
+        return killed
+    return f"{older}, or {killed}" if head.schema_version == 1 else older

@@ -21,8 +21,8 @@ AUTHORITY_DAYS = 3650
 SERVER_DAYS = 90
 CLIENT_DAYS = 90
 
-# A machine whose clock is a little behind accepts what was made a moment ago.
-_CLOCK_SKEW = timedelta(minutes=5)
+#: A machine whose clock is a little behind accepts what was made a moment ago.
+CLOCK_SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: float
 ) -> x509.CertificateBuilder:
     now = datetime.now(timezone.utc)
-    begins = now - _CLOCK_SKEW if days > 0 else now + timedelta(days=days) - _CLOCK_SKEW
+    begins = now - CLOCK_SKEW if days > 0 else now + timedelta(days=days) - CLOCK_SKEW
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

@@ -1,4 +1,4 @@
-"""When each certificate of a folder expires."""
+"""When each certificate of a folder expires, and each revocation list."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from detserve_server.certificates.authority import common_name, hosts_of, read_certificate
+from detserve_server.certificates.revocation import read_lists
 
 #: A certificate is due when less than this share of its life is left.
 DUE_SHARE = 1 / 3
@@ -14,7 +15,7 @@ DUE_SHARE = 1 / 3
 
 @dataclass(frozen=True)
 class Expiry:
-    """One certificate: for whom, until when. ``state`` is ``valid``, ``due`` or ``expired``."""
+    """One certificate or list: for whom, until when. ``state`` is ``valid``, ``due`` or ``expired``."""
 
     path: Path
     name: str
@@ -29,14 +30,35 @@ def expiry_of(path: Path, now: datetime) -> Expiry:
     """Read a certificate; raises :class:`~detserve_server.errors.CertificateError`."""
     certificate = read_certificate(path)
     begins, expires = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    left = expires - now
-    state = "expired" if left <= timedelta(0) else "due" if left < (expires - begins) * DUE_SHARE else "valid"
     return Expiry(
         path=path,
         name=common_name(certificate),
         hosts=tuple(hosts_of(certificate)),
         serial=certificate.serial_number,
         expires=expires,
-        left=left,
-        state=state,
+        left=expires - now,
+        state=_state(begins, expires, now),
     )
+
+
+def expiries_of_lists(path: Path, now: datetime) -> list[Expiry]:
+    """The revocation lists of a file; raises :class:`~detserve_server.errors.CertificateError`."""
+    return [
+        Expiry(
+            path=path,
+            name=f"revoked by {revoked.issuer.rfc4514_string()}",
+            hosts=(),
+            serial=0,
+            expires=expires,
+            left=expires - now,
+            state=_state(revoked.last_update_utc, expires, now),
+        )
+        for revoked in read_lists(path)
+        if (expires := revoked.next_update_utc) is not None
+    ]
+
+
+def _state(begins: datetime, expires: datetime, now: datetime) -> str:
+    if expires <= now:
+        return "expired"
+    return "due" if expires - now < (expires - begins) * DUE_SHARE else "valid"

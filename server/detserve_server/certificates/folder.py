@@ -5,7 +5,10 @@
     tls/ca/ca.crt, ca.key            the authority; keep ca.key off the machines that serve
     tls/gateway/server.crt, .key     what the gateway shows
     tls/gateway/clients.crt          whose client certificates it accepts; a company's authority may be added
+    tls/gateway/clients.crl          which of them were revoked, from the first revocation on
+    tls/gateway/clients.crl.conf     tells an nginx in a container of clients.crl
     tls/clients/NAME.crt, .key       what a client shows; it checks the gateway against ca.crt
+    tls/clients/replaced/SERIAL.crt  what it showed before, so that it can be revoked
 """
 
 from __future__ import annotations
@@ -39,6 +42,21 @@ class CertificateFolder:
     def client_authorities(self) -> Path:
         """The authorities whose client certificates the gateway accepts."""
         return self.gateway / "clients.crt"
+
+    @property
+    def revoked(self) -> Path:
+        """The list of revoked client certificates."""
+        return self.gateway / "clients.crl"
+
+    @property
+    def revoked_directive(self) -> Path:
+        """The line of nginx's configuration that names the list."""
+        return self.gateway / "clients.crl.conf"
+
+    @property
+    def replaced(self) -> Path:
+        """Client certificates that were made anew before they expired."""
+        return self.root / "clients/replaced"
 
     def client(self, name: str) -> Path:
         """A client's certificate."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -54,11 +55,15 @@ def collect(
         int | None,
         typer.Option(min=1, max=65535, help="Serve requests by client to Prometheus on this port."),
     ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address for --metrics-port; 0.0.0.0 lets other machines read it.")
+    ] = "127.0.0.1",
 ) -> None:
     """Follow the gateway's access log and chain every line into the audit log, until Ctrl-C or SIGTERM.
 
     After SIGTERM it still reads what was written until then.
     """
+    from detserve_server.audit.access_log import GATEWAY_METRICS
     from detserve_server.audit.collect import collect as run
     from detserve_server.client_metrics import serve_client_metrics
     from detserve_server.signing.keys import create_key as create
@@ -69,6 +74,10 @@ def collect(
     if create_key and not key.exists():
         typer.echo(f"made {key}; verify with {create(key)}", err=True)
     private = read_private_key(key)
+    on_record: Callable[[Mapping[str, Any]], None] = lambda record: None  # noqa: E731
+    if metrics_port is not None:
+        gateway = log.with_name(GATEWAY_METRICS)
+        on_record = serve_client_metrics(metrics_port, address=metrics_host, gateway=gateway)
     try:
         count = run(
             log,
@@ -78,7 +87,7 @@ def collect(
             ending=lambda: bool(told),
             file_bytes=file_mib * 2**20,
             on_note=lambda note: typer.echo(f"detserve audit: {note}", err=True),
-            on_record=serve_client_metrics(metrics_port) if metrics_port else lambda record: None,
+            on_record=on_record,
         )
     except KeyboardInterrupt:
         return
@@ -102,6 +111,9 @@ def verify(directory: _Directory, key: _PublicKey = None, anchor: _Anchors = Non
 def usage(
     directory: _Directory,
     output: Annotated[Path | None, typer.Option(help="CSV file for the sums.")] = None,
+    by_key: Annotated[
+        bool, typer.Option("--by-key", help="A row for each key of a client, by its id.")
+    ] = False,
     since: Annotated[datetime | None, typer.Option("--from", formats=_DAY, help="First day, in UTC.")] = None,
     until: Annotated[datetime | None, typer.Option("--to", formats=_DAY, help="Last day, in UTC.")] = None,
     key: _PublicKey = None,
@@ -112,28 +124,35 @@ def usage(
 
     inferences: successful requests with pictures; a request of the detserve client holds one picture, one of
     another client at least one. compute_s: the seconds for which Triton had the requests, its queue included.
+    Where the gateway logs one refusal in n, requests and not ok are estimates: such a line counts n times.
     """
     from detserve_server.audit.usage import Usage, usage_csv
     from detserve_server.audit.verify import verify as run
 
-    sums = Usage(since.date() if since else None, until.date() if until else None)
+    sums = Usage(since.date() if since else None, until.date() if until else None, by_key=by_key)
     run(directory, _public(key), anchors=anchor or [], first=first, on_record=sums.update)
     rows = sums.rows()
     if output is not None:
-        write_whole(output, usage_csv(rows).encode())
-    Console(emoji=False).print(_table(rows))
+        write_whole(output, usage_csv(rows, by_key=by_key).encode())
+    table = _table(rows, by_key=by_key)
+    if sums.sampled:
+        table.caption = (
+            f"requests and not ok are estimates: {sums.sampled:,} lines stand for several refusals each"
+        )
+    Console(emoji=False).print(table)
     if sums.untrusted or sums.gaps:
         typer.echo(f"Not in the sums: {sums.untrusted} untrusted lines, {sums.gaps} gaps.", err=True)
 
 
-def _table(rows: list[Use]) -> Table:
-    table = Table("day", "client")
+def _table(rows: list[Use], *, by_key: bool) -> Table:
+    table = Table("day", "client", *(["key"] if by_key else []))
     for heading in ("requests", "not ok", "inferences", "MB in", "MB out", "compute s"):
         table.add_column(heading, justify="right")
     for use in rows:
         table.add_row(
             use.day,
             escape(use.client) or "(unknown)",
+            *([escape(use.key) or "(none)"] if by_key else []),
             f"{use.requests:,}",
             f"{use.not_ok:,}",
             f"{use.inferences:,}",

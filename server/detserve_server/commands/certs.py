@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from rich.console import Console
 from rich.table import Table
 
@@ -24,8 +28,10 @@ from detserve_server.certificates.authority import (
     read_certified,
     write_certified,
 )
-from detserve_server.certificates.expiry import expiry_of
+from detserve_server.certificates.expiry import expiries_of_lists, expiry_of
 from detserve_server.certificates.folder import CertificateFolder
+from detserve_server.certificates.replaced import keep_replaced, named
+from detserve_server.certificates.revocation import revoked_by, write_list
 from detserve_server.errors import CertificateError
 from detserve_server.keys.key import utc_now
 
@@ -57,6 +63,9 @@ def init(
         )
     write_certified(folder.authority, new_authority(name, days=days))
     write_whole(folder.client_authorities, folder.authority.read_bytes())
+    if folder.revoked.exists():  # an earlier authority's, whose clients are not accepted any more
+        folder.revoked.unlink()
+        write_list(folder, _authority(folder), [], utc_now())
     _said(
         f"{folder.authority} is what clients check the gateway against; "
         "keep the key beside it off the machines that serve."
@@ -84,17 +93,20 @@ def client(
     """Make a client's certificate."""
     folder = CertificateFolder(tls)
     path = folder.client(name)
-    if not name.replace("-", "a").replace("_", "a").replace(".", "a").isalnum() or len(name) > 64:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
         raise CertificateError(f"got the name {name!r}, expected up to 64 letters, digits, _ . -")
-    write_certified(path, new_client(_authority(folder), name, days=days))
+    authority = _authority(folder)
+    keep_replaced(folder, path)
+    write_certified(path, new_client(authority, name, days=days))
     _said(f"{path} and the key beside it are for {name}.")
 
 
 @app.command("list")
 def list_certificates(tls: Folder = DEFAULT_FOLDER) -> None:
-    """Show when each certificate expires; exit 1 when one has, or is due."""
-    now = utc_now()
-    found = [expiry_of(path, now) for path in _existing(CertificateFolder(tls))]
+    """Show when each certificate expires, and what is revoked; exit 1 when one has expired, or is due."""
+    folder, now = CertificateFolder(tls), utc_now()
+    found = [*(expiry_of(path, now) for path in _existing(folder)), *expiries_of_lists(folder.revoked, now)]
+    revoked = _revoked(folder)
     table = Table("certificate", "for", "expires", "days left", "state")
     for expiry in found:
         table.add_row(
@@ -102,11 +114,30 @@ def list_certificates(tls: Folder = DEFAULT_FOLDER) -> None:
             ", ".join(expiry.hosts) or expiry.name,
             f"{expiry.expires:%Y-%m-%d %H:%M} UTC",
             f"{expiry.left.total_seconds() / 86400:.1f}",
-            expiry.state,
+            "revoked" if expiry.serial in revoked else expiry.state,
         )
     Console(markup=False, emoji=False).print(table)
-    if any(expiry.state != "valid" for expiry in found):
+    for serial, since in revoked.items():
+        _said(f"revoked {since:%Y-%m-%d %H:%M} UTC: serial number {serial:x}")
+    if any(expiry.state != "valid" and expiry.serial not in revoked for expiry in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def revoke(
+    certificate: Annotated[
+        str, typer.Argument(metavar="NAME|SERIAL|FILE", help="A name means every certificate made for it.")
+    ],
+    tls: Folder = DEFAULT_FOLDER,
+) -> None:
+    """Take client certificates back; a running gateway refuses them within seconds."""
+    folder, now = CertificateFolder(tls), utc_now()
+    authority = _authority(folder)
+    serials = _serials(folder, authority.certificate, certificate)
+    write_list(folder, authority, serials, now)
+    for serial in serials:
+        _said(f"serial number {serial:x} is revoked.")
+    _said(f"{folder.revoked} goes to every gateway; a running one takes it up within seconds.")
 
 
 @app.command()
@@ -114,14 +145,60 @@ def rotate(
     all_certificates: Annotated[bool, typer.Option("--all", help="Those that are not due yet too.")] = False,
     tls: Folder = DEFAULT_FOLDER,
 ) -> None:
-    """Make the certificates that are due anew, for the same names and for as long."""
+    """Make the certificates that are due anew, for the same names and for as long.
+
+    A revoked one stays as it is unless --all is given; detserve certs issue client makes one anew as well.
+    """
     folder = CertificateFolder(tls)
     authority, now = _authority(folder), utc_now()
+    revoked = _revoked(folder)
     for path in _existing(folder):
-        if path == folder.authority or (expiry_of(path, now).state == "valid" and not all_certificates):
+        expiry = expiry_of(path, now)
+        due = expiry.state != "valid" and expiry.serial not in revoked
+        if path == folder.authority or not (due or all_certificates):
             continue
+        if path != folder.server:
+            keep_replaced(folder, path)
         write_certified(path, _again(authority, path))
         _said(f"{path} is made anew.")
+    if folder.revoked.exists():
+        write_list(folder, authority, [], now)
+
+
+def _serials(folder: CertificateFolder, authority: x509.Certificate, wanted: str) -> list[int]:
+    """The serial numbers that a name, a serial number or a file stands for."""
+    if found := named(folder, wanted):
+        of_this_authority = [each for each in found if _signed_by(authority, each)]
+        if not of_this_authority:
+            raise CertificateError(
+                f"the certificate of {wanted} is not signed by {folder.authority}; who did can revoke it"
+            )
+        return [each.serial_number for each in of_this_authority]
+    if Path(wanted).is_file():
+        certificate = read_certificate(Path(wanted))
+        if not _signed_by(authority, certificate) or hosts_of(certificate):
+            raise CertificateError(f"{wanted} is no client's certificate signed by {folder.authority}")
+        return [certificate.serial_number]
+    if re.fullmatch(r"[0-9A-Fa-f]{30,40}", wanted):
+        return [int(wanted, 16)]
+    raise CertificateError(
+        f"got {wanted!r}, expected a name in {folder.root / 'clients'}, a serial number of 30 to 40 "
+        "hexadecimal digits or the file of a certificate"
+    )
+
+
+def _signed_by(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _revoked(folder: CertificateFolder) -> dict[int, datetime]:
+    if not folder.authority.exists():
+        return {}
+    return revoked_by(read_certificate(folder.authority), folder.revoked)
 
 
 def _again(authority: Certified, path: Path) -> Certified:

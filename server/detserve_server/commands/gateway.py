@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,7 @@ def render(
             certificate=tls / "server.crt",
             certificate_key=tls / "server.key",
             client_authorities=tls / "clients.crt" if require_client_certificate else None,
+            client_crl_conf=tls / "clients.crl.conf" if require_client_certificate else None,
             keys=keys,
             secret=configuration / "secret.conf",
             access_log=access_log,
@@ -66,6 +68,11 @@ def render(
     except ValidationError as error:
         first = error.errors()[0]
         raise GatewayError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if require_client_certificate and Path(os.path.relpath(tls, configuration)) != Path("../tls"):
+        raise GatewayError(
+            f"got --tls {tls} and --configuration {configuration}, expected X/tls and X/gateway with "
+            "client certificates: the revoked ones are looked for in ../tls, seen from nginx.conf"
+        )
     triton_file = output / "triton.env"
     secret = read_secret(triton_file) if triton_file.exists() else new_secret()
     write_secret(output / "secret.conf", triton_file, secret)

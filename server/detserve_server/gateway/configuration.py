@@ -33,10 +33,15 @@ _KEY_IDENTITY = r"""
     include @{keys};
 """
 
+# A subject as nginx writes it (RFC 2253): attributes end at a comma or a plus, which stand behind a backslash
+# within a value. Exactly one attribute is a common name, wherever it stands.
+_OTHER_ATTRIBUTE = r"(?!CN=)(?:[^\x5c,+]|\x5c.)*+"
+_COMMON_NAME = rf"(?:{_OTHER_ATTRIBUTE}[,+])*+CN=([A-Za-z0-9_.-]{{1,64}})(?:[,+]{_OTHER_ATTRIBUTE})*+"
+
 _CERTIFICATE_IDENTITY = r"""
     map "$ssl_client_verify:$ssl_client_s_dn" $detserve_identity {
         default "";
-        "~^SUCCESS:(?:.*[^\x5c],)?CN=([A-Za-z0-9_.-]{1,64})(?:,.*)?$" $1;
+        "~^SUCCESS:@{common_name}$" $1;
     }
     map $detserve_identity $detserve_client {
         default $detserve_identity;
@@ -44,10 +49,19 @@ _CERTIFICATE_IDENTITY = r"""
     map $detserve_identity $detserve_models {
         default "*";
     }
-    map $detserve_identity $detserve_identity_fault {
-        default "a client certificate with a common name of letters, digits, _ . - is needed";
+    map $ssl_client_verify $detserve_identity_fault {
+        default "a client certificate is needed";
+        SUCCESS "the client certificate needs exactly one common name, of 1 to 64 letters, digits, _ . -";
     }
 """
+
+
+_PACE = (
+    "limit_req zone=refused burst=500 delay=100;",
+    "limit_conn concurrency_refused 100;",
+    "limit_req_status 444;",
+    "limit_conn_status 444;",
+)
 
 
 class _Template(string.Template):
@@ -64,6 +78,8 @@ def render(settings: GatewaySettings) -> str:
         settings.model_dump(),
         workers=settings.workers or "auto",
         error_log=settings.error_log or "stderr",
+        open_files=2 * settings.connections + 256,
+        pace="\n".join(_indented(3, line) for line in _PACE),
         shutdown_timeout_s=settings.inference_timeout_s + settings.client_timeout_s,
         identity=_identity(settings).strip("\n"),
         grpc_servers=_servers([(upstream.grpc, upstream.weight) for upstream in settings.upstreams]),
@@ -75,6 +91,7 @@ def render(settings: GatewaySettings) -> str:
         http_secret=_indented(3, "proxy_set_header detserve-gateway $detserve_secret;") if secret else "",
         listen="\n".join(_indented(2, f"listen {address} ssl http2;") for address in settings.listen),
         client_certificates=_client_certificates(settings),
+        sessions=_sessions(settings),
     )
 
 
@@ -95,7 +112,8 @@ def _identity(settings: GatewaySettings) -> str:
         state = "NONE" if settings.client_authorities is None else "SUCCESS"
         return _Template(_KEY_IDENTITY).substitute(keys=settings.keys, certificate_state=state)
     limits = limit_directives(settings.certificate_limits, "$detserve_identity", "certificate")
-    return _CERTIFICATE_IDENTITY + "\n".join(_indented(1, line) for line in limits)
+    identity = _Template(_CERTIFICATE_IDENTITY).substitute(common_name=_COMMON_NAME)
+    return identity + "\n".join(_indented(1, line) for line in limits)
 
 
 def _client_certificates(settings: GatewaySettings) -> str:
@@ -105,15 +123,26 @@ def _client_certificates(settings: GatewaySettings) -> str:
         f"ssl_client_certificate {settings.client_authorities};",
         "ssl_verify_client optional;",  # a wrong certificate is refused by nginx, a missing one by the maps
         "ssl_verify_depth 3;",
+        "keepalive_timeout 15s;",  # a certificate is checked when a connection begins: it shall not last
     ]
+    if settings.client_crl is not None:
+        lines.append(f"ssl_crl {settings.client_crl};")
+    elif settings.client_crl_conf is not None:
+        path = str(settings.client_crl_conf)
+        lines.append(f"include {path[:-1]}[{path[-1]}];")  # a pattern may match nothing, a name may not
     return "".join(_indented(2, line) + "\n" for line in lines)
 
 
+def _sessions(settings: GatewaySettings) -> str:
+    # A resumed session has the verdict on its certificate of the day when it began.
+    cache = "shared:detserve:10m" if settings.client_authorities is None else "off"
+    return _indented(2, f"ssl_session_cache {cache};")
+
+
 def _servers(weighted: list[tuple[str, int]]) -> str:
-    # A lone server is never marked as down: that would refuse requests when it is back.
-    fails = " max_fails=0" if len(weighted) == 1 else " max_fails=1 fail_timeout=2s"
+    # max_fails=0: a client can have a server break its request, which nginx would count against the server.
     return "\n".join(
-        _indented(2, f"server {address} weight={weight}{fails};") for address, weight in weighted
+        _indented(2, f"server {address} weight={weight} max_fails=0;") for address, weight in weighted
     )
 
 

@@ -20,10 +20,12 @@ from pydantic import ValidationError
 
 from detserve_client.files import write_whole
 from detserve_server import guard
+from detserve_server.certificates.revocation import check_lists
 from detserve_server.errors import GatewayError, ServerStopped
 from detserve_server.gateway.configuration import render
 from detserve_server.gateway.secret import write_secret
 from detserve_server.gateway.settings import GatewaySettings, Upstream
+from detserve_server.keys.key import utc_now
 from detserve_server.keys.store import nginx_keys, read_keys
 from detserve_server.ports import LOOPBACK, choose_ports, is_free
 
@@ -34,6 +36,7 @@ _STOP_S = 5.0
 
 #: The file names of ``--tls DIR``, as ``detserve certs`` writes them.
 SERVER_CERTIFICATE, SERVER_KEY, CLIENT_AUTHORITIES = "server.crt", "server.key", "clients.crt"
+CLIENT_CRL = "clients.crl"
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,12 @@ def running_gateway(
 ) -> Iterator[RunningGateway]:
     """Run nginx in front of ``upstreams``; changed keys and certificates are taken up within a second.
 
-    ``tls`` holds server.crt, server.key and, for client certificates, clients.crt; ``keys`` is a keys.json.
+    ``tls`` holds server.crt, server.key and, for client certificates, clients.crt, with clients.crl from the
+    first revocation on; ``keys`` is a keys.json.
     ``limits`` are further fields of :class:`GatewaySettings`.
 
     Raises :class:`GatewayError`: nginx is not installed, refuses the configuration or does not start.
+    Raises :class:`CertificateError`: clients.crl is gone, or lacks the list of an authority of clients.crt.
     """
     nginx = find_nginx()
     port = choose_ports({"the gateway": port})["the gateway"]
@@ -117,7 +122,7 @@ def running_gateway(
         def refresh() -> None:
             if keys is not None:
                 write_whole(folder / "keys.conf", nginx_keys(read_keys(keys)).encode(), mode=0o600)
-            write_whole(folder / "nginx.conf", render(settings).encode(), mode=0o600)
+            write_whole(folder / "nginx.conf", render(_with_revoked(settings, tls)).encode(), mode=0o600)
             check_configuration(nginx, folder)
 
         refresh()
@@ -125,6 +130,7 @@ def running_gateway(
             _wait_until_listening(process, host, port, folder)
             running = RunningGateway(host, port, process.pid, access_log, process, refresh)
             watched = [settings.certificate, settings.certificate_key, settings.client_authorities, keys]
+            watched.append((tls / CLIENT_CRL).resolve())
             with _watching([path for path in watched if path is not None], running):
                 yield running
     finally:
@@ -162,6 +168,14 @@ def _present(tls: Path, name: str) -> Path:
     if not path.is_file():
         raise GatewayError(f"{path} is missing; make it with detserve certs, or put your own file there")
     return path
+
+
+def _with_revoked(settings: GatewaySettings, tls: Path) -> GatewaySettings:
+    crl = (tls / CLIENT_CRL).resolve()
+    if settings.client_authorities is None or not (crl.exists() or (tls / f"{CLIENT_CRL}.conf").exists()):
+        return settings
+    check_lists(settings.client_authorities, crl, utc_now())
+    return settings.model_copy(update={"client_crl": crl})
 
 
 def _command(nginx: str, folder: Path) -> list[str]:

@@ -72,12 +72,15 @@ class GatewaySettings(_Settings):
             ``detserve certs`` or a company's own authority.
         client_authorities: PEM file of the authorities whose client certificates are accepted; with it a
             client must show one.
+        client_crl: PEM file of the revocation lists (CRLs) of all those authorities.
+        client_crl_conf: instead, a file with the directive ``ssl_crl`` that nginx includes once it is there.
         keys: the ``keys.conf`` that ``detserve keys`` writes. Without it, a client is who its certificate's
             common name says, may use every model and has ``certificate_limits``.
         secret: file with the header that Triton wants from the gateway; see
             :func:`~detserve_server.gateway.secret.write_secret`.
         error_log: None is the standard error stream.
-        run_dir: writable folder for the pid and for bodies that are larger than 1 MiB.
+        run_dir: writable folder for the pid, for alerts.log and for bodies that are larger than 1 MiB.
+        connections: places of one worker, those to Triton included; each wants two open files.
     """
 
     listen: tuple[ListenAddress, ...] = Field(("8443",), min_length=1)
@@ -85,6 +88,8 @@ class GatewaySettings(_Settings):
     certificate: PlainPath
     certificate_key: PlainPath
     client_authorities: PlainPath | None = None
+    client_crl: PlainPath | None = None
+    client_crl_conf: PlainPath | None = None
     keys: PlainPath | None = None
     secret: PlainPath | None = None
     certificate_limits: Limits = Limits()
@@ -95,6 +100,7 @@ class GatewaySettings(_Settings):
     client_timeout_s: int = Field(10, ge=1)
     inference_timeout_s: int = Field(60, ge=1)
     workers: int | None = Field(None, ge=1)
+    connections: int = Field(2048, ge=64, le=65_536)
 
     @model_validator(mode="after")
     def _somebody_is_known(self) -> GatewaySettings:

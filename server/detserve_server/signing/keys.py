@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 from detserve_client.errors import DetserveError, MissingExtra
 from detserve_client.files import write_whole
 from detserve_server.errors import SigningKeyError
+from detserve_server.regular_file import read_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+_LARGEST_KEY_BYTES = 2**16
 
 
 def canonical_json(value: Mapping[str, Any]) -> bytes:
@@ -122,7 +125,7 @@ def _message(subject: str, statement: Mapping[str, Any]) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, _LARGEST_KEY_BYTES)
     except OSError as error:
         raise SigningKeyError(f"the key {path} cannot be read ({error.strerror})") from None
 
