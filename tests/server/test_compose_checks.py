@@ -294,6 +294,11 @@ ODD_STATE: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "holds no secret",
     ),
     "Triton's secret a folder": ("gateway/triton.env", _folder, "triton.env is a folder"),
+    "nginx's configuration of bytes": (
+        "gateway/nginx.conf",
+        lambda path: path.write_bytes(b"ssl_client_certificate" + BINARY),
+        "is of an earlier version",
+    ),
     "the log a file": ("log", _a_file, "log is no folder"),
     "the log a link to itself": ("log", _link, "no "),
     "the gateway's folder a file": ("gateway", _a_file, "no "),
