@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from detserve_client import DetectionClient
 from detserve_server.embedded import RunningServer, embedded_server
@@ -122,6 +123,26 @@ def test_a_hanging_one_holds_up_few_and_loses_nothing(
         sent.wait_for(50)
     assert sent.errors == []
     print(f"{sent.answered - started} answered, slowest {sent.slowest_s:.2f} s")
+
+
+@pytest.mark.parametrize("header", [{"grpc-timeout": "soon"}, {"picture-bin": "%%%"}])
+def test_a_client_s_header_takes_no_server_from_the_others(
+    gateway: NginxGateway, boxes: int, header: dict[str, str]
+) -> None:
+    """Triton breaks a call with such a header, which is the client's fault and not the server's."""
+    call = f"https://{gateway.url.partition('://')[2]}/inference.GRPCInferenceService/ModelInfer"
+    with (
+        load(gateway, DEFAULT, PICTURE, boxes) as sent,
+        urllib3.PoolManager(ca_certs=str(gateway.folder / "ca.crt"), retries=False) as pool,
+    ):
+        sent.wait_for(30)
+        for _ in range(30):
+            pool.request("POST", call, body=bytes(5), headers={**gateway.security.headers(), **header})
+            time.sleep(0.1)
+        sent.wait_for(30)
+    failed = [record for record in gateway.inferences() if record["outcome"] != "ok"]
+    assert sent.errors == []
+    assert len(failed) == 30, "those of the one client, and none that another had to send again"
 
 
 def test_one_drained_under_load_loses_nothing(

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -104,7 +105,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Script]]:
 
 
 @contextmanager
-def _running(folder: Path, ports: tuple[int, ...], *, concurrency: int = 4) -> Iterator[Script]:
+def _running(
+    folder: Path, ports: tuple[int, ...], *, concurrency: int = 4, before: str = ":"
+) -> Iterator[Script]:
     etc = folder / "etc"
     for name in ("gateway", "tls", "keys"):
         (etc / name).mkdir(parents=True)
@@ -140,7 +143,9 @@ def _running(folder: Path, ports: tuple[int, ...], *, concurrency: int = 4) -> I
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["sh", CHECKOUT / "deploy/gateway/serve.sh"], env=environment, stderr=output
+            ["sh", "-c", f'{before}; exec sh "$0"', CHECKOUT / "deploy/gateway/serve.sh"],
+            env=environment,
+            stderr=output,
         )
     try:
         wait_for(lambda: not is_free(port) and (folder / "nginx.pid").exists(), 10)
@@ -263,3 +268,15 @@ def test_when_none_answers_none_is_taken_out(start) -> None:
         script = start(one, other)
         time.sleep(10)
         assert "no answer from" not in script.said()
+
+
+def test_idle_connections_lock_nobody_out(start) -> None:
+    """More of them than nginx may have open files: each new one takes the place of the oldest."""
+    with answering() as triton, ExitStack() as stack:
+        script = start(triton, before="ulimit -n 1024")
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        for _ in range(1200):
+            raw = socket.create_connection(("127.0.0.1", script.port), timeout=5)
+            stack.enter_context(context.wrap_socket(raw))
+        assert {script.status() for _ in range(20)} == {200}
