@@ -9,11 +9,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -24,11 +24,13 @@ from detserve_server.errors import GatewayError, ServerStopped
 from detserve_server.gateway.configuration import render
 from detserve_server.gateway.secret import write_secret
 from detserve_server.gateway.settings import GatewaySettings, Upstream
-from detserve_server.keys.store import nginx_keys, read_keys
+from detserve_server.gateway.watching import ChangingFiles, say, stamps, watching
+from detserve_server.keys.gateways import announced
+from detserve_server.keys.nginx import notes_of
+from detserve_server.keys.store import keys_for_nginx
 from detserve_server.ports import LOOPBACK, choose_ports, is_free
 
 _POLL_S = 0.05
-_WATCH_S = 0.5
 _START_S = 10.0
 _STOP_S = 5.0
 
@@ -62,8 +64,10 @@ class RunningGateway:
 
         Raises :class:`GatewayError` when nginx refuses them, and goes on with the old ones.
         """
-        self._refresh()
-        self._process.send_signal(signal.SIGHUP)
+        try:
+            self._refresh()
+        finally:
+            self._process.send_signal(signal.SIGHUP)
 
     def check_running(self) -> None:
         """Raise :class:`ServerStopped` when nginx has ended by itself."""
@@ -87,7 +91,9 @@ def running_gateway(
     """Run nginx in front of ``upstreams``; changed keys and certificates are taken up within a second.
 
     ``tls`` holds server.crt, server.key and, for client certificates, clients.crt; ``keys`` is a keys.json.
-    ``limits`` are further fields of :class:`GatewaySettings`.
+    ``limits`` are further fields of :class:`GatewaySettings`. A change that cannot be read, or that nginx
+    refuses, is said on the standard error stream and in ``gateway.prom`` beside the access log; what was in
+    force stays so. A file beside ``keys`` says where it runs, for ``detserve keys`` to ask.
 
     Raises :class:`GatewayError`: nginx is not installed, refuses the configuration or does not start.
     """
@@ -98,12 +104,15 @@ def running_gateway(
     folder = Path(tempfile.mkdtemp(prefix="detserve-gateway-"))
     folder.chmod(0o711)  # nginx's workers run as nobody where its master is root
     try:
+        certificates = {name: _present(tls, name) for name in (SERVER_CERTIFICATE, SERVER_KEY)}
+        if require_client_certificate:
+            certificates[CLIENT_AUTHORITIES] = _present(tls, CLIENT_AUTHORITIES)
         settings = _settings(
             listen=(f"{host}:{port}",),
             upstreams=tuple(upstreams),
-            certificate=_present(tls, SERVER_CERTIFICATE),
-            certificate_key=_present(tls, SERVER_KEY),
-            client_authorities=_present(tls, CLIENT_AUTHORITIES) if require_client_certificate else None,
+            certificate=folder / SERVER_CERTIFICATE,
+            certificate_key=folder / SERVER_KEY,
+            client_authorities=folder / CLIENT_AUTHORITIES if require_client_certificate else None,
             keys=folder / "keys.conf" if keys else None,
             secret=folder / "secret.conf" if secret else None,
             access_log=str(access_log),
@@ -113,19 +122,29 @@ def running_gateway(
         )
         if secret:
             write_secret(folder / "secret.conf", folder / "triton.env", secret)
+        write_whole(folder / "nginx.conf", render(settings).encode(), mode=0o600)
+        sources: dict[str, Callable[[], dict[str, bytes]]] = {
+            "certificates": lambda: {name: path.read_bytes() for name, path in certificates.items()}
+        }
+        if keys is not None:
+            sources["keys"] = partial(_keys, keys, set())
+        files = ChangingFiles(folder, sources, lambda: check_configuration(nginx, folder))
 
         def refresh() -> None:
-            if keys is not None:
-                write_whole(folder / "keys.conf", nginx_keys(read_keys(keys)).encode(), mode=0o600)
-            write_whole(folder / "nginx.conf", render(settings).encode(), mode=0o600)
-            check_configuration(nginx, folder)
+            if refused := files.take_up():
+                raise GatewayError("; ".join(refused.values()))
 
+        watched = [*certificates.values(), *([keys] if keys else [])]
+        seen = stamps(watched)
         refresh()
         with _process(nginx, folder) as process:
             _wait_until_listening(process, host, port, folder)
             running = RunningGateway(host, port, process.pid, access_log, process, refresh)
-            watched = [settings.certificate, settings.certificate_key, settings.client_authorities, keys]
-            with _watching([path for path in watched if path is not None], running):
+            hang_up = partial(process.send_signal, signal.SIGHUP)
+            with (
+                watching(watched, seen, files, hang_up, access_log),
+                announced(keys, host, port, process.pid) if keys else nullcontext(),
+            ):
                 yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -157,8 +176,18 @@ def _settings(**fields: object) -> GatewaySettings:
         raise GatewayError(f"the gateway's {where or 'settings'}: {first['msg']}") from None
 
 
+def _keys(path: Path, said: set[str]) -> dict[str, bytes]:
+    """``keys.conf`` of the present keys; a key that nginx could not hold is said once."""
+    text = keys_for_nginx(path)
+    for note in notes_of(text):
+        if note not in said:
+            said.add(note)
+            say(note)
+    return {"keys.conf": text}
+
+
 def _present(tls: Path, name: str) -> Path:
-    path = (tls / name).resolve()
+    path = (tls / name).absolute()
     if not path.is_file():
         raise GatewayError(f"{path} is missing; make it with detserve certs, or put your own file there")
     return path
@@ -202,37 +231,3 @@ def _wait_until_listening(process: subprocess.Popen[bytes], host: str, port: int
             log = (folder / "error.log").read_text(errors="replace").strip().splitlines()
             raise GatewayError(f"nginx does not start: {log[-1] if log else 'it says nothing'}")
         time.sleep(_POLL_S)
-
-
-@contextmanager
-def _watching(paths: list[Path], gateway: RunningGateway) -> Iterator[None]:
-    """Reload when a file has changed, and again until nginx takes it: a pair is never written at once."""
-    stopped = threading.Event()
-
-    def watch() -> None:
-        taken = _stamps(paths)
-        while not stopped.wait(_WATCH_S):
-            stamps = _stamps(paths)
-            if stamps != taken:
-                with contextlib.suppress(Exception):
-                    gateway.reload()
-                    taken = stamps
-
-    thread = threading.Thread(target=watch, name="detserve-gateway-watch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _stamps(paths: list[Path]) -> list[tuple[int, int, int] | None]:
-    stamps: list[tuple[int, int, int] | None] = []
-    for path in paths:
-        try:
-            found = path.stat()
-            stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
-        except OSError:
-            stamps.append(None)
-    return stamps
