@@ -181,7 +181,6 @@ until [ -n "$found" ]; do
     found=$(addresses)
 done
 
-ulimit -n "$(ulimit -Hn)" 2>/dev/null
 served=$(state)
 take_up || exit 1
 already=$(killed)

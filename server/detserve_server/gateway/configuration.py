@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import string
+from functools import lru_cache
 from importlib.resources import files
 
 from detserve_server.gateway.settings import GatewaySettings, Limits
@@ -30,7 +32,33 @@ _KEY_IDENTITY = r"""
         "~^@{certificate_state}:0:" "this key has expired";
         "~^(?!@{certificate_state}:)" "a client certificate is needed";
     }
+    # The file of keys says its serial; one of an earlier version has none.
+    map "" $detserve_keys_serial {
+        default "";
+    }
     include @{keys};
+    limit_req_zone $binary_remote_addr zone=keys_serial:1m rate=10r/s;
+"""
+
+# try_files, because a return would answer before limit_req counts.
+_KEYS_LOCATION = r"""
+        # For detserve keys, which waits until a change is in force: a hash of hashes, for whoever asks.
+        location = /gateway/keys {
+            access_log off;
+            limit_req zone=keys_serial burst=20 nodelay;
+            if ($request_method != GET) {
+                return 403;
+            }
+            root /dev/null;
+            try_files /no-file @keys_serial;
+        }
+
+        location @keys_serial {
+            access_log off;
+            default_type application/json;
+            add_header Cache-Control no-store;
+            return 200 '{"serial":"$detserve_keys_serial"}';
+        }
 """
 
 # A subject as nginx writes it (RFC 2253): attributes end at a comma or a plus, which stand behind a backslash
@@ -78,7 +106,7 @@ def render(settings: GatewaySettings) -> str:
         settings.model_dump(),
         workers=settings.workers or "auto",
         error_log=settings.error_log or "stderr",
-        open_files=2 * settings.connections + 256,
+        open_files=open_files(settings.connections),
         pace="\n".join(_indented(3, line) for line in _PACE),
         shutdown_timeout_s=settings.inference_timeout_s + settings.client_timeout_s,
         identity=_identity(settings).strip("\n"),
@@ -92,19 +120,42 @@ def render(settings: GatewaySettings) -> str:
         listen="\n".join(_indented(2, f"listen {address} ssl http2;") for address in settings.listen),
         client_certificates=_client_certificates(settings),
         sessions=_sessions(settings),
+        keys_location="" if settings.keys is None else _KEYS_LOCATION.strip("\n") + "\n",
     )
 
 
-def limit_directives(limits: Limits, variable: str, name: str) -> list[str]:
-    """Directives that hold each value of an nginx variable to ``limits``; an empty value is not held."""
-    rate = limits.rate_per_s
-    per = f"{rate:.0f}r/s" if rate >= 1 and float(rate).is_integer() else f"{max(1, round(rate * 60))}r/m"
+@lru_cache(10_000)
+def open_files(connections: int) -> int:
+    """Of a worker with so many places: one to a client and one to Triton or of a body each, and logs."""
+    return 2 * connections + 256
+
+
+def requests_per_min(rate_per_s: float) -> int:
+    """What nginx is told of a rate: it counts whole requests a second or a minute, one a minute at least."""
+    return max(1, round(rate_per_s * 60))
+
+
+def limit_directives(limits: Limits, variable: str, name: str, *, clients: int = 7500) -> list[str]:
+    """Directives that hold each value of an nginx variable to ``limits``; an empty value is not held.
+
+    The zones have room for so many ``clients``: where one is full, nginx forgets rates or refuses requests.
+    A client takes 128 bytes for its rate and 64 while it has requests under way.
+    """
+    per_min = requests_per_min(limits.rate_per_s)
+    per_s, rest = divmod(per_min, 60)
+    rate = f"{per_min}r/m" if rest else f"{per_s}r/s"
     return [
-        f"limit_req_zone {variable} zone=rate_{name}:1m rate={per};",
-        f"limit_req zone=rate_{name} burst={max(1, round(rate))} nodelay;",
-        f"limit_conn_zone {variable} zone=concurrency_{name}:1m;",
+        f"limit_req_zone {variable} zone=rate_{name}:{_zone_kib(128 * clients)}k rate={rate};",
+        f"limit_req zone=rate_{name} burst={max(1, round(per_min / 60))} nodelay;",
+        f"limit_conn_zone {variable} zone=concurrency_{name}:{_zone_kib(64 * clients)}k;",
         f"limit_conn concurrency_{name} {limits.concurrency};",
     ]
+
+
+def _zone_kib(content_bytes: int) -> int:
+    """A power of two: a zone's counters are lost when its size changes. 20 KiB and 2 % are nginx's own."""
+    needed_kib = math.ceil(20 + content_bytes * 1.02 / 1024)
+    return max(64, 1 << (needed_kib - 1).bit_length())
 
 
 def _identity(settings: GatewaySettings) -> str:

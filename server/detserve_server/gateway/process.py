@@ -9,28 +9,30 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from detserve_client.files import write_whole
 from detserve_server import guard
 from detserve_server.certificates.revocation import check_lists
 from detserve_server.errors import GatewayError, ServerStopped
 from detserve_server.gateway.configuration import render
 from detserve_server.gateway.secret import write_secret
 from detserve_server.gateway.settings import GatewaySettings, Upstream
+from detserve_server.gateway.upkeep import ALERTS, killed_workers, places, turn_logs_over, with_new_counts
+from detserve_server.gateway.watching import ChangingFiles, say, stamps, watching
+from detserve_server.keys.gateways import announced
 from detserve_server.keys.key import utc_now
-from detserve_server.keys.store import nginx_keys, read_keys
+from detserve_server.keys.nginx import notes_of
+from detserve_server.keys.store import keys_for_nginx
 from detserve_server.ports import LOOPBACK, choose_ports, is_free
 
 _POLL_S = 0.05
-_WATCH_S = 0.5
 _START_S = 10.0
 _STOP_S = 5.0
 
@@ -65,8 +67,10 @@ class RunningGateway:
 
         Raises :class:`GatewayError` when nginx refuses them, and goes on with the old ones.
         """
-        self._refresh()
-        self._process.send_signal(signal.SIGHUP)
+        try:
+            self._refresh()
+        finally:
+            self._process.send_signal(signal.SIGHUP)
 
     def check_running(self) -> None:
         """Raise :class:`ServerStopped` when nginx has ended by itself."""
@@ -90,8 +94,10 @@ def running_gateway(
     """Run nginx in front of ``upstreams``; changed keys and certificates are taken up within a second.
 
     ``tls`` holds server.crt, server.key and, for client certificates, clients.crt, with clients.crl from the
-    first revocation on; ``keys`` is a keys.json.
-    ``limits`` are further fields of :class:`GatewaySettings`.
+    first revocation on; ``keys`` is a keys.json. ``limits`` are further fields of :class:`GatewaySettings`.
+    A change that cannot be read, or that nginx refuses, is said on the standard error stream and in
+    ``gateway.prom`` beside the access log; what was in force stays so. A file beside ``keys`` says where it
+    runs, for ``detserve keys`` to ask.
 
     Raises :class:`GatewayError`: nginx is not installed, refuses the configuration or does not start.
     Raises :class:`CertificateError`: clients.crl is gone, or lacks the list of an authority of clients.crt.
@@ -103,12 +109,15 @@ def running_gateway(
     folder = Path(tempfile.mkdtemp(prefix="detserve-gateway-"))
     folder.chmod(0o711)  # nginx's workers run as nobody where its master is root
     try:
+        certificates = {name: _present(tls, name) for name in (SERVER_CERTIFICATE, SERVER_KEY)}
+        if require_client_certificate:
+            certificates[CLIENT_AUTHORITIES] = _present(tls, CLIENT_AUTHORITIES)
         settings = _settings(
             listen=(f"{host}:{port}",),
             upstreams=tuple(upstreams),
-            certificate=_present(tls, SERVER_CERTIFICATE),
-            certificate_key=_present(tls, SERVER_KEY),
-            client_authorities=_present(tls, CLIENT_AUTHORITIES) if require_client_certificate else None,
+            certificate=folder / SERVER_CERTIFICATE,
+            certificate_key=folder / SERVER_KEY,
+            client_authorities=folder / CLIENT_AUTHORITIES if require_client_certificate else None,
             keys=folder / "keys.conf" if keys else None,
             secret=folder / "secret.conf" if secret else None,
             access_log=str(access_log),
@@ -116,23 +125,42 @@ def running_gateway(
             run_dir=folder,
             **limits,
         )
+        settings = settings.model_copy(update={"connections": places(settings.connections)})
         if secret:
             write_secret(folder / "secret.conf", folder / "triton.env", secret)
+        sources = {"certificates": partial(_certificates, certificates, settings, tls)}
+        if keys is not None:
+            sources["keys"] = partial(_keys, keys, folder, set())
+        files = ChangingFiles(folder, sources, lambda: check_configuration(nginx, folder))
 
         def refresh() -> None:
-            if keys is not None:
-                write_whole(folder / "keys.conf", nginx_keys(read_keys(keys)).encode(), mode=0o600)
-            write_whole(folder / "nginx.conf", render(_with_revoked(settings, tls)).encode(), mode=0o600)
-            check_configuration(nginx, folder)
+            for refusal in files.take_up().values():
+                raise refusal
 
+        watched = [*certificates.values(), (tls / CLIENT_CRL).absolute(), folder / ALERTS]
+        watched += [keys] if keys else []
+        seen = stamps(watched)
         refresh()
         with _process(nginx, folder) as process:
             _wait_until_listening(process, host, port, folder)
-            running = RunningGateway(host, port, process.pid, access_log, process, refresh)
-            watched = [settings.certificate, settings.certificate_key, settings.client_authorities, keys]
-            watched.append((tls / CLIENT_CRL).resolve())
-            with _watching([path for path in watched if path is not None], running):
-                yield running
+
+            told = 0
+
+            def look() -> None:
+                nonlocal told
+                killed = killed_workers(folder / ALERTS)
+                if killed > told:
+                    say(f"{killed} workers of nginx were killed so far; the counts of requests begin anew")
+                told = killed
+                if turn_logs_over(access_log, folder):
+                    process.send_signal(signal.SIGUSR1)
+
+            hang_up = partial(process.send_signal, signal.SIGHUP)
+            with (
+                watching(watched, seen, files, hang_up, look, access_log),
+                announced(keys, host, port, process.pid) if keys else nullcontext(),
+            ):
+                yield RunningGateway(host, port, process.pid, access_log, process, refresh)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -163,19 +191,33 @@ def _settings(**fields: object) -> GatewaySettings:
         raise GatewayError(f"the gateway's {where or 'settings'}: {first['msg']}") from None
 
 
+def _certificates(files: dict[str, Path], settings: GatewaySettings, tls: Path) -> dict[str, bytes]:
+    """The certificates as they are now, and the nginx.conf that fits them."""
+    now = {name: path.read_bytes() for name, path in files.items()}
+    crl = tls / CLIENT_CRL
+    if CLIENT_AUTHORITIES in files and (crl.exists() or (tls / f"{CLIENT_CRL}.conf").exists()):
+        check_lists(files[CLIENT_AUTHORITIES], crl, utc_now())
+        now[CLIENT_CRL] = crl.read_bytes()
+        settings = settings.model_copy(update={"client_crl": settings.run_dir / CLIENT_CRL})
+    killed = killed_workers(settings.run_dir / ALERTS)
+    return now | {"nginx.conf": with_new_counts(render(settings).encode(), killed)}
+
+
+def _keys(path: Path, run_dir: Path, said: set[str]) -> dict[str, bytes]:
+    """``keys.conf`` of the present keys; a key that nginx could not hold is said once."""
+    text = keys_for_nginx(path)
+    for note in notes_of(text):
+        if note not in said:
+            said.add(note)
+            say(note)
+    return {"keys.conf": with_new_counts(text, killed_workers(run_dir / ALERTS))}
+
+
 def _present(tls: Path, name: str) -> Path:
-    path = (tls / name).resolve()
+    path = (tls / name).absolute()
     if not path.is_file():
         raise GatewayError(f"{path} is missing; make it with detserve certs, or put your own file there")
     return path
-
-
-def _with_revoked(settings: GatewaySettings, tls: Path) -> GatewaySettings:
-    crl = (tls / CLIENT_CRL).resolve()
-    if settings.client_authorities is None or not (crl.exists() or (tls / f"{CLIENT_CRL}.conf").exists()):
-        return settings
-    check_lists(settings.client_authorities, crl, utc_now())
-    return settings.model_copy(update={"client_crl": crl})
 
 
 def _command(nginx: str, folder: Path) -> list[str]:
@@ -216,37 +258,3 @@ def _wait_until_listening(process: subprocess.Popen[bytes], host: str, port: int
             log = (folder / "error.log").read_text(errors="replace").strip().splitlines()
             raise GatewayError(f"nginx does not start: {log[-1] if log else 'it says nothing'}")
         time.sleep(_POLL_S)
-
-
-@contextmanager
-def _watching(paths: list[Path], gateway: RunningGateway) -> Iterator[None]:
-    """Reload when a file has changed, and again until nginx takes it: a pair is never written at once."""
-    stopped = threading.Event()
-
-    def watch() -> None:
-        taken = _stamps(paths)
-        while not stopped.wait(_WATCH_S):
-            stamps = _stamps(paths)
-            if stamps != taken:
-                with contextlib.suppress(Exception):
-                    gateway.reload()
-                    taken = stamps
-
-    thread = threading.Thread(target=watch, name="detserve-gateway-watch", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _stamps(paths: list[Path]) -> list[tuple[int, int, int] | None]:
-    stamps: list[tuple[int, int, int] | None] = []
-    for path in paths:
-        try:
-            found = path.stat()
-            stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
-        except OSError:
-            stamps.append(None)
-    return stamps

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import resource
 from datetime import datetime, timezone
 from pathlib import Path
 
-LOG_BYTES = 64 * 2**20
-LOGS_KEPT = 16
-_KILLED = re.compile(rb"exited on signal \d+")
+from detserve_server.gateway.configuration import open_files
+
+#: In nginx's run folder; nothing but its alerts are in it.
+ALERTS = "alerts.log"
+
+_LOG_BYTES = 64 * 2**20
+_LOGS_KEPT = 16
+_ERROR_LOG_BYTES = 8 * 2**20
+
+
+def turn_logs_over(access_log: Path, run_dir: Path) -> bool:
+    """Keep nginx's logs from filling the disk; returns whether nginx is to open them anew."""
+    turned = [turn_over(access_log, _LOG_BYTES, _LOGS_KEPT)]
+    turned += [turn_over(run_dir / name, _ERROR_LOG_BYTES, 1) for name in ("error.log", ALERTS)]
+    return any(turned)
 
 
 def turn_over(log: Path, most_bytes: int, kept: int) -> bool:
@@ -34,7 +45,8 @@ def turn_over(log: Path, most_bytes: int, kept: int) -> bool:
 def killed_workers(alerts: Path) -> int:
     """How many workers nginx says were ended by a signal, by its log of alerts."""
     try:
-        return len(_KILLED.findall(alerts.read_bytes()))
+        with alerts.open("rb") as lines:
+            return sum(b"exited on signal" in line for line in lines)
     except OSError:
         return 0
 
@@ -42,16 +54,15 @@ def killed_workers(alerts: Path) -> int:
 def with_new_counts(configuration: bytes, killed: int) -> bytes:
     """The configuration with limit_conn's zones named anew, once workers were killed.
 
-    A zone counts the requests under way, and a killed worker's stay counted: nginx takes a zone with its counts
-    along as long as its name stays. Rates have no such memory.
+    A zone counts the requests under way, and a killed worker's stay counted: nginx keeps a zone with its
+    counts for as long as its name stays. Rates have no such memory.
     """
     return configuration.replace(b"concurrency_", b"concurrency_%d_" % killed) if killed else configuration
 
 
-def raise_open_files(wanted: int) -> int:
-    """Allow this process and its children up to ``wanted`` open files; returns how many there may be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    return allowed
+def places(wanted: int) -> int:
+    """How many of ``wanted`` places of a worker this machine's limit of open files allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= open_files(wanted):
+        return wanted
+    return max(64, (hard - open_files(0)) // 2)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import gc
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from detserve_client.files import write_whole
+from detserve_client.files import blamed_on, link_target, owned_as_folder, rewritten
 from detserve_server.errors import KeyFileError
-from detserve_server.gateway.configuration import limit_directives
-from detserve_server.gateway.settings import Limits
 from detserve_server.keys.key import KeyRecord
+from detserve_server.keys.nginx import marked, nginx_keys, read_marked
 
 
 class KeyFile(BaseModel):
@@ -28,7 +29,8 @@ class KeyFile(BaseModel):
         for key in self.keys:
             if key.id == key_id:
                 return key
-        known = ", ".join(key.id for key in self.keys) or "none"
+        known = ", ".join(key.id for key in self.keys[:20]) or "none"
+        known += f" and {len(self.keys) - 20} more" if len(self.keys) > 20 else ""
         raise KeyFileError(f"no key has the id {key_id!r}; the file has {known}")
 
     def replaced(self, key: KeyRecord) -> KeyFile:
@@ -39,7 +41,8 @@ class KeyFile(BaseModel):
 def read_keys(path: Path) -> KeyFile:
     """Read ``keys.json``; raises :class:`KeyFileError` when it is not there or is not what this writes."""
     try:
-        return KeyFile.model_validate_json(path.read_bytes())
+        with _no_collection():
+            return KeyFile.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise KeyFileError(
             f"{path} does not exist; make a first key with: detserve keys create --keys {path} --client NAME"
@@ -52,67 +55,91 @@ def read_keys(path: Path) -> KeyFile:
         raise KeyFileError(f"{path} is no file of keys: {where}: {first['msg']}") from None
 
 
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """100,000 keys are changed in 2 s; in 4 s where Python looks for garbage among them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def keys_for_nginx(path: Path) -> bytes:
+    """What nginx includes for a ``keys.json``: the ``keys.conf`` beside it if that is of it, else made again.
+
+    Raises :class:`KeyFileError`.
+    """
+    with suppress(OSError):
+        if (written := read_marked(nginx_file(path), path.read_bytes())) is not None:
+            return written
+    return nginx_keys(read_keys(path)).encode()
+
+
 def change_keys(path: Path, change: Callable[[KeyFile], KeyFile]) -> None:
     """Change ``keys.json`` and ``keys.conf`` beside it, each whole, one writer at a time.
 
-    Raises :class:`KeyFileError`; the files are then as they were.
+    ``path`` may be a link: both files are where it points to. They keep their owner and mode. New ones are
+    for their owner alone, which is their folder's where root makes them: the gateway's user must read them.
+
+    ``keys.conf`` takes its name first, so that no key is called revoked that nginx still lets in. An error
+    between the two puts ``keys.conf`` back. A process that is killed there leaves a list that is older than
+    what nginx reads: ``detserve keys list`` says so, ``detserve keys render`` or the next change mends it.
+
+    Raises:
+        KeyFileError: the file cannot be read.
+        OutputError: a file cannot be written. Both are then as they were.
     """
-    with _locked(path):
-        changed = change(read_keys(path) if path.exists() else KeyFile())
-        write_whole(path, (changed.model_dump_json(indent=2) + "\n").encode(), mode=0o600)
-        write_whole(nginx_file(path), nginx_keys(changed).encode(), mode=0o600)
+    target = link_target(path)
+    with _locked(target), _no_collection():
+        changed = change(read_keys(target) if target.exists() else KeyFile())
+        text = changed.model_dump_json(indent=2).encode() + b"\n"
+        nginx, nginx_text = nginx_file(target), marked(nginx_keys(changed), text)
+        before = nginx.read_bytes() if nginx.is_file() else None
+        replaced = False
+        try:
+            with rewritten(target, text):
+                with rewritten(nginx, nginx_text):
+                    pass
+                replaced = True
+        except BaseException:
+            if replaced:
+                _put_back(nginx, before)
+            raise
 
 
 def nginx_file(path: Path) -> Path:
-    """The ``keys.conf`` of a ``keys.json``."""
-    return path.with_suffix(".conf")
+    """The ``keys.conf`` of a ``keys.json``, beside it; where that is a link, beside what it points to."""
+    target = link_target(path)
+    if target.suffix == ".conf":
+        raise KeyFileError(f"{path} has the name of the file that nginx reads; give the .json beside it")
+    return target.with_suffix(".conf")
 
 
-def nginx_keys(file: KeyFile) -> str:
-    """What nginx includes: hash and expiry, client, models and limits of each key that is not revoked."""
-    live = [key for key in file.keys if key.revoked is None]
-    blocks = [
-        _map("$detserve_key_id", "$detserve_key_record", {key.id: _record(key) for key in live}),
-        _map("$detserve_identity", "$detserve_client", {key.id: key.client for key in live}),
-        _map("$detserve_identity", "$detserve_models", {key.id: _models(key) for key in live}),
-    ]
-    for limits in sorted({key.limits for key in live}, key=_by_values):
-        name = _by_name(limits)
-        held = {key.id: key.id for key in live if key.limits == limits}
-        blocks.append(_map("$detserve_identity", f"$detserve_limited_{name}", held))
-        blocks.append("\n".join(limit_directives(limits, f"$detserve_limited_{name}", name)))
-    return "# Written by detserve keys; hashes only.\n" + "\n".join(blocks) + "\n"
-
-
-def _record(key: KeyRecord) -> str:
-    return key.hash if key.expires is None else f"{key.hash},{max(1, int(key.expires.timestamp()) - 1)}"
-
-
-def _models(key: KeyRecord) -> str:
-    return "*" if key.models is None else f",{','.join(key.models)},"
-
-
-def _by_values(limits: Limits) -> tuple[float, int]:
-    return limits.rate_per_s, limits.concurrency
-
-
-def _by_name(limits: Limits) -> str:
-    """A name that says the values: nginx keeps a zone's counters over a reload when its name stays."""
-    return f"{limits.rate_per_s:g}_{limits.concurrency}".replace(".", "d").replace("+", "").replace("-", "m")
-
-
-def _map(source: str, target: str, entries: dict[str, str]) -> str:
-    rows = "".join(f'    "{key}" "{value}";\n' for key, value in entries.items())
-    return f'map {source} {target} {{\n    default "";\n{rows}}}'
+def _put_back(path: Path, before: bytes | None) -> None:
+    if before is None:
+        path.unlink(missing_ok=True)
+    else:
+        with rewritten(path, before):
+            pass
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     lock = path.with_name(f".{path.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("a") as handle:
+    with blamed_on(path):
+        _make_folder(path.parent)
+        # For reading, so that a lock that another user made will do.
+        with os.fdopen(os.open(lock, os.O_RDONLY | os.O_CREAT, 0o644)) as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
+            owned_as_folder(lock)
             yield
-    except OSError as error:
-        raise KeyFileError(f"{path} cannot be written ({error.strerror})") from None
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        owned_as_folder(folder)

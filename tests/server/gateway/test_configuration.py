@@ -16,7 +16,8 @@ from detserve_server.gateway import GatewaySettings, Limits, Upstream, render
 from detserve_server.gateway.process import check_configuration, find_nginx
 from detserve_server.gateway.secret import read_secret, write_secret
 from detserve_server.keys.key import new_key
-from detserve_server.keys.store import KeyFile, nginx_keys
+from detserve_server.keys.nginx import nginx_keys
+from detserve_server.keys.store import KeyFile
 
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")

@@ -1,0 +1,29 @@
+"""What a running gateway tells Prometheus, in a file beside its access log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from detserve_client.files import write_whole
+
+FILE = "gateway.prom"
+
+_HELP = {
+    "detserve_gateway_change_refused": "1 while a change of keys or certificates is not in force",
+    "detserve_gateway_changes_total": "changes of keys and certificates that were taken up",
+    "detserve_gateway_workers_lost_total": "workers of nginx that a signal ended",
+}
+
+
+def write_state(access_log: Path, values: Mapping[str, int]) -> None:
+    """Write ``gateway.prom`` whole; a name that ends in ``_total`` is a counter, another a gauge.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    lines = []
+    for name, value in values.items():
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines += [f"# HELP {name} {_HELP[name]}", f"# TYPE {name} {kind}", f"{name} {value}"]
+    write_whole(access_log.with_name(FILE), ("\n".join(lines) + "\n").encode())
