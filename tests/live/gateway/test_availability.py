@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from detserve_server.audit.record import is_inference, record_of
 from detserve_server.certificates.authority import new_server, write_certified
 from detserve_server.embedded import embedded_server
 from detserve_server.gateway.process import running_gateway
+from detserve_server.gateway.settings import Limits, Upstream
 from detserve_server.keys.key import new_key
 from detserve_server.keys.store import KeyFile, change_keys
 from detserve_server.ports import choose_ports, is_free
@@ -209,3 +211,43 @@ def reason_of(client: DetectionClient) -> str:
 
 def detserve(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "detserve_client.command", *arguments]
+
+
+def test_a_killed_worker_s_counts_do_not_stay(site: Site, tmp_path, capfd) -> None:
+    """A key with one request at a time whose worker is killed under it may send again."""
+    text, record = new_key("lone", limits=Limits(rate_per_s=1000, concurrency=1))
+    keys = tmp_path / "keys.json"
+    change_keys(keys, lambda _: KeyFile(keys=(record,)))
+    with socket.socket() as hanging:
+        hanging.bind(("127.0.0.1", 0))
+        hanging.listen(50)
+        address = f"127.0.0.1:{hanging.getsockname()[1]}"
+        with running_gateway(
+            [Upstream(grpc=address, http=address)],
+            tls=site.tls.gateway,
+            keys=keys,
+            access_log=tmp_path / "access.jsonl",
+            inference_timeout_s=1,
+            workers=1,
+        ) as gateway:
+            pool = urllib3.PoolManager(ca_certs=str(site.tls.authority), retries=False)
+            headers = {"Authorization": f"Bearer {text}"}
+
+            def status() -> int:
+                return int(pool.request("GET", f"{gateway.http_url}/v2", headers=headers).status)
+
+            with ThreadPoolExecutor(1) as other:
+                held = other.submit(status)
+                wait_for(lambda: status() == 429, 5)
+                for worker in workers_of(gateway.pid):
+                    os.kill(worker, signal.SIGKILL)
+                assert isinstance(held.exception(), urllib3.exceptions.HTTPError)
+            wait_for(lambda: status() == 504, 5)  # Triton's turn, no longer 429
+            said = capfd.readouterr().err
+            assert "1 workers of nginx were killed" in said
+            wait_for(lambda: "workers_lost_total 1" in (tmp_path / "gateway.prom").read_text(), 2)
+
+
+def workers_of(master: int) -> list[int]:
+    children = Path(f"/proc/{master}/task/{master}/children").read_text()
+    return [int(pid) for pid in children.split()]
