@@ -50,6 +50,9 @@ def render(
         str, typer.Option(help="Path, or syslog:server=...")
     ] = "/var/log/detserve/access.jsonl",
     max_body_mib: Annotated[int, typer.Option(min=1, help="Largest request.")] = 16,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="nginx's processes, one for each core that it has.")
+    ] = 2,
 ) -> None:
     """Write nginx.conf, and the secret that Triton wants from the gateway; a secret that exists is kept."""
     try:
@@ -64,6 +67,7 @@ def render(
             secret=configuration / "secret.conf",
             access_log=access_log,
             max_body_bytes=max_body_mib * 2**20,
+            workers=workers,
         )
     except ValidationError as error:
         first = error.errors()[0]

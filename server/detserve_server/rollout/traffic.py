@@ -39,7 +39,7 @@ _POLL_S = 0.05
 class Gateway:
     """A gateway by the ``folder`` that ``detserve gateway render`` wrote.
 
-    ``reload_command`` is run after a change, e.g. ``docker compose exec gateway nginx -s reload``; "" is for
+    ``reload_command`` is run after a change, e.g. ``docker compose kill --signal HUP gateway``; "" is for
     an nginx on this machine: its configuration is checked first, then the process of its pid file is told.
     """
 
