@@ -84,10 +84,10 @@ class _Triton(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(delay_s: float = 0.0) -> Iterator[int]:
+def answering(delay_s: float = 0.0, host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
     """A server of Triton's HTTP endpoints; its port."""
     handler = type("Triton", (_Triton,), {"delay_s": delay_s})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with ThreadingHTTPServer((host, port), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -106,7 +106,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Script]]:
 
 @contextmanager
 def _running(
-    folder: Path, ports: tuple[int, ...], *, concurrency: int = 4, before: str = ":"
+    folder: Path, ports: tuple[int, ...], *, concurrency: int = 4, before: str = ":", host: str = "127.0.0.1"
 ) -> Iterator[Script]:
     etc = folder / "etc"
     for name in ("gateway", "tls", "keys"):
@@ -123,7 +123,7 @@ def _running(
     port = choose_ports({"gateway": None})["gateway"]
     settings = GatewaySettings(
         listen=(f"127.0.0.1:{port}",),
-        upstreams=tuple(Upstream(grpc=f"127.0.0.1:{one}", http=f"127.0.0.1:{one}") for one in ports),
+        upstreams=tuple(Upstream(grpc=f"{host}:{one}", http=f"{host}:{one}") for one in ports),
         certificate=etc / "tls/server.crt",
         certificate_key=etc / "tls/server.key",
         keys=etc / "keys/keys.conf",
@@ -135,7 +135,7 @@ def _running(
     log = folder / "said.log"
     environment = {
         **os.environ,
-        "PATH": os.pathsep.join([os.environ["PATH"], "/usr/sbin"]),
+        "PATH": os.pathsep.join([str(folder), os.environ["PATH"], "/usr/sbin"]),
         "GATEWAY_DIR": str(etc),
         "RUN_DIR": str(folder / "run"),
         "ACCESS_LOG": str(folder / "access.jsonl"),
@@ -261,6 +261,24 @@ def test_a_triton_that_does_not_answer_gets_no_requests(start, dead) -> None:
         assert {script.status() for _ in range(40)} == {200}
         log = (script.log.parent / "access.jsonl").read_bytes().splitlines()[-40:]
         assert max(json.loads(line)["latency_s"] for line in log) < 1, "nginx waits 2 s for a connection"
+
+
+def test_a_name_with_several_addresses(start, tmp_path: Path) -> None:
+    """Each is a server of its own; one that is dead gets nothing, one that is gone is no longer there."""
+    names = tmp_path / "addresses"
+    names.write_text("127.0.0.1\n127.0.0.2\n127.0.0.3\n")
+    resolver = tmp_path / "getent"
+    resolver.write_text(f"#!/bin/sh\nsed 's/$/ STREAM triton/' {names}\n")
+    resolver.chmod(0o755)
+    with answering() as port, answering(host="127.0.0.2", port=port):
+        script = start(port, host="triton")
+        assert {script.status() for _ in range(20)} == {200}
+        wait_for(lambda: f"no answer from: 127.0.0.3:{port}" in script.said(), 15)
+        names.write_text("127.0.0.2\n")
+        served = script.etc.parent / "run/now/gateway/nginx.conf"
+        wait_for(lambda: "127.0.0.1:" not in served.read_text().partition("server {")[0], 10)
+        assert served.read_text().count(f"server 127.0.0.2:{port} weight=1 max_fails=0;") == 2
+        assert {script.status() for _ in range(20)} == {200}
 
 
 def test_when_none_answers_none_is_taken_out(start) -> None:
