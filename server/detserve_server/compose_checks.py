@@ -16,6 +16,8 @@ from detserve_server.checks import Check, check_signature, run_checks
 from detserve_server.compose import COMPOSE_NEEDED, ComposeProject, ask_docker, read_compose
 from detserve_server.errors import CertificateError
 from detserve_server.gateway.secret import read_secret
+from detserve_server.gateway.state import FILE as STATE
+from detserve_server.gateway.state import read_state
 from detserve_server.keys.key import utc_now
 from detserve_server.keys.store import read_keys
 from detserve_server.repository import read_repository
@@ -56,6 +58,7 @@ def run_project_checks(project: ComposeProject, public_key: Path | None = None) 
         "API keys": lambda: check_keys(project),
         "gateway configuration": lambda: check_gateway_configuration(project),
         "folders": lambda: check_folders(project),
+        "gateway": lambda: check_gateway_state(project),
         "disk": lambda: check_disk(project),
     }
     checks = [_answer(name, question) for name, question in questions.items()]
@@ -210,6 +213,18 @@ def check_gateway_configuration(project: ComposeProject) -> Check:
     if read_secret(folder / "triton.env").encode() not in (folder / "secret.conf").read_bytes():
         return Check("gateway configuration", "secret.conf and triton.env hold different secrets", mend)
     return Check("gateway configuration", f"in {folder}")
+
+
+def check_gateway_state(project: ComposeProject) -> Check:
+    """Whether the gateway runs with what it was last given, and nothing kills its workers."""
+    state = read_state(project.mounted("gateway", "/var/log/detserve") / STATE)
+    if state.get("detserve_gateway_change_refused"):
+        mend = "docker compose logs gateway says which change and why"
+        return Check("gateway", "a change of its files is refused, the old ones are in force", mend)
+    if lost := int(state.get("detserve_gateway_workers_lost_total", 0)):
+        mend = "give it more GATEWAY_MEMORY if the kernel's log names it; a client's 429 ended by itself"
+        return Check("gateway", f"{lost} workers of nginx were killed since its start", mend, stops=False)
+    return Check("gateway", "says nothing is wrong" if state else "has not run yet")
 
 
 def check_folders(project: ComposeProject) -> Check:

@@ -21,6 +21,7 @@ from detserve_server.certificates.revocation import write_list
 from detserve_server.compose import ComposeProject, ask_docker, read_compose
 from detserve_server.errors import ComposeError
 from detserve_server.gateway.secret import write_secret
+from detserve_server.gateway.state import write_state
 from detserve_server.keys.key import new_key, utc_now
 from detserve_server.keys.store import KeyFile, change_keys
 
@@ -97,6 +98,7 @@ def _checks(project: ComposeProject) -> list[checks.Check]:
         lambda project: checks.check_revoked(project, utc_now()),
         checks.check_keys,
         checks.check_gateway_configuration,
+        checks.check_gateway_state,
         checks.check_folders,
     ]
     return [question(project) for question in questions]
@@ -187,6 +189,29 @@ def test_keys_that_let_nobody_in(state: Path) -> None:
 def test_two_secrets(state: Path) -> None:
     (state / "gateway/secret.conf").write_text("b" * 64)
     assert "different secrets" in checks.check_gateway_configuration(_project(state)).found
+
+
+@pytest.mark.parametrize(
+    ("refused", "lost", "found", "stops"),
+    [
+        (1, 0, "a change of its files is refused", True),
+        (0, 2, "2 workers of nginx were killed", False),
+        (0, 0, "says nothing is wrong", None),
+    ],
+)
+def test_what_a_running_gateway_says(
+    state: Path, refused: int, lost: int, found: str, stops: bool | None
+) -> None:
+    assert checks.check_gateway_state(_project(state)).found == "has not run yet"
+    values = {
+        "detserve_gateway_change_refused": refused,
+        "detserve_gateway_changes_total": 5,
+        "detserve_gateway_workers_lost_total": lost,
+    }
+    write_state(state / "log/access.jsonl", values)
+    check = checks.check_gateway_state(_project(state))
+    assert found in check.found
+    assert check.passed if stops is None else (check.stops, bool(check.mend)) == (stops, True)
 
 
 def test_folders_of_another_user(state: Path) -> None:

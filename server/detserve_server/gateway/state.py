@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from detserve_client.files import write_whole
+from detserve_server.regular_file import read_regular
 
 FILE = "gateway.prom"
 
@@ -14,6 +15,20 @@ _HELP = {
     "detserve_gateway_changes_total": "changes of keys and certificates that were taken up",
     "detserve_gateway_workers_lost_total": "workers of nginx that a signal ended",
 }
+
+
+def read_state(path: Path) -> dict[str, float]:
+    """The values of a ``gateway.prom``; none where it is not there or is not one.
+
+    Raises ``OSError`` when there is one that cannot be read.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        families = text_string_to_metric_families(read_regular(path, 2**16).decode())
+        return {sample.name: sample.value for family in families for sample in family.samples}
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def write_state(access_log: Path, values: Mapping[str, int]) -> None:
