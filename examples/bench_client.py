@@ -16,10 +16,10 @@ from rich.console import Console
 
 from detserve_client import DetectionClient
 from detserve_client.endpoint import Endpoint
-from detserve_perf.corpus import input_data, read_pictures
-from detserve_perf.load import LoadPoint, run_load
-from detserve_perf.perf_analyzer import find_perf_analyzer
-from detserve_perf.tables import Column, Report, Table
+from detserve_perf.load.corpus import input_data, read_pictures
+from detserve_perf.load.perf_analyzer import find_perf_analyzer
+from detserve_perf.load.point import LoadPoint, run_load
+from detserve_perf.report.tables import Column, Report, Table
 from detserve_server.embedded import embedded_server
 
 CHECKOUT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from detserve_client.endpoint import Endpoint
 from detserve_client.files import write_whole
 from detserve_client.transports import GrpcTransport, HttpTransport
 from detserve_client.wire import DetectionRequest
-from detserve_perf.tables import Column, Report, Table
+from detserve_perf.report.tables import Column, Report, Table
 from detserve_server.certificates.authority import new_authority, new_server, write_certified
 from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.embedded import embedded_server

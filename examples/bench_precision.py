@@ -26,11 +26,11 @@ from detserve_builder.preparation.prepare import prepare
 from detserve_builder.repository import write_repository
 from detserve_builder.triton_config import Placement, Target
 from detserve_client.endpoint import Endpoint
-from detserve_perf.corpus import input_data, read_pictures
-from detserve_perf.load import LoadPoint, LoadResult, run_load
-from detserve_perf.machine import this_machine
-from detserve_perf.perf_analyzer import find_perf_analyzer
-from detserve_perf.tables import Column, Figure, Report, Table
+from detserve_perf.load.corpus import input_data, read_pictures
+from detserve_perf.load.perf_analyzer import find_perf_analyzer
+from detserve_perf.load.point import LoadPoint, LoadResult, run_load
+from detserve_perf.report.machine import this_machine
+from detserve_perf.report.tables import Column, Figure, Report, Table
 from detserve_server.embedded import embedded_server
 from examples.bench_scenes import write_bench_scenes
 from tests.ssd_checkpoints import save_ssd_checkpoints

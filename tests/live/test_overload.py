@@ -9,8 +9,8 @@ import time
 import urllib3
 
 from detserve_client import DetectionClient
-from detserve_perf.overload import overload
-from detserve_perf.overload_report import percentile
+from detserve_perf.capacity.overload import overload
+from detserve_perf.capacity.overload_report import percentile
 from tests.live.conftest import DEFAULT, SAMPLES
 
 

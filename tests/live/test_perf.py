@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from detserve_client import DetectionClient
-from detserve_perf.accuracy import Accuracy, Served, measure_accuracy
+from detserve_perf.accuracy.evaluation import Accuracy, Served, measure_accuracy
+from detserve_perf.accuracy.reference import load_reference
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load import LoadPoint
-from detserve_perf.perf_analyzer import find_perf_analyzer
-from detserve_perf.reference import load_reference
-from detserve_perf.sweep import Sweep, SweepSettings, sweep
+from detserve_perf.load.perf_analyzer import find_perf_analyzer
+from detserve_perf.load.point import LoadPoint
+from detserve_perf.speed.sweep import Sweep, SweepSettings, sweep
 from detserve_server.embedded import RunningServer
 from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
 from tests.shared_data import VAL64, needs_shared

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from detserve_client.endpoint import Endpoint
-from detserve_perf.corpus import read_pictures
-from detserve_perf.plan import busy_note, check
-from detserve_perf.plan_report import plan_report
-from detserve_perf.processes import process_tree
-from detserve_perf.reference import cores
-from detserve_perf.served import served
-from detserve_perf.service_curve import measure_curve
-from detserve_perf.soak import BOUND, Soak, courses, soak, what_is_wrong
-from detserve_perf.wire_requests import triton_grpc_requests
+from detserve_perf.accuracy.reference import cores
+from detserve_perf.capacity.plan import busy_note, check
+from detserve_perf.capacity.plan_report import plan_report
+from detserve_perf.capacity.service_curve import measure_curve
+from detserve_perf.capacity.soak import BOUND, Soak, courses, soak, what_is_wrong
+from detserve_perf.load.corpus import read_pictures
+from detserve_perf.load.wire_requests import triton_grpc_requests
+from detserve_perf.server.processes import process_tree
+from detserve_perf.server.served import served
 from tests.live.conftest import DEFAULT, SAMPLES
 from tests.live.sleeping_model import NAME, write_sleeper
 

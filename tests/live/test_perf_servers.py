@@ -13,18 +13,18 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from detserve_client.endpoint import Endpoint
-from detserve_perf.compare import ContestSettings, compare
-from detserve_perf.compare_report import compare_report
-from detserve_perf.corpus import read_pictures
+from detserve_perf.capacity.placement import JPEG, PlacementSettings, measure_placement
+from detserve_perf.capacity.placement_report import placement_report
+from detserve_perf.capacity.variants import copy_with_instances, instances_of
 from detserve_perf.errors import MeasurementError
-from detserve_perf.generator import grpc_sender
+from detserve_perf.load.corpus import read_pictures
+from detserve_perf.load.generator import grpc_sender
+from detserve_perf.load.picture_region import requests_in_shared_memory
+from detserve_perf.load.wire_requests import triton_grpc_requests
 from detserve_perf.peers.environment import PEERS, peer_python
-from detserve_perf.picture_region import requests_in_shared_memory
-from detserve_perf.placement import JPEG, PlacementSettings, measure_placement
-from detserve_perf.placement_report import placement_report
-from detserve_perf.served import served
-from detserve_perf.variants import copy_with_instances, instances_of
-from detserve_perf.wire_requests import triton_grpc_requests
+from detserve_perf.server.served import served
+from detserve_perf.speed.compare import ContestSettings, compare
+from detserve_perf.speed.compare_report import compare_report
 from tests.live.conftest import DEFAULT, SAMPLES
 
 ROUNDS = ContestSettings(concurrency=2, requests=8, repeats=2)

@@ -19,10 +19,10 @@ from detserve_client.detections import Detections
 from detserve_client.errors import RequestRejected
 from detserve_client.transports import FakeTransport
 from detserve_client.wire import DetectionRequest
-from detserve_perf.accuracy import Accuracy, label_notes, score_dataset
-from detserve_perf.accuracy_report import accuracy_report
+from detserve_perf.accuracy.evaluation import Accuracy, label_notes, score_dataset
+from detserve_perf.accuracy.evaluation_report import accuracy_report
 from detserve_perf.errors import MeasurementError
-from detserve_perf.machine import this_machine
+from detserve_perf.report.machine import this_machine
 
 LABELS = ("face", "qr code")
 SIDE_PX = 60

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from detserve_perf.background import free_ports, running
 from detserve_perf.errors import MeasurementError
-from detserve_perf.processes import process_tree
+from detserve_perf.server.background import free_ports, running
+from detserve_perf.server.processes import process_tree
 
 _SLEEPER = (
     "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE); "
@@ -67,7 +67,7 @@ def test_a_killed_measurement_leaves_no_program(tmp_path: Path) -> None:
     outer = f"""
 import os, signal, sys
 from pathlib import Path
-from detserve_perf.background import running
+from detserve_perf.server.background import running
 file = Path({str(pid_file)!r})
 with running([sys.executable, "-c", {inner!r}], name="it", log=file.with_name("log"),
              is_ready=lambda: file.exists() and file.read_text()):

@@ -18,9 +18,9 @@ from detserve_client.detections import Detections
 from detserve_client.errors import InferenceError, RequestRejected, ServerFault, ServerUnavailable
 from detserve_client.transports import FakeTransport
 from detserve_client.wire import DetectionRequest
-from detserve_perf.canary import Comparison, Limits, compare_dataset, compare_pictures
+from detserve_perf.accuracy.canary import Comparison, Limits, compare_dataset, compare_pictures
+from detserve_perf.accuracy.differences import Counts
 from detserve_perf.commands.canary import app
-from detserve_perf.differences import Counts
 from detserve_perf.errors import MeasurementError
 from tests.perf.test_differences import A_MOVED, A, B, C, found
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detserve_perf.corpus import FEW_PICTURES, MAX_PICTURES, corpus_note, input_data, read_pictures
 from detserve_perf.errors import MeasurementError
+from detserve_perf.load.corpus import FEW_PICTURES, MAX_PICTURES, corpus_note, input_data, read_pictures
 
 
 @given(st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=5))

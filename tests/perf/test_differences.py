@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detserve_client.detections import Detections
-from detserve_perf.differences import Differences, pair
+from detserve_perf.accuracy.differences import Differences, pair
 
 LABELS = ("dog", "cat")
 A, B, C = [0, 0, 100, 100], [200, 0, 300, 100], [0, 200, 100, 300]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detserve_perf.generator import (
+from detserve_perf.load.generator import (
     HttpRequest,
     Run,
     closed_loop,

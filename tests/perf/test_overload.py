@@ -13,13 +13,13 @@ import pytest
 from tritonclient.grpc import service_pb2
 from typer.testing import CliRunner
 
+from detserve_perf.capacity.overload import OverloadRun, overload
+from detserve_perf.capacity.overload_report import overload_report, percentile
 from detserve_perf.commands import app
 from detserve_perf.errors import MeasurementError
-from detserve_perf.generator import Run, Sample
-from detserve_perf.machine import this_machine
-from detserve_perf.overload import OverloadRun, overload
-from detserve_perf.overload_report import overload_report, percentile
-from detserve_perf.wire_requests import triton_grpc_requests
+from detserve_perf.load.generator import Run, Sample
+from detserve_perf.load.wire_requests import triton_grpc_requests
+from detserve_perf.report.machine import this_machine
 
 SERVICE_S = 0.01
 QUEUE = 12

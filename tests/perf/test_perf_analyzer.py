@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from detserve_perf.errors import MeasurementError
-from detserve_perf.perf_analyzer import PerfAnalyzer, find_perf_analyzer, why_not_starting
+from detserve_perf.load.perf_analyzer import PerfAnalyzer, find_perf_analyzer, why_not_starting
 
 TRUE, FALSE = shutil.which("true") or "", shutil.which("false") or ""
 

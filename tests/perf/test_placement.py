@@ -6,10 +6,19 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from detserve_perf.capacity.placement import (
+    GRPC,
+    HTTP,
+    JPEG,
+    RAW,
+    SHARED_MEMORY,
+    Choice,
+    ChoiceRun,
+    recommend,
+)
+from detserve_perf.capacity.placement_report import choices_table
+from detserve_perf.capacity.variants import copy_with_instances, instances_of, placement_of
 from detserve_perf.errors import MeasurementError
-from detserve_perf.placement import GRPC, HTTP, JPEG, RAW, SHARED_MEMORY, Choice, ChoiceRun, recommend
-from detserve_perf.placement_report import choices_table
-from detserve_perf.variants import copy_with_instances, instances_of, placement_of
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 BUILT = Choice("steps", 2, JPEG, GRPC)

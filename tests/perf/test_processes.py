@@ -7,7 +7,14 @@ import time
 
 import pytest
 
-from detserve_perf.processes import every, other_cpu_s, process_tree, total_bytes, tree_cpu_s, tree_memory
+from detserve_perf.server.processes import (
+    every,
+    other_cpu_s,
+    process_tree,
+    total_bytes,
+    tree_cpu_s,
+    tree_memory,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 _PARENT = """

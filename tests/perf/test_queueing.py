@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detserve_perf.capacity.plan import Demand, largest_rate, replicas_for
+from detserve_perf.capacity.queueing import Replica, simulate
 from detserve_perf.errors import MeasurementError
-from detserve_perf.generator import poisson_arrivals_s
-from detserve_perf.plan import Demand, largest_rate, replicas_for
-from detserve_perf.queueing import Replica, simulate
+from detserve_perf.load.generator import poisson_arrivals_s
 
 _RANDOM = np.random.default_rng(5)
 _EXPONENTIAL_S = _RANDOM.exponential(0.02, 50_000)

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import detserve_builder.steps
+from detserve_perf.accuracy.reference import load_reference, repository_card, run_reference
 from detserve_perf.errors import MeasurementError
-from detserve_perf.reference import load_reference, repository_card, run_reference
 
 STEPS = Path(detserve_builder.steps.__file__).parent
 CARD = {

@@ -18,7 +18,7 @@ from detserve_client.datasets import open_dataset
 from detserve_client.detections import Detections
 from detserve_client.transports import FakeTransport
 from detserve_client.wire import DetectionRequest
-from detserve_perf.accuracy import score_dataset
+from detserve_perf.accuracy.evaluation import score_dataset
 from tests.shared_data import VAL64, YOLOX, needs_shared
 
 COCO80 = VAL64 / "coco80.names"

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detserve_perf.capacity.service_curve import CurvePoint, ServiceCurve, curve_from_sweep, pooled
 from detserve_perf.errors import MeasurementError
-from detserve_perf.service_curve import CurvePoint, ServiceCurve, curve_from_sweep, pooled
 
 
 def _load(per_s: float, p50: float, p90: float, p99: float) -> dict[str, float]:

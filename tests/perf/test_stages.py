@@ -3,7 +3,7 @@
 import pytest
 
 from detserve_perf.errors import MeasurementError
-from detserve_perf.stages import ModelCounters, StageTimes, stage_times
+from detserve_perf.speed.stages import ModelCounters, StageTimes, stage_times
 
 # One entry of model_stats as gRPC's JSON has it: 64-bit integers are text, zeros are left out.
 GRPC = {

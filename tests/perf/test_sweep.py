@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detserve_perf.accuracy.reference import ReferenceRun
 from detserve_perf.commands.sweep import _numbers
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load import LoadPoint, LoadResult
-from detserve_perf.machine import this_machine
-from detserve_perf.reference import ReferenceRun
-from detserve_perf.stages import StageTimes
-from detserve_perf.sweep import (
+from detserve_perf.load.point import LoadPoint, LoadResult
+from detserve_perf.report.machine import this_machine
+from detserve_perf.speed.stages import StageTimes
+from detserve_perf.speed.sweep import (
     PointRun,
     Sweep,
     SweepSettings,
@@ -21,7 +21,7 @@ from detserve_perf.sweep import (
     spread,
     with_ratios,
 )
-from detserve_perf.sweep_report import speed_table, stages_table, sweep_report
+from detserve_perf.speed.sweep_report import speed_table, stages_table, sweep_report
 
 ONE, FOUR = LoadPoint(1), LoadPoint(4)
 

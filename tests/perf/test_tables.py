@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from detserve_perf.errors import MeasurementError
-from detserve_perf.tables import Column, Figure, Report, Table
+from detserve_perf.report.tables import Column, Figure, Report, Table
 
 TABLE = Table(
     title="Speed",

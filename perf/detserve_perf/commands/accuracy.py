@@ -45,8 +45,8 @@ def accuracy(
     ] = None,
 ) -> None:
     """COCO's average precision of a served detector, overall, by size and by class; or of two, compared."""
-    from detserve_perf.accuracy import Served, measure_accuracy
-    from detserve_perf.accuracy_report import accuracy_report
+    from detserve_perf.accuracy.evaluation import Served, measure_accuracy
+    from detserve_perf.accuracy.evaluation_report import accuracy_report
 
     if against_url is not None and against is None:
         raise typer.BadParameter("it needs --against, the ensemble there", param_hint="--against-url")
@@ -76,7 +76,7 @@ def accuracy(
 def _require_figures(*, pictures: bool) -> None:
     """Say that a library is missing before the server is asked, not after."""
     from detserve_client.drawing import require_drawing
-    from detserve_perf.curves import require_plotting
+    from detserve_perf.accuracy.curves import require_plotting
 
     require_plotting()
     if pictures:

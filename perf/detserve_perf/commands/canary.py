@@ -16,11 +16,11 @@ from rich.progress import Progress
 from detserve_client.client import DetectionClient
 from detserve_client.files import write_whole
 from detserve_client.sources import expand_sources
-from detserve_perf.access import connected
+from detserve_perf.server.access import connected
 
 if TYPE_CHECKING:
-    from detserve_perf.canary import Comparison
-    from detserve_perf.tables import Table
+    from detserve_perf.accuracy.canary import Comparison
+    from detserve_perf.report.tables import Table
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -60,7 +60,7 @@ def canary(
     A picture has changed when a box has no partner of its class with an IoU of 0.5 or more, when a matched
     box moved (IoU under 0.9), or when the new detector failed.
     """
-    from detserve_perf.canary import Limits
+    from detserve_perf.accuracy.canary import Limits
 
     if from_stdin and (pictures or labels):
         raise typer.BadParameter("it cannot be used with --pictures or --labels", param_hint="--from-stdin")
@@ -96,7 +96,7 @@ def _compare(
     concurrency: int,
     on_picture: Callable[[], None],
 ) -> Comparison:
-    from detserve_perf.canary import compare_dataset, compare_pictures
+    from detserve_perf.accuracy.canary import compare_dataset, compare_pictures
 
     if labels is not None:
         return compare_dataset(old, new, labels, pictures, concurrency=concurrency, on_picture=on_picture)
@@ -108,7 +108,7 @@ def _compare(
 
 
 def _table(comparison: Comparison) -> Table:
-    from detserve_perf.tables import Column, Table
+    from detserve_perf.report.tables import Column, Table
 
     columns = [
         Column("class", "class"),

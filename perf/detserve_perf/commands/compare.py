@@ -30,9 +30,9 @@ def compare(
 
     The others are installed on demand into an environment of their own, which is kept.
     """
-    from detserve_perf.compare import ContestSettings
-    from detserve_perf.compare import compare as measure
-    from detserve_perf.compare_report import compare_report
+    from detserve_perf.speed.compare import ContestSettings
+    from detserve_perf.speed.compare import compare as measure
+    from detserve_perf.speed.compare_report import compare_report
 
     settings = ContestSettings(concurrency, requests, repeats)
     names = [name.strip() for name in peers.split(",") if name.strip()]

@@ -22,10 +22,10 @@ def overload(
 ) -> None:
     """What the server answers, and how soon it refuses the rest, when more is asked than it can do."""
     from detserve_client.endpoint import Endpoint
-    from detserve_perf.machine import this_machine
-    from detserve_perf.overload import overload as measure
-    from detserve_perf.overload_report import overload_report
-    from detserve_perf.triton import TritonQueries
+    from detserve_perf.capacity.overload import overload as measure
+    from detserve_perf.capacity.overload_report import overload_report
+    from detserve_perf.report.machine import this_machine
+    from detserve_perf.server.triton import TritonQueries
 
     multiples = _multiples(loads)
     terminal = Console(stderr=True, emoji=False)

@@ -24,9 +24,9 @@ def placement(
     repeats: Annotated[int, typer.Option(min=2, help="Rounds, each with all choices in turn.")] = 3,
 ) -> None:
     """JPEG or raw, gRPC, HTTP or shared memory, how many instances: measured here, and one recommended."""
+    from detserve_perf.capacity.placement import PlacementSettings, measure_placement
+    from detserve_perf.capacity.placement_report import placement_report
     from detserve_perf.commands.sweep import _numbers
-    from detserve_perf.placement import PlacementSettings, measure_placement
-    from detserve_perf.placement_report import placement_report
 
     settings = PlacementSettings(concurrency, requests, repeats)
     counts = _numbers(instances, "--instances")

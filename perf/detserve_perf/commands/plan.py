@@ -12,9 +12,9 @@ from detserve_perf.commands.progress import phases
 from detserve_perf.errors import MeasurementError
 
 if TYPE_CHECKING:
-    from detserve_perf.machine import Machine
-    from detserve_perf.plan import Checked
-    from detserve_perf.service_curve import ServiceCurve
+    from detserve_perf.capacity.plan import Checked
+    from detserve_perf.capacity.service_curve import ServiceCurve
+    from detserve_perf.report.machine import Machine
 
 _CURVE_POINT_S = 5.0
 _CHECK_S = 40.0
@@ -41,11 +41,11 @@ def plan(
     ] = None,
 ) -> None:
     """How many replicas a demand takes, by a queueing simulation on a measured service curve."""
+    from detserve_perf.capacity.plan import Demand, mean_bytes, replicas_for
+    from detserve_perf.capacity.plan_report import plan_report
+    from detserve_perf.capacity.service_curve import curve_from_sweep
     from detserve_perf.commands.sweep import _numbers
-    from detserve_perf.corpus import read_pictures
-    from detserve_perf.plan import Demand, mean_bytes, replicas_for
-    from detserve_perf.plan_report import plan_report
-    from detserve_perf.service_curve import curve_from_sweep
+    from detserve_perf.load.corpus import read_pictures
 
     demands = [Demand("--rate", rate)]
     demands += [Demand(f"{n:,} cameras", n * fps) for n in _numbers(cameras, "--cameras")]
@@ -75,12 +75,12 @@ def _measured(
     repository: Path, model: str, pictures: list[bytes], *, check: bool
 ) -> tuple[ServiceCurve, list[Checked], Machine]:
     from detserve_client.endpoint import Endpoint
-    from detserve_perf.machine import this_machine
-    from detserve_perf.plan import check as check_loads
-    from detserve_perf.served import served
-    from detserve_perf.service_curve import measure_curve
-    from detserve_perf.triton import TritonQueries
-    from detserve_perf.wire_requests import triton_grpc_requests
+    from detserve_perf.capacity.plan import check as check_loads
+    from detserve_perf.capacity.service_curve import measure_curve
+    from detserve_perf.load.wire_requests import triton_grpc_requests
+    from detserve_perf.report.machine import this_machine
+    from detserve_perf.server.served import served
+    from detserve_perf.server.triton import TritonQueries
 
     requests = triton_grpc_requests(model, pictures)
     with phases() as on_progress, served(repository, model) as server:

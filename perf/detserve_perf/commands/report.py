@@ -20,9 +20,9 @@ def report(
 ) -> None:
     """One HTML page of everything measured, which needs no other file."""
     from detserve_client.files import write_whole
-    from detserve_perf.curves import require_plotting
-    from detserve_perf.html_report import html_report
-    from detserve_perf.results import read_results
+    from detserve_perf.accuracy.curves import require_plotting
+    from detserve_perf.report.earlier import read_results
+    from detserve_perf.report.page import html_report
 
     require_plotting()
     found = [read_results(folder) for folder in results]

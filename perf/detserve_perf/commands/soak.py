@@ -22,10 +22,10 @@ def soak(
 ) -> None:
     """Memory of every process of the server under load; exits 1 on growth over 3 % or failed requests."""
     from detserve_client.files import write_whole
-    from detserve_perf.curves import require_plotting
-    from detserve_perf.soak import read_duration_s, what_is_wrong
-    from detserve_perf.soak import soak as measure
-    from detserve_perf.soak_report import samples_table, soak_report
+    from detserve_perf.accuracy.curves import require_plotting
+    from detserve_perf.capacity.soak import read_duration_s, what_is_wrong
+    from detserve_perf.capacity.soak import soak as measure
+    from detserve_perf.capacity.soak_report import samples_table, soak_report
 
     require_plotting()
     duration_s = read_duration_s(duration)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load import LoadPoint
+from detserve_perf.load.point import LoadPoint
 
 
 def sweep(
@@ -29,9 +29,9 @@ def sweep(
     repeats: Annotated[int, typer.Option(min=1, help="How often the whole sweep is run.")] = 3,
 ) -> None:
     """Throughput, latency and time per stage over concurrency and batch, beside the in-process reference."""
-    from detserve_perf.sweep import SweepSettings
-    from detserve_perf.sweep import sweep as measure
-    from detserve_perf.sweep_report import sweep_report
+    from detserve_perf.speed.sweep import SweepSettings
+    from detserve_perf.speed.sweep import sweep as measure
+    from detserve_perf.speed.sweep_report import sweep_report
 
     batches, concurrencies = _numbers(batch, "--batch"), _numbers(concurrency, "--concurrency")
     points = tuple(LoadPoint(c, b) for b, c in product(batches, concurrencies))

@@ -13,11 +13,9 @@ from pathlib import Path
 
 import detserve_client
 import detserve_perf
-from detserve_perf.background import LOOPBACK, free_ports, running
-from detserve_perf.generator import HttpRequest
-from detserve_perf.reference import repository_card
-from detserve_perf.served import answers
-from detserve_perf.wire_requests import (
+from detserve_perf.accuracy.reference import repository_card
+from detserve_perf.load.generator import HttpRequest
+from detserve_perf.load.wire_requests import (
     Found,
     base64_requests,
     posted_requests,
@@ -25,6 +23,8 @@ from detserve_perf.wire_requests import (
     read_triton_http,
     triton_http_requests,
 )
+from detserve_perf.server.background import LOOPBACK, free_ports, running
+from detserve_perf.server.served import answers
 
 #: Our server's allocator settings (detserve_server.command_line); the peers get them too, in their favour.
 _ALLOCATOR = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detserve_perf.reference import load_reference
+from detserve_perf.accuracy.reference import load_reference
 
 CORES = int(os.environ.get("DETSERVE_PEER_CORES", "1"))
 PORT = int(os.environ.get("DETSERVE_PEER_PORT", "0"))

@@ -1,0 +1,1 @@
+"""How good are its detections? Scored against annotations, compared with another detector's."""

@@ -1,0 +1,177 @@
+"""One load generator for every server: requests made beforehand, answers not looked into, over HTTP or gRPC.
+
+A closed loop keeps ``concurrency`` requests under way. An open loop sends each request at its own time,
+whether or not those before it were answered, as cameras do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detserve_client.errors import Overloaded
+from detserve_client.faults import error_from_grpc, error_from_http
+from detserve_perf.load.http_connections import HttpConnections, HttpFailed, post_message
+
+_TIMEOUT_S = 60.0
+_MESSAGE_BYTES = 2**31 - 1
+_GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+
+
+class RequestFailed(Exception):
+    """One request got no detections; the text is the server's."""
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """The body of one POST and its headers."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request: when it was due from the start on, how long its answer took from then, its failure.
+
+    ``latency_s`` counts from when the request was due, so a generator that lags is not hidden.
+    """
+
+    due_s: float
+    latency_s: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """All requests of one load in the order of their answers. ``cpu_s`` is the generator's own CPU time."""
+
+    samples: tuple[Sample, ...]
+    took_s: float
+    cpu_s: float
+
+    @property
+    def latencies_ms(self) -> NDArray[np.float64]:
+        """Of the answered requests, float64 [n]."""
+        return np.array([1e3 * sample.latency_s for sample in self.samples if sample.error is None])
+
+    @property
+    def errors(self) -> list[str]:
+        """What the failed requests were told."""
+        return [sample.error for sample in self.samples if sample.error is not None]
+
+    @property
+    def pictures_per_s(self) -> float:
+        """Answered requests over the time of the run."""
+        return len(self.latencies_ms) / self.took_s
+
+
+Send = Callable[[int], Awaitable[bytes]]
+"""Sends the request of this number (they are taken in turn) and returns the raw answer."""
+
+
+@asynccontextmanager
+async def http_sender(url: str, path: str, requests: Sequence[HttpRequest]) -> AsyncIterator[Send]:
+    """POST to ``url`` + ``path`` over connections that are kept."""
+    messages = [post_message(path, request.body, request.headers) for request in requests]
+    async with HttpConnections(url, _TIMEOUT_S) as connections:
+
+        async def send(number: int) -> bytes:
+            try:
+                status, answer = await connections.exchange(messages[number % len(messages)])
+            except HttpFailed as error:
+                raise RequestFailed(str(error)) from None
+            if status != 200:
+                raise RequestFailed(f"status {status}: {answer[:200].decode(errors='replace')}")
+            return answer
+
+        yield send
+
+
+@asynccontextmanager
+async def grpc_sender(address: str, requests: Sequence[bytes]) -> AsyncIterator[Send]:
+    """Call ModelInfer with messages that are serialised already; answers stay serialised."""
+    import grpc.aio
+
+    options = [("grpc.max_send_message_length", _MESSAGE_BYTES)]
+    options += [("grpc.max_receive_message_length", _MESSAGE_BYTES)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
+        call = channel.unary_unary(_GRPC_METHOD)
+
+        async def send(number: int) -> bytes:
+            try:
+                return bytes(await call(requests[number % len(requests)], timeout=_TIMEOUT_S))
+            except grpc.aio.AioRpcError as error:
+                raise RequestFailed(f"{error.code().name}: {error.details()}") from None
+
+        yield send
+
+
+async def closed_loop(
+    send: Send, *, concurrency: int, requests: int | None = None, duration_s: float | None = None
+) -> Run:
+    """Keep ``concurrency`` requests under way until ``requests`` were sent or ``duration_s`` is over."""
+    numbers = itertools.count() if requests is None else iter(range(requests))
+    started_s, cpu_s = time.perf_counter(), time.process_time()
+    ends_s = float("inf") if duration_s is None else started_s + duration_s
+    samples: list[Sample] = []
+
+    async def keep_one() -> None:
+        for number in numbers:
+            due_s = time.perf_counter()
+            if due_s >= ends_s:
+                return
+            samples.append(await _timed(send, number, due_s, started_s))
+
+    await asyncio.gather(*(keep_one() for _ in range(concurrency)))
+    return Run(tuple(samples), time.perf_counter() - started_s, time.process_time() - cpu_s)
+
+
+async def open_loop(send: Send, due_s: Sequence[float]) -> Run:
+    """Send each request at its time in ``due_s`` (seconds from the start, ascending) and wait for all."""
+    started_s, cpu_s = time.perf_counter(), time.process_time()
+    samples: list[Sample] = []
+
+    async def one(number: int, at_s: float) -> None:
+        samples.append(await _timed(send, number, at_s, started_s))
+
+    tasks = []
+    for number, offset_s in enumerate(due_s):
+        at_s = started_s + offset_s
+        await asyncio.sleep(at_s - time.perf_counter())
+        tasks.append(asyncio.create_task(one(number, at_s)))
+    await asyncio.gather(*tasks)
+    return Run(tuple(samples), time.perf_counter() - started_s, time.process_time() - cpu_s)
+
+
+def poisson_arrivals_s(rate_per_s: float, duration_s: float, seed: int) -> list[float]:
+    """Times of arrival at random, ``rate_per_s`` on average, ascending, below ``duration_s``."""
+    random = np.random.default_rng(seed)
+    count = random.poisson(rate_per_s * duration_s)
+    return [float(time_s) for time_s in np.sort(random.uniform(0, duration_s, count))]
+
+
+def is_refusal(error: str) -> bool:
+    """Whether a failed request's text says that the queue was full, or the wait in it too long."""
+    code, _, details = error.partition(": ")
+    if code.startswith("status "):
+        found: Exception = error_from_http(int(code.removeprefix("status ")), details, url="", model="")
+    else:
+        found = error_from_grpc(code, details, url="", model="")
+    return isinstance(found, Overloaded)
+
+
+async def _timed(send: Send, number: int, due_s: float, started_s: float) -> Sample:
+    try:
+        await send(number)
+        error = None
+    except RequestFailed as failure:
+        error = str(failure)
+    return Sample(due_s - started_s, time.perf_counter() - due_s, error)

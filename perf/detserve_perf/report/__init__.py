@@ -1,0 +1,1 @@
+"""Measurements to look at: tables, a page, what changed since the last ones."""

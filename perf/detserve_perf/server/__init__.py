@@ -1,0 +1,1 @@
+"""The server that is measured: how it is reached, what it says of itself, its processes."""

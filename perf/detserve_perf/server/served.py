@@ -1,0 +1,57 @@
+"""A repository served by ``detserve serve`` for as long as a measurement needs it."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from detserve_perf.server.background import LOOPBACK, free_ports, running
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where it listens; ``pid`` is the parent of all its processes."""
+
+    grpc_url: str
+    http_url: str
+    pid: int
+
+
+@contextmanager
+def served(repository: Path, model: str, *options: str) -> Iterator[Served]:
+    """Serve ``model`` and the steps of its ensemble on free ports of 127.0.0.1.
+
+    ``options`` are further options of ``detserve serve``. Raises
+    :class:`~detserve_perf.errors.MeasurementError` with the server's own words when it does not start.
+    """
+    grpc_port, http_port, metrics_port = free_ports(3)
+    command = [sys.executable, "-m", "detserve_client.command", "serve", "--repository", str(repository)]
+    command += ["--model", model, "--grpc-port", str(grpc_port), "--http-port", str(http_port)]
+    command += ["--metrics-port", str(metrics_port), *options]
+    with (
+        tempfile.TemporaryDirectory(prefix="detserve-perf-") as folder,
+        running(
+            command,
+            name=f"detserve serve --repository {repository}",
+            log=Path(folder) / "serve.log",
+            is_ready=lambda: answers(http_port, "/v2/health/ready"),
+        ) as pid,
+    ):
+        yield Served(f"grpc://{LOOPBACK}:{grpc_port}", f"http://{LOOPBACK}:{http_port}", pid)
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether GET ``path`` on a port of this machine gives 200."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,79 @@
+"""What a running Triton says of itself: version, model configuration, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from detserve_client.endpoint import Endpoint
+from detserve_client.faults import error_from_grpc, error_from_http, unreachable
+from detserve_perf.errors import MeasurementError
+from detserve_perf.speed.stages import ModelCounters
+
+
+class TritonQueries:
+    """Questions to one server, over the protocol of its endpoint. For one thread.
+
+    Every method raises an :class:`~detserve_client.errors.InferenceError` when the server does not answer it.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._as_json: dict[str, Any] = {}
+        if endpoint.protocol == "grpc":
+            from tritonclient.grpc import InferenceServerClient
+
+            self._as_json = {"as_json": True}
+        else:
+            from tritonclient.http import InferenceServerClient
+        self._client = InferenceServerClient(endpoint.address, ssl=endpoint.tls)
+
+    def __enter__(self) -> TritonQueries:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def version(self) -> str:
+        """Triton's version, e.g. ``2.51.0``."""
+        return str(self._ask(self._client.get_server_metadata, "")["version"])
+
+    def config(self, model: str) -> dict[str, Any]:
+        """The model's configuration (config.pbtxt as JSON)."""
+        answer = self._ask(self._client.get_model_config, model)
+        return dict(answer.get("config", answer))
+
+    def counters(self, model: str) -> ModelCounters:
+        """The model's statistics since it was loaded, those of its newest version."""
+        versions = self._ask(self._client.get_inference_statistics, model).get("model_stats", [])
+        if not versions:
+            raise MeasurementError(
+                f"{self._endpoint} keeps no statistics of {model}; start it with statistics on"
+            )
+        return ModelCounters.from_statistics(max(versions, key=lambda entry: int(entry.get("version") or 0)))
+
+    def _ask(self, question: Callable[..., Any], model: str) -> dict[str, Any]:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return dict(question(*[model] * bool(model), **self._as_json))
+        except InferenceServerException as error:
+            text, status = error.message() or "", str(error.status())
+            if self._endpoint.protocol == "grpc":
+                code = status.removeprefix("StatusCode.")
+                raise error_from_grpc(code, text, url=str(self._endpoint), model=model) from None
+            code_number = int(status) if status.isdigit() else 500
+            raise error_from_http(code_number, text, url=str(self._endpoint), model=model) from None
+        except OSError as error:
+            raise unreachable(str(error), url=str(self._endpoint)) from None
+
+
+def steps_of(config: dict[str, Any]) -> list[str]:
+    """The composing models of an ensemble in order, each once; none when it is no ensemble."""
+    steps = config.get("ensemble_scheduling", {}).get("step", [])
+    return list(dict.fromkeys(step["model_name"] for step in steps))
