@@ -3,8 +3,8 @@
 from detserve_client.async_client import AsyncDetectionClient
 from detserve_client.card import Card
 from detserve_client.client import DetectionClient
-from detserve_client.detections import Detection, Detections
 from detserve_client.endpoint import Endpoint
+from detserve_client.engine.wire import DetectionRequest
 from detserve_client.errors import (
     AccessDenied,
     CardError,
@@ -23,17 +23,17 @@ from detserve_client.errors import (
     ServerUnavailable,
     SourceError,
 )
-from detserve_client.outcomes import Outcome
-from detserve_client.pictures import PictureSource
+from detserve_client.pictures.encoding import PictureSource
+from detserve_client.results.detections import Detection, Detections
+from detserve_client.results.outcomes import Outcome
 from detserve_client.security import Security
-from detserve_client.shared_frames import FrameTransfer
+from detserve_client.shared_memory.frames import FrameTransfer
 from detserve_client.transports import (
     AsyncFakeTransport,
     AsyncTransport,
     FakeTransport,
     Transport,
 )
-from detserve_client.wire import DetectionRequest
 
 __all__ = [
     "AccessDenied",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from detserve_client.datasets.average_precision import AccuracyTable, AveragePrecision, classes_by_name
 from detserve_client.datasets.base import AnnotatedPicture, plain_boxes
 from detserve_client.datasets.errors import DatasetError
-from detserve_client.detections import Detections
+from detserve_client.results.detections import Detections
 
 LABELS = ("qr code", "barcode", "person")
 

@@ -20,8 +20,8 @@ from detserve_client import (
     RequestRejected,
     ServerUnavailable,
 )
-from detserve_client.cancellation import Cancellation
-from detserve_client.wire import DetectionRequest, Outputs
+from detserve_client.engine.cancellation import Cancellation
+from detserve_client.engine.wire import DetectionRequest, Outputs
 
 
 class CountingTransport(FakeTransport):

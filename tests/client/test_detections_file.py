@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detserve_client import Detections, Outcome, RequestRejected, SourceError
-from detserve_client.detections_file import detections_of
-from detserve_client.results import write_json
+from detserve_client.results.detections_file import detections_of
+from detserve_client.results.run_files import write_json
 
 LABELS = ("cat", "dog", "bicycle")
 coordinates = st.floats(0, 5000, width=32)

@@ -14,7 +14,13 @@ from detserve_client import (
     ServerFault,
     ServerUnavailable,
 )
-from detserve_client.faults import BY_GRPC_CODE, BY_HTTP_STATUS, error_from_grpc, error_from_http, plain
+from detserve_client.engine.faults import (
+    BY_GRPC_CODE,
+    BY_HTTP_STATUS,
+    error_from_grpc,
+    error_from_http,
+    plain,
+)
 
 URL = "grpc://host:8001"
 

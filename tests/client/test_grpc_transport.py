@@ -19,7 +19,7 @@ from detserve_client import (
     ServerFault,
     ServerUnavailable,
 )
-from detserve_client.faults import BY_GRPC_CODE
+from detserve_client.engine.faults import BY_GRPC_CODE
 from tests.client.triton_grpc import grpc_server, infer_response
 
 

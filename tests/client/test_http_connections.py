@@ -22,7 +22,7 @@ from detserve_client import (
     RequestRejected,
     ServerUnavailable,
 )
-from detserve_client.cancellation import Cancellation
+from detserve_client.engine.cancellation import Cancellation
 from detserve_client.transports import async_transport_to, transport_to
 from detserve_client.transports.http_connection import HttpConnection
 from tests.client.raw_peer import Answers, peer

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from detserve_client import Detections, Outcome
-from detserve_client.drawing import annotated
-from detserve_client.results import write_json
+from detserve_client.pictures.drawing import annotated
+from detserve_client.results.run_files import write_json
 
 
 def image(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from detserve_client.datasets import AnnotatedPicture, Dataset, open_dataset
 from detserve_client.datasets.average_precision import AveragePrecision
 from detserve_client.datasets.errors import DatasetError
-from detserve_client.detections import Detections
+from detserve_client.results.detections import Detections
 from tests.client.test_datasets import BOX, picture, text, voc_xml
 
 CARD = ("dog", "cat")

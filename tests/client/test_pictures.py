@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from detserve_client import SourceError
-from detserve_client.pictures import encoded_picture
+from detserve_client.pictures.encoding import encoded_picture
 
 GREEN_BGR = (0, 200, 0)
 
@@ -81,7 +81,7 @@ def test_pixels_without_opencv_name_the_extra() -> None:
         "import sys; sys.modules['cv2'] = None\n"
         "import numpy as np\n"
         "from detserve_client import MissingExtra\n"
-        "from detserve_client.pictures import encoded_picture\n"
+        "from detserve_client.pictures.encoding import encoded_picture\n"
         "try: encoded_picture(np.zeros((4, 4, 3), np.uint8))\n"
         "except MissingExtra as error: print(error)\n"
     )

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detserve_client.bitmaps import bmp_bytes, write_bmp
-from detserve_client.regions import Region, RegionPool, abandoned, remove_abandoned_names
+from detserve_client.pictures.bitmaps import bmp_bytes, write_bmp
+from detserve_client.shared_memory.regions import Region, RegionPool, abandoned, remove_abandoned_names
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is for Linux")
 SHM = Path("/dev/shm")
@@ -108,7 +108,7 @@ def test_no_room_is_an_error_and_no_signal() -> None:
 
 KILLED = """
 import sys, time, numpy
-from detserve_client.regions import RegionPool
+from detserve_client.shared_memory.regions import RegionPool
 region, _ = RegionPool().take(numpy.zeros((4, 4, 3), numpy.uint8))
 print(region.name, flush=True)
 time.sleep(60)

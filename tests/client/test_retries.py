@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detserve_client import ModelNotFound, ServerUnavailable
-from detserve_client.retries import Retries
+from detserve_client.engine.retries import Retries
 
 REFUSED = ServerUnavailable("refused")
 GONE = ModelNotFound("has no available versions")

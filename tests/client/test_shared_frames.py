@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from detserve_client import AsyncDetectionClient, AsyncFakeTransport, Card, DetectionClient, FakeTransport
-from detserve_client.cancellation import Cancellation
-from detserve_client.detections import Detections
-from detserve_client.wire import DetectionRequest, Outputs, padded_outputs
+from detserve_client.engine.cancellation import Cancellation
+from detserve_client.engine.wire import DetectionRequest, Outputs, padded_outputs
+from detserve_client.results.detections import Detections
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is for Linux")
 SHM = Path("/dev/shm")

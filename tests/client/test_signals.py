@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from detserve_client.signals import told_to_stop
+from detserve_client.commands.signals import told_to_stop
 
 
 def test_the_first_signal_and_its_echo_are_a_wish_and_a_later_one_acts() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from detserve_client import SourceError
-from detserve_client.sources import expand_sources
+from detserve_client.pictures.sources import expand_sources
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from detserve_client import (
     ServerFault,
     SourceError,
 )
-from detserve_client.cancellation import Cancellation
-from detserve_client.wire import Outputs
+from detserve_client.engine.cancellation import Cancellation
+from detserve_client.engine.wire import Outputs
 
 Answer = Callable[[DetectionRequest], Detections]
 

@@ -26,7 +26,7 @@ from detserve_client import (
     Security,
     ServerUnavailable,
 )
-from detserve_client.wire import config_with
+from detserve_client.engine.wire import config_with
 from detserve_server.certificates.authority import new_authority, new_client, new_server, write_certified
 from tests.client.raw_peer import peer
 from tests.client.triton_grpc import grpc_server, infer_response

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 
 from detserve_client import Detections
-from detserve_client.tracking import Tracker
+from detserve_client.video.tracking import Tracker
 
 
 def at(*lefts: float, score: float = 0.8) -> Detections:

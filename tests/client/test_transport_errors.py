@@ -26,7 +26,7 @@ from detserve_client import (
     ModelNotFound,
     ServerUnavailable,
 )
-from detserve_client.faults import BY_GRPC_CODE, BY_HTTP_STATUS, error_from_http
+from detserve_client.engine.faults import BY_GRPC_CODE, BY_HTTP_STATUS, error_from_http
 from detserve_client.transports import grpc_messages, http_messages
 from tests.client.triton_grpc import grpc_server, infer_response
 from tests.client.triton_http import Received, Reply, http_server, infer_reply

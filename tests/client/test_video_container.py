@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from detserve_client import SourceError
-from detserve_client.video import Frame
-from detserve_client.video_container import Container
-from detserve_client.video_sources import VideoSource
+from detserve_client.video.container import Container
+from detserve_client.video.frames import Frame
+from detserve_client.video.sources import VideoSource
 from tests.client.clips import panned, write_clip
 
 TURNS = {

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from detserve_client import SourceError
-from detserve_client.video import Frame, VideoInput
-from detserve_client.video_live import LatestFrames, reconnect_pauses_s
+from detserve_client.video.frames import Frame, VideoInput
+from detserve_client.video.live import LatestFrames, reconnect_pauses_s
 
 
 class Script:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from detserve_client import SourceError
-from detserve_client.video_sources import VideoSource, video_source
+from detserve_client.video.sources import VideoSource, video_source
 
 
 @pytest.mark.parametrize(

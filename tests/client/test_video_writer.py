@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from detserve_client import OutputError
-from detserve_client.video_container import Container
-from detserve_client.video_lines import lines_file
-from detserve_client.video_sources import VideoSource
-from detserve_client.video_writer import video_writer
+from detserve_client.video.container import Container
+from detserve_client.video.lines import lines_file
+from detserve_client.video.sources import VideoSource
+from detserve_client.video.writer import video_writer
 from tests.client.clips import panned
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from detserve_client import Card, ContractViolation, Detections, RequestRejected
-from detserve_client.wire import (
+from detserve_client.engine.wire import (
     card_of,
     config_with,
     decode,

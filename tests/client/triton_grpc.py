@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from detserve_client import Card, Detections
-from detserve_client.wire import config_with, padded_outputs
+from detserve_client.engine.wire import config_with, padded_outputs
 
 DATATYPES = {"int32": "INT32", "float32": "FP32"}
 Answer = Callable[[Any, grpc.ServicerContext], Any]

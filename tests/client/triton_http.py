@@ -12,7 +12,7 @@ from threading import Thread
 from typing import Any
 
 from detserve_client import Card, Detections
-from detserve_client.wire import config_with, padded_outputs
+from detserve_client.engine.wire import config_with, padded_outputs
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 DATATYPES = {"int32": "INT32", "float32": "FP32"}

@@ -15,10 +15,10 @@ import pytest
 from detserve_client import DetectionClient
 from detserve_client.card import Card
 from detserve_client.datasets import Dataset, open_dataset
-from detserve_client.detections import Detections
+from detserve_client.engine.wire import DetectionRequest
 from detserve_client.errors import RequestRejected
+from detserve_client.results.detections import Detections
 from detserve_client.transports import FakeTransport
-from detserve_client.wire import DetectionRequest
 from detserve_perf.accuracy.evaluation import Accuracy, label_notes, score_dataset
 from detserve_perf.accuracy.evaluation_report import accuracy_report
 from detserve_perf.errors import MeasurementError

@@ -15,9 +15,9 @@ from detserve_builder.precision.session import open_session
 from detserve_builder.preparation.prepare import prepare
 from detserve_client import DetectionClient
 from detserve_client.datasets import open_dataset
-from detserve_client.detections import Detections
+from detserve_client.engine.wire import DetectionRequest
+from detserve_client.results.detections import Detections
 from detserve_client.transports import FakeTransport
-from detserve_client.wire import DetectionRequest
 from detserve_perf.accuracy.evaluation import score_dataset
 from tests.shared_data import VAL64, YOLOX, needs_shared
 

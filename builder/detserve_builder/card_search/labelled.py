@@ -14,7 +14,7 @@ from detserve_builder.card_search.settings import Setting
 from detserve_builder.precision.evaluation import Truth, detections
 from detserve_client.datasets import AnnotatedPicture
 from detserve_client.datasets.average_precision import AveragePrecision, ClassMatches
-from detserve_client.detections import Detections
+from detserve_client.results.detections import Detections
 
 _ANY = ("object",)
 

@@ -19,7 +19,7 @@ from detserve_client.datasets.average_precision import (
     classes_by_name,
 )
 from detserve_client.datasets.base import plain_boxes
-from detserve_client.detections import Detections
+from detserve_client.results.detections import Detections
 
 if TYPE_CHECKING:
     from detserve_builder.steps.detserve_detector import Session

@@ -23,19 +23,19 @@ from detserve_client import (
     ServerUnavailable,
     SourceError,
 )
+from detserve_client.commands.signals import told_to_stop
 from detserve_client.commands.video_report import FrameProgress, VideoSummary
-from detserve_client.drawing import annotated, require_drawing
 from detserve_client.errors import DetserveError
-from detserve_client.signals import told_to_stop
-from detserve_client.tracking import Tracker
-from detserve_client.video import Frame
-from detserve_client.video_camera import Camera
-from detserve_client.video_container import Container
-from detserve_client.video_lines import frame_line, lines_file
-from detserve_client.video_live import LatestFrames
-from detserve_client.video_sources import VideoSource
-from detserve_client.video_window import Rate, Window, with_status
-from detserve_client.video_writer import VideoWriter, video_writer
+from detserve_client.pictures.drawing import annotated, require_drawing
+from detserve_client.video.camera import Camera
+from detserve_client.video.container import Container
+from detserve_client.video.frames import Frame
+from detserve_client.video.lines import frame_line, lines_file
+from detserve_client.video.live import LatestFrames
+from detserve_client.video.sources import VideoSource
+from detserve_client.video.tracking import Tracker
+from detserve_client.video.window import Rate, Window, with_status
+from detserve_client.video.writer import VideoWriter, video_writer
 
 INTERRUPTED = 130
 _LIVE_TIMEOUT_S = 5.0

@@ -22,8 +22,8 @@ from rich.progress import (
 )
 
 from detserve_client import Outcome
-from detserve_client.shared_frames import FrameTransfer
-from detserve_client.video import Frame
+from detserve_client.shared_memory.frames import FrameTransfer
+from detserve_client.video.frames import Frame
 
 _LATENCIES = 10_000
 

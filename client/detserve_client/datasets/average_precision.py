@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from detserve_client.datasets.base import AnnotatedPicture
 from detserve_client.datasets.errors import DatasetError
-from detserve_client.detections import Detections
 from detserve_client.errors import MissingExtra
+from detserve_client.results.detections import Detections
 
 MAX_DETECTIONS = 100  # what COCO's AP looks at
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)

@@ -18,7 +18,7 @@ from detserve_client.datasets.base import (
     shown,
 )
 from detserve_client.datasets.errors import DatasetError
-from detserve_client.sources import PICTURE_SUFFIXES
+from detserve_client.pictures.sources import PICTURE_SUFFIXES
 
 _FOLDERS = ("JPEGImages", "images", "Annotations", ".")
 _SUFFIXES = (*PICTURE_SUFFIXES, *(suffix.upper() for suffix in PICTURE_SUFFIXES))

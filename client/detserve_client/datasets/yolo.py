@@ -16,7 +16,7 @@ from detserve_client.datasets.base import (
 )
 from detserve_client.datasets.errors import DatasetError
 from detserve_client.datasets.yolo_names import NAMES_FILE, Description, describe, read_text
-from detserve_client.sources import PICTURE_SUFFIXES
+from detserve_client.pictures.sources import PICTURE_SUFFIXES
 
 _OUTSIDE = 0.01  # exporters round a box at the edge a little out of the picture
 _BOX = 5  # class, x centre, y centre, width, height

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from detserve_client.endpoint import Endpoint
+from detserve_client.engine.faults import error_from_grpc
+from detserve_client.engine.wire import DetectionRequest, Outputs
 from detserve_client.errors import ModelNotFound
-from detserve_client.faults import error_from_grpc
 from detserve_client.transports import grpc_messages as messages
-from detserve_client.wire import DetectionRequest, Outputs
 
 
 class AsyncGrpcTransport:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from detserve_client.cancellation import Cancellation
-from detserve_client.wire import DetectionRequest, Outputs
+from detserve_client.engine.cancellation import Cancellation
+from detserve_client.engine.wire import DetectionRequest, Outputs
 
 
 class Transport(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detserve_client.datasets.average_precision import name_key
-from detserve_client.detections import Detections
+from detserve_client.results.detections import Detections
 
 MATCH_IOU = 0.5
 MOVED_BELOW_IOU = 0.9

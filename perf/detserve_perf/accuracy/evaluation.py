@@ -18,7 +18,7 @@ from detserve_client.datasets.average_precision import (
     classes_by_name,
     name_key,
 )
-from detserve_client.detections import Detections
+from detserve_client.results.detections import Detections
 from detserve_perf.accuracy.differences import Differences
 from detserve_perf.errors import MeasurementError
 from detserve_perf.report.machine import Machine, this_machine

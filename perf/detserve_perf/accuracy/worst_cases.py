@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.detections import Detections
-from detserve_client.drawing import annotated
-from detserve_client.picture_files import upright_pixels
+from detserve_client.pictures.drawing import annotated
+from detserve_client.pictures.files import upright_pixels
+from detserve_client.results.detections import Detections
 from detserve_perf.accuracy.differences import WorstCase, pair
 
 _GREY, _AMBER = (150, 150, 150), (0, 190, 255)

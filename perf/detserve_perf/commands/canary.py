@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from detserve_client.client import DetectionClient
 from detserve_client.files import write_whole
-from detserve_client.sources import expand_sources
+from detserve_client.pictures.sources import expand_sources
 from detserve_perf.server.access import connected
 
 if TYPE_CHECKING:

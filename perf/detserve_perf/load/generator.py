@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detserve_client.engine.faults import error_from_grpc, error_from_http
 from detserve_client.errors import Overloaded
-from detserve_client.faults import error_from_grpc, error_from_http
 from detserve_perf.load.http_connections import HttpConnections, HttpFailed, post_message
 
 _TIMEOUT_S = 60.0

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from multiprocessing.shared_memory import SharedMemory
 
 from detserve_client import contract
-from detserve_client.faults import plain
+from detserve_client.engine.faults import plain
 from detserve_perf.errors import MeasurementError
 
 

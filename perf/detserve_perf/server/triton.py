@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from detserve_client.endpoint import Endpoint
-from detserve_client.faults import error_from_grpc, error_from_http, unreachable
+from detserve_client.engine.faults import error_from_grpc, error_from_http, unreachable
 from detserve_perf.errors import MeasurementError
 from detserve_perf.speed.stages import ModelCounters
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from detserve_client.card import Card
 from detserve_client.endpoint import Endpoint
-from detserve_client.wire import card_of
+from detserve_client.engine.wire import card_of
 from detserve_perf.accuracy.reference import (
     DetectOne,
     ReferenceRun,

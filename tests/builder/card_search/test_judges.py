@@ -18,7 +18,7 @@ from detserve_builder.preparation.prepare import prepare
 from detserve_builder.steps.detserve_detector import OUTPUTS
 from detserve_client.datasets.average_precision import AveragePrecision, ClassMatches
 from detserve_client.datasets.base import plain_boxes
-from detserve_client.detections import Detections
+from detserve_client.results.detections import Detections
 from tests.builder.tiny_networks import pictures, save_linear_network
 
 LABELS = ("cat",)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detserve_client.errors import MissingExtra, SourceError
-from detserve_client.video import Frame
-from detserve_client.video_sources import VideoSource
+from detserve_client.video.frames import Frame
+from detserve_client.video.sources import VideoSource
 
 if TYPE_CHECKING:
     import av.container

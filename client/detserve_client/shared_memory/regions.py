@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.bitmaps import bmp_bytes, write_bmp
+from detserve_client.pictures.bitmaps import bmp_bytes, write_bmp
 
 _FOLDER = Path("/dev/shm")  # noqa: S108
 _PREFIX = "detserve-client"

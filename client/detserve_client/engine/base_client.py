@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from detserve_client.endpoint import Endpoint
-from detserve_client.flows import Flows, Limits
+from detserve_client.engine.flows import Flows, Limits
+from detserve_client.engine.wire import request_parameters
 from detserve_client.security import Security
-from detserve_client.wire import request_parameters
 
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_WINDOW = 8

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from detserve_client.errors import MissingExtra, SourceError
-from detserve_client.opencv_log import silent_opencv
-from detserve_client.video import Frame
-from detserve_client.video_sources import VideoSource
+from detserve_client.pictures.opencv_log import silent_opencv
+from detserve_client.video.frames import Frame
+from detserve_client.video.sources import VideoSource
 
 
 class Camera:

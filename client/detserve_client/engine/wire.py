@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from detserve_client import contract
 from detserve_client.card import Card
-from detserve_client.detections import Detections
 from detserve_client.errors import CardError, ContractViolation, RequestRejected
+from detserve_client.results.detections import Detections
 
 Outputs = Mapping[str, NDArray[Any]]
 """The output tensors of one request by name, batch dimension included."""

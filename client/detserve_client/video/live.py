@@ -9,7 +9,7 @@ from dataclasses import replace
 from threading import Condition, Event, Thread
 
 from detserve_client.errors import SourceError
-from detserve_client.video import Frame, VideoInput
+from detserve_client.video.frames import Frame, VideoInput
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Protocol
 
-from detserve_client.cancellation import Cancellation
-from detserve_client.outcomes import Outcome
-from detserve_client.pictures import PictureSource
+from detserve_client.engine.cancellation import Cancellation
+from detserve_client.pictures.encoding import PictureSource
+from detserve_client.results.outcomes import Outcome
 
 OutcomeOf = Callable[[int, PictureSource, Cancellation], Outcome]
 """Turns the source of an index into its outcome; ends early with ``CancelledError``."""

@@ -1,8 +1,8 @@
 """What a client does, step by step, without doing any of it.
 
-A flow is a generator: it yields the next :data:`~detserve_client.steps.Step`, is sent the answer or has the
-error thrown in, and returns the result. :class:`~detserve_client.DetectionClient` runs flows with threads,
-:class:`~detserve_client.AsyncDetectionClient` in an event loop; what they do is written here, once.
+A flow is a generator: it yields the next :data:`~detserve_client.engine.steps.Step`, is sent the answer or
+has the error thrown in, and returns the result. :class:`~detserve_client.DetectionClient` runs flows with
+threads, :class:`~detserve_client.AsyncDetectionClient` in an event loop; what they do is written here, once.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detserve_client.card import Card
-from detserve_client.detections import Detections
 from detserve_client.endpoint import Endpoint
+from detserve_client.engine.retries import Retries
+from detserve_client.engine.steps import FetchConfig, Flow, Infer, Pause, Step, Work
+from detserve_client.engine.wire import DetectionRequest, card_of, decode
 from detserve_client.errors import (
     DeadlineExceeded,
     InferenceError,
@@ -27,12 +29,10 @@ from detserve_client.errors import (
     ServerUnavailable,
     SourceError,
 )
-from detserve_client.outcomes import Outcome
-from detserve_client.pictures import PictureSource, checked_pixels, encoded_picture
-from detserve_client.retries import Retries
-from detserve_client.shared_frames import FrameTransfer, SharedFrames
-from detserve_client.steps import FetchConfig, Flow, Infer, Pause, Step, Work
-from detserve_client.wire import DetectionRequest, card_of, decode
+from detserve_client.pictures.encoding import PictureSource, checked_pixels, encoded_picture
+from detserve_client.results.detections import Detections
+from detserve_client.results.outcomes import Outcome
+from detserve_client.shared_memory.frames import FrameTransfer, SharedFrames
 
 # How long a waiting request may sleep through the end of an outage.
 _LONGEST_PAUSE_S = 0.1
@@ -53,7 +53,7 @@ class Flows:
         endpoint: where the server is.
         model: name of the ensemble.
         patience_s: how long a server that is away is waited for; see
-            :class:`~detserve_client.retries.Retries`.
+            :class:`~detserve_client.engine.retries.Retries`.
     """
 
     def __init__(self, endpoint: Endpoint, model: str, patience_s: float) -> None:

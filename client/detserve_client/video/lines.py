@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detserve_client import Outcome
 from detserve_client.files import blamed_on, whole_file
-from detserve_client.video import Frame
+from detserve_client.video.frames import Frame
 
 
 def frame_line(frame: Frame, outcome: Outcome, track_ids: Sequence[int | None] | None) -> str:

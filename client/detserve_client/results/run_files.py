@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detserve_client.files import write_whole
-from detserve_client.outcomes import Outcome
+from detserve_client.results.outcomes import Outcome
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:

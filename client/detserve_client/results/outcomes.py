@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detserve_client.detections import Detections
 from detserve_client.errors import InferenceError, SourceError
-from detserve_client.pictures import PictureSource
+from detserve_client.pictures.encoding import PictureSource
+from detserve_client.results.detections import Detections
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from detserve_client.errors import OutputError, SourceError
 from detserve_client.files import write_whole
-from detserve_client.opencv_log import silent_opencv
+from detserve_client.pictures.opencv_log import silent_opencv
 
 WRITTEN_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 

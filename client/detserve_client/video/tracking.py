@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 
-from detserve_client.detections import Detections
 from detserve_client.errors import MissingExtra
+from detserve_client.results.detections import Detections
 
 
 class Tracker:

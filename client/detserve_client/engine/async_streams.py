@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
-from detserve_client.outcomes import Outcome
-from detserve_client.pictures import PictureSource
+from detserve_client.pictures.encoding import PictureSource
+from detserve_client.results.outcomes import Outcome
 
 OutcomeOf = Callable[[int, PictureSource], Awaitable[Outcome]]
 

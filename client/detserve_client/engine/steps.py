@@ -1,11 +1,11 @@
-"""What a flow can ask for; see :mod:`detserve_client.flows`."""
+"""What a flow can ask for; see :mod:`detserve_client.engine.flows`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from detserve_client.wire import DetectionRequest
+from detserve_client.engine.wire import DetectionRequest
 
 _Result = TypeVar("_Result")
 

@@ -1,0 +1,1 @@
+"""Pictures: found, read upright, encoded, drawn on, written."""
