@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from detserve_server.embedded import embedded_server
+from detserve_server.triton.embedded import embedded_server
 from examples.bench_scenes import write_bench_scenes
 
 CHECKOUT = Path(__file__).parents[1]

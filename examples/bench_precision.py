@@ -18,11 +18,11 @@ from rich.console import Console
 from detserve_builder.build import probe_pictures, warmup_picture
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
-from detserve_builder.precision.calibration import calibration_folder
+from detserve_builder.precision.choice import apply_precision, place_of
 from detserve_builder.precision.gate import Gate, Measured
-from detserve_builder.precision.passes import apply_precision, place_of
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.preparation.prepare import prepare
+from detserve_builder.quantise.calibration import calibration_folder
 from detserve_builder.repository import write_repository
 from detserve_builder.triton_config import Placement, Target
 from detserve_client.endpoint import Endpoint
@@ -31,7 +31,7 @@ from detserve_perf.load.perf_analyzer import find_perf_analyzer
 from detserve_perf.load.point import LoadPoint, LoadResult, run_load
 from detserve_perf.report.machine import this_machine
 from detserve_perf.report.tables import Column, Figure, Report, Table
-from detserve_server.embedded import embedded_server
+from detserve_server.triton.embedded import embedded_server
 from examples.bench_scenes import write_bench_scenes
 from tests.ssd_checkpoints import save_ssd_checkpoints
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from detserve_client import DetectionClient, Detections
 from detserve_client.pictures.drawing import save_drawn
-from detserve_server.embedded import RunningServer, embedded_server
+from detserve_server.triton.embedded import RunningServer, embedded_server
 
 CHECKOUT = Path(__file__).parents[1]
 OUT = CHECKOUT / "out/demo"

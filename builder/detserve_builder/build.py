@@ -12,13 +12,13 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError, naming_the_card
 from detserve_builder.infer_card import read_card
 from detserve_builder.precision import report
-from detserve_builder.precision.calibration import CalibrationSource, calibration_folder, network_input
+from detserve_builder.precision.choice import Outcome, apply_precision, place_of
 from detserve_builder.precision.decoding import Decoding, choose_decoding
-from detserve_builder.precision.passes import Outcome, apply_precision, place_of
-from detserve_builder.precision.pruning import TWO_IN_FOUR
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.preparation.prepare import prepare
 from detserve_builder.preparation.proof import doubts, refuse_impossible
+from detserve_builder.prune.weights import TWO_IN_FOUR
+from detserve_builder.quantise.calibration import CalibrationSource, calibration_folder, network_input
 from detserve_builder.repository import takes_one_picture, write_repository
 from detserve_builder.tensorrt import lint
 from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from detserve_server.command_line import ALLOCATOR, CLOSED_PROTOCOLS, SCOPE_HEADER
 from detserve_server.gateway.secret import GATEWAY_PROTOCOLS, HEADER
-from detserve_server.plans import SERVING_IMAGE
-from detserve_server.repository import ModelOutline, read_repository
-from detserve_server.shared_memory import MIB, shm_size_bytes
+from detserve_server.triton.command_line import ALLOCATOR, CLOSED_PROTOCOLS, SCOPE_HEADER
+from detserve_server.triton.plans import SERVING_IMAGE
+from detserve_server.triton.repository import ModelOutline, read_repository
+from detserve_server.triton.shared_memory import MIB, shm_size_bytes
 
 CHECKOUT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from detserve_server.repository import read_repository
-from detserve_server.shared_memory import MIB, shm_size_bytes
+from detserve_server.triton.repository import read_repository
+from detserve_server.triton.shared_memory import MIB, shm_size_bytes
 from tests.deploy.kubernetes import (
     CHECKOUT,
     OVERLAYS,

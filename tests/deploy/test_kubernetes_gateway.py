@@ -7,7 +7,7 @@ import re
 import yaml
 
 from detserve_server.gateway.settings import GatewaySettings, Limits, Upstream
-from detserve_server.shared_memory import MIB
+from detserve_server.triton.shared_memory import MIB
 from tests.deploy.kubernetes import CHECKOUT, OVERLAYS, Object, pods_of, sidecars_of
 
 

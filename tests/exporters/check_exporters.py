@@ -21,7 +21,7 @@ import pytest
 from detserve_builder.build import build
 from detserve_client import DetectionClient
 from detserve_client.errors import DetserveError
-from detserve_server.embedded import RunningServer, embedded_server
+from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.exporters.table import Row, write_table
 
 OUT = Path(os.environ.get("EXPORTERS", "out/exporters"))

@@ -10,7 +10,7 @@ import pytest
 
 from detserve_builder.build import build
 from detserve_client import DetectionClient
-from detserve_server.embedded import RunningServer, embedded_server
+from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.shared_data import FASTESTDET, SHARED, YOLO_FASTEST, YOLOX
 from tests.ssd_checkpoints import save_ssd_checkpoints
 

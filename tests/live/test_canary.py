@@ -18,9 +18,9 @@ import onnx
 import pytest
 
 from detserve_client import DetectionClient
-from detserve_server.embedded import RunningServer, embedded_server
 from detserve_server.gateway.secret import new_secret
 from detserve_server.rollout.traffic import Gateway
+from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.behind_gateway import NginxGateway, load, nginx_gateway, served, upstream
 from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
 

@@ -27,7 +27,7 @@ from detserve_client import (
     Outcome,
     Overloaded,
 )
-from detserve_server.embedded import RunningServer, embedded_server
+from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.conftest import DEFAULT
 from tests.live.echo_repository import NAME, write_echo_repository
 

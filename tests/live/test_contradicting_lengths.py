@@ -16,7 +16,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from detserve_client import DetectionClient
-from detserve_server.embedded import RunningServer, embedded_server
+from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.behind_gateway import nginx_gateway, upstream
 from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
 

@@ -14,7 +14,7 @@ import pytest
 from detserve_builder.build import build
 from detserve_builder.triton_config import Placement, Preprocess, Target
 from detserve_client import DetectionClient, InferenceError, RequestRejected
-from detserve_server.embedded import RunningServer, embedded_server
+from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.test_yolox import average_precision, rows
 from tests.shared_data import SINGLE, VAL64, YOLOX, needs_shared
 

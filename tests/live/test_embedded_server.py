@@ -19,10 +19,10 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
-from detserve_server.embedded import embedded_server
 from detserve_server.errors import PortTaken, ServerStartError, ServerStopped
-from detserve_server.ports import LOOPBACK, choose_ports
-from detserve_server.shared_memory import regions
+from detserve_server.triton.embedded import embedded_server
+from detserve_server.triton.ports import LOOPBACK, choose_ports
+from detserve_server.triton.shared_memory import regions
 from tests.server.models import write_repository
 
 pytestmark = pytest.mark.live
@@ -169,7 +169,7 @@ def test_nothing_survives_a_parent_that_is_killed(tiny: Path, tmp_path: Path) ->
     program = textwrap.dedent(
         f"""
         import pathlib, time
-        from detserve_server.embedded import embedded_server
+        from detserve_server.triton.embedded import embedded_server
         log = pathlib.Path({str(tmp_path / "triton.log")!r})
         with embedded_server(pathlib.Path({str(tiny)!r}), log_file=log) as server:
             print(server.pid, server.region_prefix, flush=True)

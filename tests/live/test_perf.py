@@ -17,7 +17,7 @@ from detserve_perf.errors import MeasurementError
 from detserve_perf.load.perf_analyzer import find_perf_analyzer
 from detserve_perf.load.point import LoadPoint
 from detserve_perf.speed.sweep import Sweep, SweepSettings, sweep
-from detserve_server.embedded import RunningServer
+from detserve_server.triton.embedded import RunningServer
 from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
 from tests.shared_data import VAL64, needs_shared
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from detserve_client import DetectionClient
-from detserve_server.embedded import embedded_server
 from detserve_server.errors import SignatureError
-from detserve_server.ports import choose_ports
 from detserve_server.signing.keys import create_key, read_private_key
 from detserve_server.signing.repository import sign_repository
+from detserve_server.triton.embedded import embedded_server
+from detserve_server.triton.ports import choose_ports
 from tests.live.conftest import CHECKOUT, DEFAULT
 
 

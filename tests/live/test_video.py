@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detserve_server.embedded import RunningServer
+from detserve_server.triton.embedded import RunningServer
 from tests.client.clips import panned, write_clip
 from tests.live.conftest import DEFAULT
 

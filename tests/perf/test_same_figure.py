@@ -9,9 +9,9 @@ import pytest
 
 from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.graph.session import open_session
 from detserve_builder.infer_card import infer_card
 from detserve_builder.precision.evaluation import average_precision, detections, labelled_dataset
-from detserve_builder.precision.session import open_session
 from detserve_builder.preparation.prepare import prepare
 from detserve_client import DetectionClient
 from detserve_client.datasets import open_dataset

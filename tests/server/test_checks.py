@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from detserve_server import checks
 from detserve_server.commands.doctor import app
+from detserve_server.doctor import checks
 from detserve_server.errors import ManifestError
-from detserve_server.manifest import Manifest, read_manifests
-from detserve_server.ports import LOOPBACK, choose_ports
-from detserve_server.repository import ModelOutline, read_repository
-from detserve_server.shared_memory import MIB
+from detserve_server.triton.manifest import Manifest, read_manifests
+from detserve_server.triton.ports import LOOPBACK, choose_ports
+from detserve_server.triton.repository import ModelOutline, read_repository
+from detserve_server.triton.shared_memory import MIB
 from tests.server.models import write_repository
 
 PYTHON_STEP = ModelOutline("m", "python", 8, instances=2, fixed_tensor_bytes=MIB)

@@ -9,9 +9,9 @@ import time
 import urllib.request
 from pathlib import Path
 
-from detserve_server.client_metrics import serve_client_metrics
-from detserve_server.ports import choose_ports
+from detserve_server.audit.client_metrics import serve_client_metrics
 from detserve_server.signing.keys import create_key
+from detserve_server.triton.ports import choose_ports
 from tests.server.audit_logs import access_line, records
 
 #: As the gateway's own script writes it.

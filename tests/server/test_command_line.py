@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from detserve_server.command_line import ALLOCATOR, server_arguments, server_environment
-from detserve_server.distribution import TritonDistribution
+from detserve_server.triton.command_line import ALLOCATOR, server_arguments, server_environment
+from detserve_server.triton.distribution import TritonDistribution
 
 
 def _arguments(models: list[str] | None = None, *, shared_memory: bool = False) -> list[str]:

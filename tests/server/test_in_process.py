@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from detserve_server.checks import check_place
+from detserve_server.doctor.checks import check_place
 from detserve_server.errors import BackendNotCompiled
 from detserve_server.in_process import compiling
 from detserve_server.in_process.choice import Choice, choose, why_in_processes_of_their_own
-from detserve_server.repository import ModelOutline, read_repository
+from detserve_server.triton.repository import ModelOutline, read_repository
 
 COMMITTED = Path(__file__).parents[2] / "model_repository"
 PIPELINE = ModelOutline("a_pipeline", "python", 8, process="server", max_picture_pixels=50_000_000)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_server.logs import ServerLog, cause_of_death, known_cause
+from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause
 
 LOGS = Path(__file__).parent / "logs"
 

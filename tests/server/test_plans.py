@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from detserve_server import checks
 from detserve_server.commands.doctor import app
-from detserve_server.manifest import Manifest
-from detserve_server.plans import SERVING_IMAGE, TRITON_IMAGE, PlanRecord, obstacle, tensorrt_major
+from detserve_server.doctor import checks
+from detserve_server.triton.manifest import Manifest
+from detserve_server.triton.plans import SERVING_IMAGE, TRITON_IMAGE, PlanRecord, obstacle, tensorrt_major
 
 MANIFEST = Manifest("tiny", "tensorrt", {}, {})
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from detserve_server.errors import PortTaken
-from detserve_server.ports import LOOPBACK, choose_ports, is_free
+from detserve_server.triton.ports import LOOPBACK, choose_ports, is_free
 
 
 @pytest.fixture

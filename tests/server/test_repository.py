@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from detserve_server.errors import ServerStartError
-from detserve_server.repository import ModelOutline, check_names, read_model, read_repository, with_steps
+from detserve_server.triton.repository import (
+    ModelOutline,
+    check_names,
+    read_model,
+    read_repository,
+    with_steps,
+)
 from tests.server.models import write_repository
 
 

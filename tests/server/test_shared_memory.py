@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detserve_server.repository import ModelOutline
-from detserve_server.shared_memory import MIB, OPEN_TENSOR_BYTES, shm_size_bytes, start_bytes
+from detserve_server.triton.repository import ModelOutline
+from detserve_server.triton.shared_memory import MIB, OPEN_TENSOR_BYTES, shm_size_bytes, start_bytes
 
 outlines = st.builds(
     ModelOutline,

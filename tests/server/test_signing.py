@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detserve_client.errors import OutputError
-from detserve_server.checks import check_signature
+from detserve_server.doctor.checks import check_signature
 from detserve_server.errors import SignatureError, SigningKeyError
 from detserve_server.signing.keys import create_key, read_private_key, read_public_key
 from detserve_server.signing.repository import SIGNATURE, sign_repository, verified_copy, verify_repository

@@ -14,7 +14,7 @@ from detserve_builder.card_search.judge import IMPOSSIBLE, OnPicture, weights
 from detserve_builder.card_search.networks import Networks
 from detserve_builder.card_search.settings import Setting
 from detserve_builder.errors import BuildError
-from detserve_builder.precision.calibration import calibration_folder
+from detserve_builder.quantise.calibration import calibration_folder
 from detserve_builder.steps.detserve_detector import OUTPUTS
 from detserve_client.card import Card
 

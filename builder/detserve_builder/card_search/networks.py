@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detserve_builder.card_search.settings import Setting, with_setting
 from detserve_builder.checkpoint import Checkpoint
-from detserve_builder.precision.session import open_session
+from detserve_builder.graph.session import open_session
 from detserve_builder.preparation.prepare import prepare_for_floats
 from detserve_client.card import Card, ColorOrder, PreprocessSpec
 from detserve_client.errors import CardError

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detserve_builder.checkpoint.branches import all_graphs
 from detserve_builder.errors import BuildError
+from detserve_builder.graph.branches import all_graphs
 
 if TYPE_CHECKING:
     import onnx

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detserve_builder.checkpoint.sorting import reads
 from detserve_builder.errors import BuildError
+from detserve_builder.graph.sorting import reads
 
 if TYPE_CHECKING:
     import onnx

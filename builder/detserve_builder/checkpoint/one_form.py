@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detserve_builder.checkpoint.branches import all_graphs
 from detserve_builder.checkpoint.image_input import ImageInput, image_input, input_size_is_fixed
-from detserve_builder.checkpoint.open_outputs import measure_open_outputs
 from detserve_builder.checkpoint.opset import at_opset
 from detserve_builder.checkpoint.other_inputs import fed_inputs
 from detserve_builder.errors import BuildError, first_line
-from detserve_builder.graph import OWN_PREFIX
+from detserve_builder.graph.branches import all_graphs
+from detserve_builder.graph.open_outputs import measure_open_outputs
+from detserve_builder.graph.operations import OWN_PREFIX
 from detserve_client.card import Wh
 
 if TYPE_CHECKING:

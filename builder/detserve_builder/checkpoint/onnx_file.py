@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detserve_builder.checkpoint.branches import all_weights
 from detserve_builder.checkpoint.custom_operators import refuse_custom_operators
 from detserve_builder.checkpoint.nms_plugins import cut_nms_plugin
 from detserve_builder.checkpoint.opset import NEWEST_IR, NEWEST_OPSET, OLDEST_OPSET, opset_of
-from detserve_builder.checkpoint.sorting import sort_nodes
 from detserve_builder.errors import BuildError, first_line
+from detserve_builder.graph.branches import all_weights
+from detserve_builder.graph.sorting import sort_nodes
 
 if TYPE_CHECKING:
     import onnx

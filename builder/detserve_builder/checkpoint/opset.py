@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detserve_builder.checkpoint.branches import all_graphs
 from detserve_builder.errors import BuildError, first_line
+from detserve_builder.graph.branches import all_graphs
 
 if TYPE_CHECKING:
     import onnx

@@ -11,8 +11,8 @@ from detserve_builder.commands.card_table import DECIDE_GUESSES, guess_lines
 from detserve_builder.commands.input_size import INPUT_SIZE_HELP, input_size
 from detserve_builder.errors import BuildError
 from detserve_builder.precision import report
-from detserve_builder.precision.calibration import CalibrationSource
 from detserve_builder.precision.request import Precision, PrecisionRequest
+from detserve_builder.quantise.calibration import CalibrationSource
 from detserve_builder.runtime import Runtime
 from detserve_builder.triton_config import Placement, Preprocess, Target
 

@@ -1,22 +1,11 @@
 """The detector families. Adding one is one file and one line in FAMILIES."""
 
-from detserve_builder.families import (
-    detr,
-    end_to_end,
-    faces,
-    fastestdet,
-    generic,
-    nanodet,
-    pair,
-    ssd,
-    suppressed,
-    torchvision,
-    yolov3,
-    yolov5,
-    yolov8,
-    yolox,
-)
+from detserve_builder.families import faces, fastestdet, generic, nanodet, pair, torchvision
+from detserve_builder.families.detr import detr
 from detserve_builder.families.family import Candidates, Draft, Family
+from detserve_builder.families.ssd import ssd
+from detserve_builder.families.suppressed import suppressed
+from detserve_builder.families.yolo import end_to_end, yolov3, yolov5, yolov8, yolox
 
 FAMILIES: tuple[Family, ...] = (
     yolox.FAMILY,

@@ -17,7 +17,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from detserve_builder.families.ssd_priors import PriorGrid
+from detserve_builder.families.ssd.priors import PriorGrid
 
 
 class Coding(str, Enum):

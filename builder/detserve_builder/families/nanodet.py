@@ -31,7 +31,14 @@ from detserve_builder.families.reading import (
     last_op,
     num_cells,
 )
-from detserve_builder.graph import cell_grid, distribution_corners, float32, layer, map_rows, slice_last
+from detserve_builder.graph.operations import (
+    cell_grid,
+    distribution_corners,
+    float32,
+    layer,
+    map_rows,
+    slice_last,
+)
 from detserve_client.card import Card
 from detserve_client.errors import CardError
 

@@ -11,8 +11,8 @@ import numpy as np
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.errors import BuildError
 from detserve_builder.families.columns import Column
-from detserve_builder.graph import cell_grid
-from detserve_builder.running import run
+from detserve_builder.graph.operations import cell_grid
+from detserve_builder.graph.running import run
 from detserve_client.card import Wh
 
 if TYPE_CHECKING:

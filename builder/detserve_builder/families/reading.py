@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
-from detserve_builder.checkpoint.branches import all_graphs
 from detserve_builder.errors import BuildError
-from detserve_builder.graph import float32, int64, layer
-from detserve_builder.running import run_each
+from detserve_builder.graph.branches import all_graphs
+from detserve_builder.graph.operations import float32, int64, layer
+from detserve_builder.graph.running import run_each
 from detserve_client.card import Card, Wh
 from detserve_client.errors import CardError
 

@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from detserve_builder.checkpoint import Checkpoint
-from detserve_builder.checkpoint.branches import all_graphs
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.reading import (
     class_of_number,
@@ -24,7 +23,8 @@ from detserve_builder.families.reading import (
     rows_of_one_picture,
     suppresses,
 )
-from detserve_builder.graph import float32, int64, layer
+from detserve_builder.graph.branches import all_graphs
+from detserve_builder.graph.operations import float32, int64, layer
 from detserve_builder.preparation.batch import NotBatchable
 from detserve_client.card import Card
 from detserve_client.errors import CardError

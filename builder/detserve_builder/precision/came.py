@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detserve_builder.precision.network import named_nodes, own_layers
-from detserve_builder.precision.plain import fold_weights
+from detserve_builder.graph.network import named_nodes, own_layers
+from detserve_builder.graph.plain import fold_weights
 from detserve_builder.precision.speed import THREADS, interleaved
 from detserve_builder.steps.detserve_detector import open_session
 

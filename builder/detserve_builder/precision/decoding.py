@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from detserve_builder.graph.session import open_session
 from detserve_builder.precision.evaluation import Truth, average_precision, labelled_dataset
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.precision.search import OnStep
-from detserve_builder.precision.session import open_session
 from detserve_client.card import Card, Decode
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detserve_builder.errors import BuildError
-from detserve_builder.precision.calibration import Progress, calibration_folder, network_input
+from detserve_builder.quantise.calibration import Progress, calibration_folder, network_input
 from detserve_builder.steps.detserve_detector import OUTPUTS
 from detserve_client.card import Card
 from detserve_client.datasets import Dataset, open_dataset

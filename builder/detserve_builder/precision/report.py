@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-    from detserve_builder.precision.passes import Outcome
+    from detserve_builder.precision.choice import Outcome
 
 _HEADINGS = ("candidate", "drop", "layers", "size MB", "latency ms", "speed-up", "gate")
 

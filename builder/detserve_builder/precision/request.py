@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from detserve_builder.errors import BuildError
-from detserve_builder.precision.pruning import parse_pruning
+from detserve_builder.prune.weights import parse_pruning
 from detserve_builder.runtime import Runtime, require
 
 MAX_AP_DROP = 0.01

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_builder.graph import OWN_PREFIX
-from detserve_builder.precision.network import Unfit, own_layers
-from detserve_builder.precision.plain import plain
+from detserve_builder.graph.network import Unfit, own_layers
+from detserve_builder.graph.operations import OWN_PREFIX
+from detserve_builder.graph.plain import plain
+from detserve_builder.graph.session import open_session
 from detserve_builder.precision.request import Precision
 from detserve_builder.precision.sensitivity import Anchors, harm, tensors_before_top_k
-from detserve_builder.precision.session import open_session
 from detserve_builder.runtime import Runtime
 from detserve_builder.steps.detserve_detector import OUTPUTS, OpenVinoSession
 
@@ -43,7 +43,7 @@ def check_runtime(
     Float networks give the same numbers to a fraction of a pixel. Integer kernels round differently, which
     may cost at most what quantisation itself did: the distance to ``original``, the float network, where
     there is one. Returns how far bf16 moves scores and boxes (px), where it is what will compute, for the
-    record. Raises :class:`~detserve_builder.precision.network.Unfit` with the figures.
+    record. Raises :class:`~detserve_builder.graph.network.Unfit` with the figures.
     """
     if candidate.runtime is Runtime.ONNXRUNTIME:
         return {}

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from detserve_builder.graph.network import Layers, Unfit, layers, own_layers
 from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
-from detserve_builder.precision.int8 import Form, quantisable_nodes, quantise
-from detserve_builder.precision.network import Layers, Unfit, layers, own_layers
-from detserve_builder.precision.ranges import Method, Range, activations_of, ranges
 from detserve_builder.precision.request import Precision
 from detserve_builder.precision.sensitivity import Probe, sensitivity
-from detserve_builder.precision.statistics import Statistics
+from detserve_builder.quantise.int8 import Form, quantisable_nodes, quantise
+from detserve_builder.quantise.ranges import Method, Range, activations_of, ranges
+from detserve_builder.quantise.statistics import Statistics
 from detserve_builder.runtime import Runtime
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_builder.precision.calibration import CalibrationSource, Progress
-from detserve_builder.precision.session import open_session
+from detserve_builder.graph.session import open_session
+from detserve_builder.quantise.calibration import CalibrationSource, Progress
 
 if TYPE_CHECKING:
     import onnx

@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detserve_builder.precision import fp16, pruning
-from detserve_builder.precision.baseline import plain_quantize_static
-from detserve_builder.precision.calibration import CalibrationSource
-from detserve_builder.precision.channels import prune_channels
+from detserve_builder.graph.network import Layers, Unfit, own_layers
 from detserve_builder.precision.evaluation import Truth, average_precision
 from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
-from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes, quantise
-from detserve_builder.precision.network import Layers, Unfit, own_layers
-from detserve_builder.precision.ranges import Method, ranges
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.precision.runtime_check import check_runtime
 from detserve_builder.precision.search import HEADS_STAY, OnStep, Quantiser, search
 from detserve_builder.precision.sensitivity import Probe, probe
 from detserve_builder.precision.speed import THREADS, interleaved
-from detserve_builder.precision.statistics import Statistics, measure, statistics_folder
+from detserve_builder.prune import weights
+from detserve_builder.prune.channels import prune_channels
+from detserve_builder.quantise import fp16
+from detserve_builder.quantise.baseline import plain_quantize_static
+from detserve_builder.quantise.calibration import CalibrationSource
+from detserve_builder.quantise.int8 import Form, measured_tensors, quantisable_nodes, quantise
+from detserve_builder.quantise.ranges import Method, ranges
+from detserve_builder.quantise.statistics import Statistics, measure, statistics_folder
 from detserve_builder.runtime import Runtime
 from detserve_client.card import Card
 
@@ -193,10 +194,10 @@ class Workshop:
 
     def pruned(self, how: str) -> tuple[Workshop, Candidate]:
         """The same with the pruned model in the place of the float one."""
-        asked = pruning.parse_pruning(how)
+        asked = weights.parse_pruning(how)
         if self.layers.quantised:
             raise Unfit(f"--prune {how}: {self.layers.as_it_came} and are left alone; leave it out")
-        if isinstance(asked, pruning.Channels):
+        if isinstance(asked, weights.Channels):
             model, kept, saved = prune_channels(
                 self.model,
                 asked.share,
@@ -212,7 +213,7 @@ class Workshop:
                 "layers": len(self.layers.every),
             }
         else:
-            model, sparsity = pruning.prune(
+            model, sparsity = weights.prune(
                 self.model,
                 asked,
                 quantisable_nodes(self.model, next(iter(self.place.forms.values()))),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detserve_builder.errors import BuildError
+from detserve_builder.graph.running import CannotRun, run_each, with_outputs
 from detserve_builder.preparation.rows import BOX_PX, SCORE, same_detections
-from detserve_builder.running import CannotRun, run_each, with_outputs
 
 if TYPE_CHECKING:
     import onnx

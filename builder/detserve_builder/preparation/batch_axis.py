@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detserve_builder.errors import BuildError
-from detserve_builder.graph import int64, layer
+from detserve_builder.graph.operations import int64, layer
+from detserve_builder.graph.running import run
 from detserve_builder.preparation.batch import BATCH, NotBatchable
-from detserve_builder.running import run
 
 if TYPE_CHECKING:
     import onnx

@@ -26,7 +26,7 @@ from detserve_perf.load.wire_requests import (
 from detserve_perf.server.background import LOOPBACK, free_ports, running
 from detserve_perf.server.served import answers
 
-#: Our server's allocator settings (detserve_server.command_line); the peers get them too, in their favour.
+#: Our server's allocator settings (triton/command_line.py); the peers get them too, in their favour.
 _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "2147483648",

@@ -64,8 +64,8 @@ def collect(
     After SIGTERM it still reads what was written until then.
     """
     from detserve_server.audit.access_log import GATEWAY_METRICS
+    from detserve_server.audit.client_metrics import serve_client_metrics
     from detserve_server.audit.collect import collect as run
-    from detserve_server.client_metrics import serve_client_metrics
     from detserve_server.signing.keys import create_key as create
     from detserve_server.signing.keys import read_private_key
 

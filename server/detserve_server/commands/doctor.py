@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from detserve_server.checks import Check, check_signature, run_checks
-from detserve_server.ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
+from detserve_server.doctor.checks import Check, check_signature, run_checks
+from detserve_server.triton.ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -42,7 +42,7 @@ def doctor(
     The compose file says itself which repository and which image it serves.
     """
     if compose is not None and repository is None:
-        from detserve_server.compose_checks import run_compose_checks
+        from detserve_server.doctor.compose_checks import run_compose_checks
 
         checks = run_compose_checks(compose, require_signature)
     elif repository is not None and compose is None:

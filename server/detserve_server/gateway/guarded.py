@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from detserve_server.embedded import RunningServer, embedded_server
 from detserve_server.gateway.process import RunningGateway, running_gateway
 from detserve_server.gateway.secret import new_secret
 from detserve_server.gateway.settings import Upstream
-from detserve_server.ports import LOOPBACK
+from detserve_server.triton.embedded import RunningServer, embedded_server
+from detserve_server.triton.ports import LOOPBACK
 
 _POLL_S = 0.5
 
@@ -47,7 +47,7 @@ def guarded_server(
 ) -> Iterator[GuardedServer]:
     """Serve a model repository through the gateway until the block ends.
 
-    The arguments are those of :func:`~detserve_server.embedded.embedded_server` and
+    The arguments are those of :func:`~detserve_server.triton.embedded.embedded_server` and
     :func:`~detserve_server.gateway.process.running_gateway`, which also say what is raised.
     """
     secret = new_secret()

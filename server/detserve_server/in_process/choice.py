@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from detserve_server.errors import BackendNotCompiled
 from detserve_server.in_process.compiling import backend_files
-from detserve_server.repository import ModelOutline
+from detserve_server.triton.repository import ModelOutline
 
 
 class Choice(NamedTuple):

@@ -8,9 +8,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.graph.running import run
 from detserve_builder.infer_card import infer_card
 from detserve_builder.preparation.prepare import prepare
-from detserve_builder.running import run
 from tests.builder.tiny_networks import pictures, save_linear_network
 
 SCALES = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")

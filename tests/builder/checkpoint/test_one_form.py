@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
+from detserve_builder.graph.running import run
 from detserve_builder.infer_card import infer_card
 from detserve_builder.preparation.prepare import prepare
-from detserve_builder.running import run
 from tests.builder.tiny_networks import pictures, save_linear_network
 
 HEAD = {"output0": [7, 84]}

@@ -14,8 +14,8 @@ import pytest
 from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import families_that_fit, infer_card
-from detserve_builder.precision.calibration import network_input
 from detserve_builder.preparation.prepare import prepare
+from detserve_builder.quantise.calibration import network_input
 from detserve_builder.steps.detserve_postprocess import postprocess
 from detserve_client.card import Card
 from tests.reference import faces

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from detserve_builder.families.ssd_priors import PriorGrid, PriorMap
+from detserve_builder.families.ssd.priors import PriorGrid, PriorMap
 
 SSD300 = {
     "maps": (38, 19, 10, 5, 3, 1),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from detserve_builder.precision.calibration import calibration_folder
-from detserve_builder.precision.fp16 import convertible_nodes
-from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes
 from detserve_builder.precision.sensitivity import probe
-from detserve_builder.precision.statistics import measure
+from detserve_builder.quantise.calibration import calibration_folder
+from detserve_builder.quantise.fp16 import convertible_nodes
+from detserve_builder.quantise.int8 import Form, measured_tensors, quantisable_nodes
+from detserve_builder.quantise.statistics import measure
 from tests.builder.precision.networks import prepared, write_pictures
 
 

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.graph.network import named_nodes
 from detserve_builder.infer_card import infer_card
-from detserve_builder.precision.network import named_nodes
 from detserve_builder.preparation.prepare import prepare
 from detserve_client import Card
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from detserve_builder.commands.build import app
 from detserve_builder.errors import BuildError
-from detserve_builder.precision.calibration import CalibrationError, calibration_folder, calibration_source
 from detserve_builder.precision.request import Precision, PrecisionRequest
+from detserve_builder.quantise.calibration import CalibrationError, calibration_folder, calibration_source
 from detserve_client import Card, DetserveError
 from tests.builder.precision.networks import write_pictures
 from tests.builder.tiny_networks import save_linear_network

@@ -11,10 +11,10 @@ import pytest
 from detserve_builder.build import build
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
+from detserve_builder.graph.network import own_layers
+from detserve_builder.graph.session import open_session
 from detserve_builder.precision.came import slower_than_floats, without_quantisation
-from detserve_builder.precision.network import own_layers
 from detserve_builder.precision.request import Precision, PrecisionRequest
-from detserve_builder.precision.session import open_session
 from detserve_builder.precision.speed import Speed
 from tests.builder.precision.networks import prepared, write_pictures
 from tests.builder.precision.quantised_networks import save_quantised_network

@@ -11,12 +11,12 @@ from onnx import numpy_helper
 
 from detserve_builder.build import build
 from detserve_builder.errors import BuildError
-from detserve_builder.precision.channels import prune_channels
-from detserve_builder.precision.channels_elimination import Elimination
-from detserve_builder.precision.channels_moments import Moments, patches, refitted
+from detserve_builder.graph.session import open_session
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.precision.sensitivity import probe
-from detserve_builder.precision.session import open_session
+from detserve_builder.prune.channels import prune_channels
+from detserve_builder.prune.channels_elimination import Elimination
+from detserve_builder.prune.channels_moments import Moments, patches, refitted
 from tests.builder.precision.channel_networks import SIZE, Writer
 from tests.builder.precision.networks import save_convolutional_network, write_pictures
 from tests.builder.precision.test_passes import detector, manifest

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from detserve_builder.precision.channels_graph import Coupling, coupling
-from detserve_builder.precision.channels_removal import without_channels
-from detserve_builder.precision.session import open_session
+from detserve_builder.graph.session import open_session
+from detserve_builder.prune.channels_graph import Coupling, coupling
+from detserve_builder.prune.channels_removal import without_channels
 from tests.builder.precision.channel_networks import (
     SIZE,
     STEPS,

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from detserve_builder.graph import OWN_PREFIX
-from detserve_builder.precision.calibration import calibration_folder
-from detserve_builder.precision.fp16 import convertible_nodes, half_nodes, to_half
-from detserve_builder.precision.int8 import measured_tensors
+from detserve_builder.graph.operations import OWN_PREFIX
+from detserve_builder.graph.session import open_session
 from detserve_builder.precision.sensitivity import probe
-from detserve_builder.precision.session import open_session
-from detserve_builder.precision.statistics import measure
+from detserve_builder.quantise.calibration import calibration_folder
+from detserve_builder.quantise.fp16 import convertible_nodes, half_nodes, to_half
+from detserve_builder.quantise.int8 import measured_tensors
+from detserve_builder.quantise.statistics import measure
 from tests.builder.precision.networks import prepared, write_pictures
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detserve_builder.errors import BuildError
+from detserve_builder.precision.choice import place_of
 from detserve_builder.precision.gate import Candidate, Gate, Measured, pareto_front
-from detserve_builder.precision.passes import place_of
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.runtime import Runtime
 from detserve_builder.triton_config import Target

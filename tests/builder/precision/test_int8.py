@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from detserve_builder.graph import OWN_PREFIX
-from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes, quantise
-from detserve_builder.precision.network import layers
-from detserve_builder.precision.ranges import Method, activations_of, ranges
-from detserve_builder.precision.session import open_session
+from detserve_builder.graph.network import layers
+from detserve_builder.graph.operations import OWN_PREFIX
+from detserve_builder.graph.session import open_session
+from detserve_builder.quantise.int8 import Form, measured_tensors, quantisable_nodes, quantise
+from detserve_builder.quantise.ranges import Method, activations_of, ranges
 
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 

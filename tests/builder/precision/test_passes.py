@@ -14,15 +14,15 @@ from detserve_builder.build import build, probe_pictures
 from detserve_builder.checkpoint.opset import NEWEST_OPSET
 from detserve_builder.commands.build import app
 from detserve_builder.errors import BuildError
-from detserve_builder.precision.calibration import calibration_folder
+from detserve_builder.graph.network import Layers, Unfit
+from detserve_builder.graph.plain import plain
+from detserve_builder.graph.session import open_session
 from detserve_builder.precision.evaluation import agreement_dataset, average_precision, labelled_dataset
 from detserve_builder.precision.gate import Candidate, Gate, Measured
-from detserve_builder.precision.network import Layers, Unfit
-from detserve_builder.precision.plain import plain
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.precision.sensitivity import probe
-from detserve_builder.precision.session import open_session
 from detserve_builder.precision.workshop import Place, Workshop
+from detserve_builder.quantise.calibration import calibration_folder
 from detserve_builder.runtime import Runtime
 from detserve_builder.steps.detserve_detector import OUTPUTS
 from detserve_builder.steps.detserve_detector import open_session as open_served_step

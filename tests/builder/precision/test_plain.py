@@ -7,13 +7,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from detserve_builder.precision.fp16 import convertible_nodes, to_half
-from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes, quantise
-from detserve_builder.precision.network import own_layers
-from detserve_builder.precision.plain import plain
-from detserve_builder.precision.ranges import Method, ranges
-from detserve_builder.precision.session import open_session
-from detserve_builder.precision.statistics import measure
+from detserve_builder.graph.network import own_layers
+from detserve_builder.graph.plain import plain
+from detserve_builder.graph.session import open_session
+from detserve_builder.quantise.fp16 import convertible_nodes, to_half
+from detserve_builder.quantise.int8 import Form, measured_tensors, quantisable_nodes, quantise
+from detserve_builder.quantise.ranges import Method, ranges
+from detserve_builder.quantise.statistics import measure
 from tests.builder.precision.quantised_networks import with_weights
 
 

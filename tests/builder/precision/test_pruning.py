@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from detserve_builder.errors import BuildError
-from detserve_builder.precision.int8 import Form, quantisable_nodes
-from detserve_builder.precision.pruning import (
+from detserve_builder.graph.session import open_session
+from detserve_builder.prune.weights import (
     fits_two_in_four,
     magnitude_masks,
     parse_pruning,
     prune,
     two_in_four,
 )
-from detserve_builder.precision.session import open_session
+from detserve_builder.quantise.int8 import Form, quantisable_nodes
 
 
 def weights_of(model) -> dict[str, np.ndarray]:

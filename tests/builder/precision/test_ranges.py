@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from detserve_builder.precision.ranges import Method, activations_of, ranges
-from detserve_builder.precision.statistics import BINS, Statistics
+from detserve_builder.quantise.ranges import Method, activations_of, ranges
+from detserve_builder.quantise.statistics import BINS, Statistics
 
 
 def statistics_of(values: np.ndarray) -> Statistics:

@@ -9,9 +9,9 @@ import pytest
 
 from detserve_builder.build import build, probe_pictures
 from detserve_builder.errors import BuildError
+from detserve_builder.graph.network import Unfit
 from detserve_builder.precision import runtime_check
 from detserve_builder.precision.gate import Candidate
-from detserve_builder.precision.network import Unfit
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.precision.runtime_check import check_runtime
 from detserve_builder.runtime import Runtime

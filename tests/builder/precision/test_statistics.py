@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detserve_builder.precision.calibration import CalibrationError
-from detserve_builder.precision.session import open_session
-from detserve_builder.precision.statistics import measure, statistics_folder
+from detserve_builder.graph.session import open_session
+from detserve_builder.quantise.calibration import CalibrationError
+from detserve_builder.quantise.statistics import measure, statistics_folder
 
 
 def equal(a, b) -> bool:

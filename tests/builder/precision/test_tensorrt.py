@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from detserve_builder.precision.fp16 import convertible_nodes, to_half
-from detserve_builder.precision.int8 import Form, quantisable_nodes, quantise
-from detserve_builder.precision.pruning import prune
-from detserve_builder.precision.ranges import Method, ranges
+from detserve_builder.prune.weights import prune
+from detserve_builder.quantise.fp16 import convertible_nodes, to_half
+from detserve_builder.quantise.int8 import Form, quantisable_nodes, quantise
+from detserve_builder.quantise.ranges import Method, ranges
 from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
 from detserve_builder.tensorrt.lint import lint
 from tests.builder.tensorrt.rtx import needs_rtx

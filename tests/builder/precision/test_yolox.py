@@ -6,17 +6,17 @@ import pytest
 
 from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.graph.network import named_nodes
+from detserve_builder.graph.session import open_session
 from detserve_builder.infer_card import infer_card
-from detserve_builder.precision.calibration import calibration_folder
 from detserve_builder.precision.evaluation import average_precision, labelled_dataset
-from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes
-from detserve_builder.precision.network import named_nodes
-from detserve_builder.precision.ranges import Method
 from detserve_builder.precision.search import Quantiser
 from detserve_builder.precision.sensitivity import probe
-from detserve_builder.precision.session import open_session
-from detserve_builder.precision.statistics import measure
 from detserve_builder.preparation.prepare import prepare
+from detserve_builder.quantise.calibration import calibration_folder
+from detserve_builder.quantise.int8 import Form, measured_tensors, quantisable_nodes
+from detserve_builder.quantise.ranges import Method
+from detserve_builder.quantise.statistics import measure
 from tests.shared_data import SHARED, VAL64, YOLOX, needs_shared
 
 pytestmark = needs_shared

@@ -18,17 +18,17 @@ from onnx import numpy_helper
 
 from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.graph.network import named_nodes
 from detserve_builder.infer_card import infer_card
-from detserve_builder.precision.calibration import CalibrationSource, calibration_source
-from detserve_builder.precision.channels_graph import coupling
-from detserve_builder.precision.channels_removal import without_channels
-from detserve_builder.precision.fp16 import convertible_nodes, to_half
-from detserve_builder.precision.int8 import Form, measured_tensors, quantisable_nodes, quantise
-from detserve_builder.precision.network import named_nodes
-from detserve_builder.precision.pruning import fits_two_in_four, prune
-from detserve_builder.precision.ranges import Method, ranges
-from detserve_builder.precision.statistics import measure
 from detserve_builder.preparation.prepare import prepare
+from detserve_builder.prune.channels_graph import coupling
+from detserve_builder.prune.channels_removal import without_channels
+from detserve_builder.prune.weights import fits_two_in_four, prune
+from detserve_builder.quantise.calibration import CalibrationSource, calibration_source
+from detserve_builder.quantise.fp16 import convertible_nodes, to_half
+from detserve_builder.quantise.int8 import Form, measured_tensors, quantisable_nodes, quantise
+from detserve_builder.quantise.ranges import Method, ranges
+from detserve_builder.quantise.statistics import measure
 from detserve_builder.tensorrt.compile_gate import COMPUTE_CAPABILITIES, compile_ahead_of_time
 from tests.builder.tensorrt.rtx import needs_rtx
 from tests.shared_data import FASTESTDET, SHARED, YOLO_FASTEST, YOLOX, needs_shared

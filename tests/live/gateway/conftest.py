@@ -20,12 +20,12 @@ from detserve_client import DetectionClient, Security
 from detserve_client.files import write_whole
 from detserve_server.certificates.authority import Certified, new_authority, new_server, write_certified
 from detserve_server.certificates.folder import CertificateFolder
-from detserve_server.embedded import RunningServer, embedded_server
 from detserve_server.gateway.process import RunningGateway, running_gateway
 from detserve_server.gateway.secret import new_secret
 from detserve_server.gateway.settings import Limits, Upstream
 from detserve_server.keys.key import new_key, utc_now
 from detserve_server.keys.store import KeyFile, change_keys
+from detserve_server.triton.embedded import RunningServer, embedded_server
 
 CHECKOUT = Path(__file__).parents[3]
 YOLO, SSD = "codes_yolo", "codes_ssd"

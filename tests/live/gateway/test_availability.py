@@ -18,12 +18,12 @@ import urllib3
 from detserve_client import DetectionClient, Detections, RequestRejected, Security, ServerUnavailable
 from detserve_server.audit.record import is_inference, record_of
 from detserve_server.certificates.authority import new_server, write_certified
-from detserve_server.embedded import embedded_server
 from detserve_server.gateway.process import running_gateway
 from detserve_server.gateway.settings import Limits, Upstream
 from detserve_server.keys.key import new_key
 from detserve_server.keys.store import KeyFile, change_keys
-from detserve_server.ports import choose_ports, is_free
+from detserve_server.triton.embedded import embedded_server
+from detserve_server.triton.ports import choose_ports, is_free
 from tests.live.gateway.conftest import CHECKOUT, YOLO, Site, upstream, wait_for
 
 NO_PICTURE = b"no picture: Triton answers with a refusal, and fast"

@@ -45,7 +45,7 @@ from detserve_server.gateway.process import RunningGateway, find_nginx, running_
 from detserve_server.gateway.settings import Limits, Upstream
 from detserve_server.keys.key import new_key, utc_now
 from detserve_server.keys.store import KeyFile, change_keys, nginx_keys
-from detserve_server.ports import choose_ports, is_free
+from detserve_server.triton.ports import choose_ports, is_free
 from tests.live.gateway.conftest import own_certificates, wait_for
 
 NOBODY = Upstream(grpc="127.0.0.1:1", http="127.0.0.1:1")

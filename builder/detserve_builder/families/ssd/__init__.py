@@ -1,0 +1,1 @@
+"""SSD: prior boxes and what lies behind an output."""

@@ -1,0 +1,1 @@
+"""Detectors that suppress by themselves."""

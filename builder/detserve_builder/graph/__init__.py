@@ -1,0 +1,1 @@
+"""An ONNX graph in memory: read, changed, put in order and run once."""

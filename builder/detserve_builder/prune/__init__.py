@@ -1,0 +1,1 @@
+"""Smaller networks: whole channels out, or weights set to zero."""

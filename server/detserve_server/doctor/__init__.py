@@ -1,0 +1,1 @@
+"""What would stop a repository, or the compose file, from being served here."""

@@ -1,0 +1,277 @@
+"""What would stop a repository from being served on this machine: one small function for each question."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeVar
+
+from detserve_client.errors import DetserveError
+from detserve_server.in_process.choice import Choice, choose
+from detserve_server.triton.distribution import PYTHON_VERSION, find_distribution, libpython_dir
+from detserve_server.triton.manifest import (
+    Manifest,
+    changed_files,
+    foreign_files,
+    missing_folders,
+    read_manifests,
+)
+from detserve_server.triton.plans import (
+    SERVING_IMAGE,
+    VERSION_COMPATIBLE,
+    obstacle,
+    plan_files,
+    read_record,
+    rebuild,
+    sha256,
+)
+from detserve_server.triton.ports import LOOPBACK, is_free
+from detserve_server.triton.repository import ModelOutline, read_repository
+from detserve_server.triton.shared_memory import MIB, SHM_DIR, free_bytes, shm_size_bytes, start_bytes
+
+_Answer = TypeVar("_Answer")
+
+#: nvidia-pytriton is a manylinux_2_35 wheel.
+GLIBC_NEEDED = (2, 35)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer. ``mend`` is empty when all is well; ``stops`` says whether serving would fail otherwise."""
+
+    name: str
+    found: str
+    mend: str = ""
+    stops: bool = True
+
+    @property
+    def passed(self) -> bool:
+        """Nothing to mend."""
+        return not self.mend
+
+
+def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> list[Check]:
+    """Every check, in the order in which a server would meet what they look at.
+
+    ``image`` is the container that is to serve the repository; "" is the embedded server of this machine.
+    """
+    if image:
+        return _checks_for_image(repository, image)
+    models = _asked("repository", lambda: read_repository(repository))
+    manifests = _asked("manifests", lambda: read_manifests(repository))
+    checks = [check_glibc(platform.libc_ver()[1]), check_tritonserver(), check_libpython()]
+    if isinstance(models, Check):
+        return [*checks, models]
+    where = choose(models)
+    checks += [check_models(repository, models), check_place(where)]
+    if not where.backend:
+        checks.append(check_shared_memory(models, free_bytes()))
+    if isinstance(manifests, Check):
+        checks.append(manifests)
+    else:
+        for manifest in manifests:
+            checks += [
+                check_layout(repository, manifest),
+                check_hashes(repository, manifest),
+                check_foreign_files(repository, manifest),
+                *check_plans(repository, manifest, SERVING_IMAGE),
+                check_package(manifest, "onnxruntime", _installed("onnxruntime")),
+            ]
+    return [*checks, *(check_port(purpose, port) for purpose, port in ports.items())]
+
+
+def _checks_for_image(repository: Path, image: str) -> list[Check]:
+    models = _asked("repository", lambda: read_repository(repository))
+    manifests = _asked("manifests", lambda: read_manifests(repository))
+    failed = [answer for answer in (models, manifests) if isinstance(answer, Check)]
+    if isinstance(manifests, Check) or failed:
+        return failed
+    return [
+        check
+        for manifest in manifests
+        for check in (
+            check_layout(repository, manifest),
+            check_hashes(repository, manifest),
+            check_foreign_files(repository, manifest),
+            *check_plans(repository, manifest, image),
+        )
+    ]
+
+
+def check_glibc(found: str) -> Check:
+    """Whether the C library is new enough for the wheel."""
+    needed = ".".join(map(str, GLIBC_NEEDED))
+    if _numbers(found) >= GLIBC_NEEDED:
+        return Check("C library", f"glibc {found}")
+    return Check("C library", f"glibc {found or 'none'}", f"use a system with glibc {needed} or newer")
+
+
+def check_tritonserver() -> Check:
+    """Whether the server's wheel is here and fits the running Python."""
+    found = _asked("tritonserver", find_distribution)
+    if isinstance(found, Check):
+        return found
+    return Check("tritonserver", f"nvidia-pytriton {found.version}, stub for Python {PYTHON_VERSION}")
+
+
+def check_libpython() -> Check:
+    """Whether the stub will find the shared library of the running Python."""
+    library = f"libpython{PYTHON_VERSION}.so.1.0"
+    if folder := libpython_dir():
+        return Check("libpython", f"{library} in {folder}")
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return Check(
+            "libpython", f"no {library}", f"install libpython{PYTHON_VERSION} with the system's packages"
+        )
+    return Check("libpython", f"{library} of the system")
+
+
+def check_models(repository: Path, models: list[ModelOutline]) -> Check:
+    """Whether the embedded server has a backend for every model, and every ensemble all of its steps."""
+    names = {model.name for model in models}
+    for model in models:
+        missing = [step for step in model.steps if step not in names]
+        if missing:
+            return Check("models", f"{model.name} has no step {missing[0]}", "build the model again")
+        if not model.steps and model.backend != "python":
+            mend = "build it with --target embedded, or serve it with docker-compose.yml"
+            return Check("models", f"{model.name} wants the backend {model.backend!r}", mend)
+        if model.backend == "python" and not list((repository / model.name).glob("*/model.py")):
+            return Check("models", f"{model.name} has no model.py", "build the model again")
+    ensembles = [model.name for model in models if model.steps]
+    return Check("models", f"{len(models)}, of them ensembles: {', '.join(ensembles) or 'none'}")
+
+
+def check_place(where: Choice) -> Check:
+    """Where the steps run; what this machine lacks to run them within the server's process can be mended."""
+    found, _, mend = str(where).partition("; ")
+    return Check("steps", f"run {found}", mend, stops=False)
+
+
+def check_shared_memory(models: list[ModelOutline], free: int) -> Check:
+    """Whether ``/dev/shm`` holds what the python models need to start, and what they may come to need."""
+    advised = shm_size_bytes(models)
+    found = f"{free // MIB} MiB free in {SHM_DIR}, {advised // MIB} MiB advised"
+    if free >= advised:
+        return Check("shared memory", found)
+    mend = f"enlarge it to {advised // MIB} MiB (docker run --shm-size={advised // MIB}m)"
+    return Check("shared memory", found, mend, stops=free < start_bytes(models))
+
+
+def check_layout(repository: Path, manifest: Manifest) -> Check:
+    """Whether all models of the detector are there."""
+    name = f"{manifest.name}: models"
+    if missing := missing_folders(repository, manifest):
+        return Check(name, f"no {', '.join(missing)}", "build the model again")
+    steps = {file.partition("/")[0] for file in manifest.sha256} - {manifest.name}
+    return Check(name, f"ensemble of {', '.join(sorted(steps))}, target {manifest.target}")
+
+
+def check_hashes(repository: Path, manifest: Manifest) -> Check:
+    """Whether the files are those the build wrote and measured."""
+    name = f"{manifest.name}: files"
+    if changed := changed_files(repository, manifest):
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return Check(name, f"{changed[0]}{more} changed since the build", "build the model again")
+    return Check(name, f"{len(manifest.sha256)} as built")
+
+
+def check_foreign_files(repository: Path, manifest: Manifest) -> Check:
+    """Whether anything lies in the detector's folders that no tool of ours has put there."""
+    name = f"{manifest.name}: other files"
+    foreign = foreign_files(repository, manifest)
+    if not foreign:
+        return Check(name, "none")
+    more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+    mend = "remove what you did not put there: Python imports a file beside model.py before its own packages"
+    return Check(name, f"{foreign[0]}{more}", mend, stops=False)
+
+
+def check_plans(repository: Path, manifest: Manifest, image: str) -> list[Check]:
+    """Whether ``image`` can load each TensorRT plan of the detector, and that there is one."""
+    if manifest.target != "tensorrt":
+        return []
+    plans = plan_files(repository, manifest)
+    if not plans:
+        mend = rebuild(image).replace("build it again", "build one")
+        return [Check(f"{manifest.name}: plans", "none", mend)]
+    return [_check_plan(manifest, plan, image) for plan in plans]
+
+
+def _check_plan(manifest: Manifest, plan: Path, image: str) -> Check:
+    name = f"{manifest.name}: {plan.name}"
+    record = _asked(name, lambda: read_record(plan))
+    if isinstance(record, Check):
+        return record
+    if record.plan_sha256 != sha256(plan):
+        return Check(name, "not the plan its sidecar describes", rebuild(image))
+    if record.onnx_sha256 != sha256(plan.with_name("model.onnx")):
+        return Check(name, "built from another model.onnx", rebuild(image))
+    if stands_in_the_way := obstacle(record, image):
+        return Check(name, *stands_in_the_way)
+    condition = f" started with {VERSION_COMPATIBLE}" if record.version_compatible else ""
+    return Check(name, f"TensorRT {record.tensorrt}, loads in {image}{condition}")
+
+
+def check_signature(repository: Path, public_key: Path) -> Check:
+    """Whether the repository is, to the last file, what the owner of the key signed."""
+    from detserve_server.signing.keys import read_public_key
+    from detserve_server.signing.repository import verify_repository
+
+    signed = _asked("signature", lambda: verify_repository(repository, read_public_key(public_key)))
+    if isinstance(signed, Check):
+        return signed
+    return Check("signature", f"{signed.files} files as signed with the key {signed.key}")
+
+
+def check_package(manifest: Manifest, package: str, installed: str) -> Check:
+    """Whether a package is not older than the one the detector was built with."""
+    name, built_with = f"{manifest.name}: {package}", manifest.versions.get(package, "")
+    if not installed:
+        return Check(name, "not installed", "pip install 'detserve[server]'")
+    if _numbers(installed) < _numbers(built_with):
+        mend = f"pip install '{package}>={built_with}', with which it was built"
+        return Check(name, installed, mend)
+    return Check(name, installed)
+
+
+def check_port(purpose: str, port: int) -> Check:
+    """Whether a server could listen on this port."""
+    name = f"{purpose} port"
+    if is_free(port):
+        return Check(name, f"{LOOPBACK}:{port} is free")
+    option = f"--{purpose.lower()}-port"
+    return Check(name, f"{LOOPBACK}:{port} is in use", f"stop what listens there or give another {option}")
+
+
+def _asked(name: str, question: Callable[[], _Answer]) -> _Answer | Check:
+    """The answer, or a failed check from the sentence of the error it raised (found; mend)."""
+    try:
+        return question()
+    except DetserveError as error:
+        found, _, mend = str(error).partition("; ")
+        return Check(name, found, mend or found)
+    except OSError as error:
+        return Check(
+            name,
+            f"{error.filename or name} cannot be read ({error.strerror})",
+            "mend that, or build it again",
+        )
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
