@@ -11,7 +11,7 @@ set -u
 : "${GATEWAY_DIR:=/etc/detserve}" "${ACCESS_LOG:=/var/log/detserve/access.jsonl}" "${RUN_DIR:=/tmp/detserve}"
 : "${LOG_MIB:=64}" "${LOGS_KEPT:=16}" "${WATCH_S:=3}"
 given=$GATEWAY_DIR/gateway/nginx.conf
-copies=0 lost=0 changes=0 failing='' down='' nginx='' said=''
+copies=0 lost=0 changes=0 failing='' down='' nginx='' said='' nameless=''
 
 say() { echo "gateway: $*" >&2; }
 
@@ -22,19 +22,29 @@ servers() {
     sed -n '/^ *upstream triton_http/,/}/s/^ *server \(.*\):\([0-9]*\) weight=.*/\1 \2/p' "$given" 2>/dev/null | cat -n
 }
 
-# "NUMBER PORT ADDRESS", IPv6 in brackets; no line for a name without an address.
+# "NUMBER PORT ADDRESS", IPv6 in brackets. A name that has no address now keeps those it had, in known.NAME.
 addresses() {
     servers | while read -r number host port; do
         name=${host#[} && name=${name%]}
-        getent ahosts "$name" | cut -d ' ' -f 1 | sort -u | sed '/:/s/.*/[&]/' | while read -r address; do
+        now_known=$(getent ahosts "$name" | cut -d ' ' -f 1 | sort -u | sed '/:/s/.*/[&]/')
+        if [ -n "$now_known" ]; then
+            echo "$now_known" >"$RUN_DIR/known.$name"
+            rm -f "$RUN_DIR/nameless.$name"
+        else
+            : >"$RUN_DIR/nameless.$name"
+        fi
+        cat "$RUN_DIR/known.$name" 2>/dev/null | while read -r address; do
             echo "$number $port $address"
         done
     done
 }
 
-# Nothing while Triton has no address: nginx keeps the old ones until there is a new one.
-state() {
-    [ -n "$found" ] && { echo "$found"; find -L "$GATEWAY_DIR" -type f -exec cksum {} + 2>&1 | sort; }
+state() { echo "$found"; find -L "$GATEWAY_DIR" -type f -exec cksum {} + 2>&1 | sort; }
+
+say_nameless() {
+    still=$(find "$RUN_DIR" -maxdepth 1 -name 'nameless.*' | sed 's/.*nameless\.//' | sort | tr '\n' ' ')
+    [ "$still" = "$nameless" ] || say "names without an address: ${still:-none }${still:+(the addresses they had stay)}"
+    nameless=$still
 }
 
 # Which addresses of several do not answer, a second time. When none answers it is not they: none is taken out.
@@ -77,13 +87,12 @@ killed() {
 adapt() {
     limit=$(ulimit -Hn) pairs=$(echo "$found" | tr '\n' ';')
     find "$1" -name '*.conf' | while read -r file; do
-        awk -v from="$GATEWAY_DIR/" -v to="$1/" -v lost="$lost" -v limit="$limit" -v pairs="$pairs" -v down=" $down " '
+        awk -v from="$GATEWAY_DIR/" -v to="$1/" -v lost="$lost" -v limit="$limit" -v pairs="$pairs" -v run="$RUN_DIR" -v down=" $down " '
             BEGIN {
                 count = split(pairs, lines, ";")
                 for (i = 1; i <= count; i++) {
                     split(lines[i], part, " ")
                     http_port[part[1]] = part[2]
-                    addresses[part[1]] = addresses[part[1]] " " part[3]
                 }
             }
             function exchanged(text, old, new,  place, done) {
@@ -92,8 +101,8 @@ adapt() {
             }
             {
                 $0 = exchanged($0, from, to)
-                if (lost) gsub(/concurrency_/, "concurrency_" lost "_")
             }
+            lost && /^ *limit_conn(_zone)? / { sub(/concurrency_/, "concurrency_" lost "_") }
             limit != "unlimited" && /^worker_rlimit_nofile / && $2 + 0 > limit + 0 { $0 = "worker_rlimit_nofile " limit ";"; few = int((limit - 256) / 2) }
             few && /^ *worker_connections / { $0 = "    worker_connections " (few > 64 ? few : 64) ";" }
             /^ *upstream / { number = 0 }
@@ -101,11 +110,13 @@ adapt() {
                 number++
                 port = $2; sub(/.*:/, "", port)
                 rest = $0; sub(/^.* weight=/, " weight=", rest); sub(/;$/, "", rest)
-                several = split(addresses[number], each, " ")
-                for (i = 1; i <= several; i++) {
-                    silent = index(down, " " each[i] ":" http_port[number] " ") ? " down" : ""
-                    print "        server " each[i] ":" port rest silent ";"
+                name = $2; sub(/:[0-9]+$/, "", name); gsub(/[][]/, "", name)
+                known = run "/known." name
+                while ((getline address < known) > 0) {
+                    silent = index(down, " " address ":" http_port[number] " ") ? " down" : ""
+                    print "        server " address ":" port rest silent ";"
                 }
+                close(known)
                 next
             }
             { print }
@@ -128,18 +139,20 @@ taken() {
 
 # Give nginx all that has changed or, where it refuses that, each folder that it does not refuse.
 take_up() {
-    (umask 077 && mkdir -p "$RUN_DIR") && rm -rf "$RUN_DIR/next" "$RUN_DIR/partly" && copies=$((copies + 1))
+    rm -rf "$RUN_DIR/next" "$RUN_DIR/partly" && copies=$((copies + 1))
     if cp -RL "$GATEWAY_DIR" "$RUN_DIR/next" && copied "$RUN_DIR/next"; then
         taken "$RUN_DIR/next"
         return 0
     fi
     [ -n "$nginx" ] || return 1
     rm -rf "$RUN_DIR/next"
-    for folder in "$GATEWAY_DIR"/*/; do
-        name=$(basename "$folder")
+    seen=''
+    for name in $(cd "$RUN_DIR/taken" && find . -mindepth 1 -maxdepth 1 -type d | cut -c 3-; cd "$GATEWAY_DIR" && find -L . -mindepth 1 -maxdepth 1 -type d | cut -c 3-); do
+        case " $seen " in *" $name "*) continue ;; esac
+        seen="$seen $name"
         rm -rf "$RUN_DIR/partly" && cp -RL "$RUN_DIR/taken" "$RUN_DIR/partly" && rm -rf "$RUN_DIR/partly/$name"
         copies=$((copies + 1))
-        if cp -RL "$folder" "$RUN_DIR/partly/$name" && copied "$RUN_DIR/partly" 2>/dev/null; then
+        if cp -RL "$GATEWAY_DIR/$name" "$RUN_DIR/partly/$name" && copied "$RUN_DIR/partly" 2>/dev/null; then
             taken "$RUN_DIR/partly"
         else
             refused="$refused $name"
@@ -173,6 +186,8 @@ turn_log_over() {
 
 # nginx does not start on a name without an address. In Kubernetes there is none until a Triton is ready.
 trap 'exit 0' TERM INT QUIT
+(umask 077 && mkdir -p "$RUN_DIR") || exit 1
+rm -f "$RUN_DIR"/known.* "$RUN_DIR"/nameless.*
 [ -n "$(servers)" ] || { say "$given names no Triton; write it with: detserve gateway render"; exit 1; }
 found=$(addresses)
 [ -n "$found" ] || say "waiting for $(servers | awk '{ printf "%s ", $2 }')to have an address"
@@ -186,7 +201,7 @@ take_up || exit 1
 already=$(killed)
 nginx -e stderr -c "$RUN_DIR/now/gateway/nginx.conf" -g 'daemon off;' &
 nginx=$!
-now=
+now='' rounds=0
 trap 'kill -QUIT "$nginx"' TERM INT QUIT
 trap 'now=yes' HUP
 report
@@ -197,21 +212,33 @@ while kill -0 "$nginx" 2>/dev/null; do
     found=$(addresses)
     current=$(state)
     before="$down $lost"
-    [ -z "$current" ] || look_at_servers
+    say_nameless
+    look_at_servers
     count=$(killed)
     if [ "$count" -ne "$already" ]; then
         [ "$count" -lt "$already" ] && already=0
         lost=$((lost + count - already)) already=$count
         say "$lost workers of nginx were killed so far; the counts of concurrent requests begin anew"
     fi
-    if [ -z "$current" ] || { [ -z "$now" ] && [ "$current" = "$served" ] && [ "$before" = "$down $lost" ]; }; then
+    rounds=$((rounds + 1))
+    if [ -n "$now" ] || [ "$current" != "$served" ] || [ "$before" != "$down $lost" ]; then
+        refused=''
+        if take_up && kill -HUP "$nginx"; then
+            changes=$((changes + 1))
+        else
+            refused=${refused:- everything}
+        fi
+    elif [ -n "$said" ] && [ $((rounds % 5)) -eq 0 ]; then # it may be taken now, as when a disk was full
+        refused=''
+        take_up 2>/dev/null || refused=${refused:- everything}
+        [ "$refused" = "$said" ] || kill -HUP "$nginx"
+    else
         continue
     fi
-    now='' refused=''
-    take_up && kill -HUP "$nginx" && changes=$((changes + 1))
-    served=$current
+    again=$([ "$current" = "$served" ] && echo yes)
+    now='' served=$current
     if [ -n "$refused" ]; then
-        say "the change of$refused is refused, see above; the old stays in force"
+        [ -n "$again" ] && [ "$refused" = "$said" ] || say "the change of$refused is refused, see above; the old stays in force"
     elif [ -n "$said" ]; then
         say "what was refused is in force now"
     else

@@ -330,17 +330,16 @@ def test_a_list_that_is_older_than_what_nginx_reads(tmp_path: Path) -> None:
 
 
 def test_a_key_goes_into_a_file_that_its_owner_alone_reads(tmp_path: Path) -> None:
-    output = tmp_path / "alice.key"
-    output.write_text("older")
-    output.chmod(0o644)
-    file = tmp_path / "keys.json"
+    output, file = tmp_path / "alice.key", tmp_path / "keys.json"
     assert keys_command("create", "--client", "alice", "--output", str(output), file=file) == ""
     assert output.stat().st_mode & 0o777 == 0o600
     assert output.read_text().startswith(f"dsk_{read_keys(file).keys[0].id}_")
     kept = output.read_text()
-    with pytest.raises(DetserveError):
-        keys_command("create", "--client", 'x"', "--output", str(output), file=file)
+    for taken in (output, tmp_path, Path(".")):
+        with pytest.raises(DetserveError, match="exists, and may hold another key"):
+            keys_command("create", "--client", "bob", "--output", str(taken), file=file)
     assert output.read_text() == kept
+    assert len(read_keys(file).keys) == 1
 
 
 def test_without_a_gateway_a_key_is_made_and_a_revocation_is_not_believed(tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ def test_promoted_then_rolled_back(folder: Path) -> None:
     with pytest.raises(RolloutError, match="has seen no roll-out"):
         roll_back(Gateway(folder, "true"))
     assert _roll_out(folder, lambda: "")[-1] == (
-        "the new server has all the traffic; the old one may be stopped in 70 s"
+        "the gateway was told to give the new server all the traffic; the old one may be stopped "
+        "70 s after the gateway's log says that it did"
     )
     assert _upstreams(folder) == NEW
     assert list(roll_back(Gateway(folder, "true"))) == OLD

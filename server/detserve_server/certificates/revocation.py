@@ -19,17 +19,19 @@ from detserve_client.files import write_whole
 from detserve_server.certificates.authority import CLOCK_SKEW, Certified
 from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.errors import CertificateError
+from detserve_server.regular_file import read_regular
 
 #: What an nginx in a container includes where it is there; ``..`` is seen from the folder of nginx.conf.
 DIRECTIVE = b"ssl_crl ../tls/clients.crl;\n"
 
+_LARGEST_BYTES = 16 * 2**20
 _PEM = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 
 def read_lists(path: Path) -> list[x509.CertificateRevocationList]:
     """The lists in a PEM file, none where there is no file; raises :class:`CertificateError`."""
     try:
-        lists = [x509.load_pem_x509_crl(block) for block in _PEM.findall(path.read_bytes())]
+        lists = [x509.load_pem_x509_crl(block) for block in _PEM.findall(read_regular(path, _LARGEST_BYTES))]
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -76,6 +77,10 @@ def create(
     ca: Authority = None,
 ) -> None:
     """Make a key and print it, this once."""
+    if output is not None and os.path.lexists(output):
+        raise KeyFileError(
+            f"--output: {output} exists, and may hold another key; give the name of a new file"
+        )
     gateways = _gateways(keys, gateway, no_gateway)
     if rate * 60 < 1:
         raise KeyFileError(f"--rate: got {rate:g} a second, expected {1 / 60:.4f}, once a minute, at least")
@@ -103,7 +108,7 @@ def list_keys(keys: KeysFile = DEFAULT_FILE) -> None:
     """Show the keys: whose, for what, until when."""
     now = utc_now()
     file = read_keys(keys)
-    if nginx_file(keys).exists() and read_marked(nginx_file(keys), keys.read_bytes()) is None:
+    if os.access(nginx_file(keys), os.R_OK) and read_marked(nginx_file(keys), keys.read_bytes()) is None:
         _note(
             f"{nginx_file(keys)}, which nginx reads, is not of these keys: a change was broken off, or a "
             f"file restored or of an earlier version; write it again: detserve keys render --keys {keys}"
@@ -213,7 +218,9 @@ def _change(keys: Path, key_id: str, fields: Callable[[KeyRecord], dict[str, Any
     read_keys(keys)
     change_keys(keys, change)
     key = read_keys(keys).find(key_id)
-    _say(f"Key {key.id} of {key.client}: {key.state(utc_now())}.")
+    models = "all models" if key.models is None else ", ".join(key.models)
+    until = "" if key.expires is None else f", until {key.expires:%Y-%m-%d %H:%M} UTC"
+    _say(f"Key {key.id} of {key.client}: {key.state(utc_now())}, for {models}{until}.")
 
 
 def _held(file: KeyFile, key_id: str) -> KeyFile:
@@ -250,7 +257,7 @@ def _wait(
     for answer in answers:
         if answer.after_s is not None:
             _note(f"in force at {answer.gateway.url} after {answer.after_s:.1f} s")
-    if not answers or (answers[0].gateway.guessed_from and not answers[0].listens):
+    if not any(answer.listens or not answer.gateway.guessed_from for answer in answers):
         nobody = f"no running gateway is known that goes by {keys}"
         if answers:
             nobody += (
@@ -263,7 +270,8 @@ def _wait(
         raise GatewayError(
             f"{done}, but {nobody}, so none has shown it; {mend}, or say --no-gateway when none runs"
         )
-    faults = [_fault(answer, otherwise) for answer in answers if answer.after_s is None]
+    asked = [answer for answer in answers if answer.listens or not answer.gateway.guessed_from]
+    faults = [_fault(answer, otherwise) for answer in asked if answer.after_s is None]
     if faults:
         raise GatewayError(f"{done}, but {'; '.join(faults)}")
 
@@ -271,7 +279,8 @@ def _wait(
 def _fault(answer: Acknowledged, otherwise: str) -> str:
     url, guess = answer.gateway
     if answer.earlier:
-        text = f"the gateway at {url} {otherwise}: {answer.fault}; see its error log for what nginx refuses"
+        text = f"the gateway at {url} {otherwise}: {answer.fault}; its error log says what nginx refuses, "
+        text += "and where there is no word, what looks after nginx may run no more: start it again"
     else:
         text = f"the gateway at {url} has not shown it: {answer.fault}"
     return text + (f" (guessed from {guess}; name another with --gateway)" if guess else "")

@@ -43,7 +43,7 @@ def rollout(
     from detserve_server.rollout.stop import stop_wishes
     from detserve_server.rollout.traffic import Gateway
 
-    behind = Gateway(gateway, reload_command)
+    behind = Gateway(gateway.absolute(), reload_command)
     if roll_back:
         with stop_wishes():
             servers = back(behind)

@@ -46,6 +46,7 @@ _KEYS_LOCATION = r"""
         location = /gateway/keys {
             access_log off;
             limit_req zone=keys_serial burst=20 nodelay;
+            error_page 500 /refused/http/500; # as at /gateway/health
             if ($request_method != GET) {
                 return 403;
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,6 +12,7 @@ from detserve_server.gateway.configuration import open_files
 #: In nginx's run folder; nothing but its alerts are in it.
 ALERTS = "alerts.log"
 
+_ZONES = re.compile(rb"^ *limit_conn(?:_zone \S+)? (?:zone=)?concurrency_", re.MULTILINE)
 _LOG_BYTES = 64 * 2**20
 _LOGS_KEPT = 16
 _ERROR_LOG_BYTES = 8 * 2**20
@@ -57,7 +59,7 @@ def with_new_counts(configuration: bytes, killed: int) -> bytes:
     A zone counts the requests under way, and a killed worker's stay counted: nginx keeps a zone with its
     counts for as long as its name stays. Rates have no such memory.
     """
-    return configuration.replace(b"concurrency_", b"concurrency_%d_" % killed) if killed else configuration
+    return _ZONES.sub(rb"\g<0>%d_" % killed, configuration) if killed else configuration
 
 
 def places(wanted: int) -> int:

@@ -67,23 +67,26 @@ def announced(keys: Path, host: str, port: int, pid: int) -> Iterator[None]:
 
 
 def known_gateways(keys: Path, named: Sequence[str]) -> list[KnownGateway]:
-    """The gateways that are named, else those announced beside the file, else one rendered for its folder.
+    """The gateways that are named, else those announced beside the file and one rendered for its folder.
 
     Raises :class:`GatewayError` for a name that is no https address.
     """
     for url in named:
         if not _URL.fullmatch(url.rstrip("/")):
             raise GatewayError(f"--gateway: got {url!r}, expected https://HOST:PORT of a running gateway")
-    found = [KnownGateway(url.rstrip("/")) for url in named] or _announced_beside(link_target(keys))
-    if found:
-        return found
+    if named:
+        return [KnownGateway(url.rstrip("/")) for url in named]
+    found = _announced_beside(link_target(keys))
     for folder in dict.fromkeys([keys.absolute().parent, link_target(keys).parent]):
         path = folder.parent / "gateway" / SETTINGS
         with contextlib.suppress(OSError, ValidationError):
             listen = GatewaySettings.model_validate_json(path.read_bytes()).listen[0]
             host, _, port = listen.rpartition(":")
-            return [KnownGateway(_url(host, int(port)), guessed_from=path)]
-    return []
+            url = _url(host, int(port))
+            if url not in {gateway.url for gateway in found}:
+                found.append(KnownGateway(url, guessed_from=path))
+            break
+    return found
 
 
 def _announced_beside(target: Path) -> list[KnownGateway]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import re
+import socket
 import ssl
 import time
 from collections.abc import Sequence
@@ -47,21 +48,34 @@ def wait_until_in_force(
 ) -> list[Acknowledged]:
     """Ask each gateway until it shows the serial of the file as it then is, on new connections in a row.
 
+    Where a name has several addresses, each is asked.
+
     No key is sent. A certificate is checked, against ``ca`` or the system's authorities, except on loopback.
     """
     path = nginx_file(keys)
-    with ThreadPoolExecutor(max(1, len(gateways))) as pool:
-        return list(pool.map(lambda gateway: _wait(path, gateway, ca, wait_s), gateways))
+    places = [(gateway, address) for gateway in gateways for address in _addresses(gateway.url)]
+    with ThreadPoolExecutor(max(1, len(places))) as pool:
+        return list(pool.map(lambda place: _wait(path, place[0], place[1], ca, wait_s), places))
 
 
-def _wait(path: Path, gateway: KnownGateway, ca: Path | None, wait_s: float) -> Acknowledged:
+def _addresses(url: str) -> list[str]:
+    """What the host of ``url`` means; the host itself where that is not known, which says why when asked."""
+    host, port = str(urlsplit(url).hostname), urlsplit(url).port
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return [host]
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _wait(path: Path, gateway: KnownGateway, address: str, ca: Path | None, wait_s: float) -> Acknowledged:
     context = _context(gateway.url, ca)
     started_s = time.monotonic()
     seen, in_a_row, first_s = "", 0, 0.0
     fault, listens = "", False
     while (waited_s := time.monotonic() - started_s) < wait_s:
         try:
-            shown = _shown(gateway.url, context)
+            shown = _shown(gateway.url, address, context)
         except OSError as error:
             fault, in_a_row = f"it does not answer ({_reason(error)})", 0
             if isinstance(error, ConnectionRefusedError) and gateway.guessed_from:
@@ -86,13 +100,13 @@ def _wait(path: Path, gateway: KnownGateway, ca: Path | None, wait_s: float) -> 
     return Acknowledged(gateway, None, fault, listens, earlier=fault == _EARLIER)
 
 
-def _shown(url: str, context: ssl.SSLContext) -> str | int:
-    """The serial that the gateway shows, or the status that it answers instead."""
-    address = urlsplit(url)
-    connection = http.client.HTTPSConnection(
-        str(address.hostname), address.port, timeout=_ASK_S, context=context
-    )
+def _shown(url: str, address: str, context: ssl.SSLContext) -> str | int:
+    """The serial that the gateway shows at one of its addresses, or the status that it answers instead."""
+    host, port = str(urlsplit(url).hostname), urlsplit(url).port
+    connection = http.client.HTTPSConnection(host, port, timeout=_ASK_S, context=context)
     try:
+        raw = socket.create_connection((address, port), timeout=_ASK_S)
+        connection.sock = context.wrap_socket(raw, server_hostname=host)
         connection.request("GET", "/gateway/keys", headers={"Connection": "close"})
         answer = connection.getresponse()
         if answer.status != http.HTTPStatus.OK:

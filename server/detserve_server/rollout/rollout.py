@@ -76,6 +76,11 @@ def roll_out(
             raise
     if gateway.wait_until_drained(lambda: stop.wanted):
         on_step("the new server has all the traffic; the old one may be stopped")
+    elif gateway.reload_command:
+        on_step(
+            "the gateway was told to give the new server all the traffic; the old one may be stopped "
+            f"{gateway.drain_s():g} s after the gateway's log says that it did"
+        )
     else:
         on_step(f"the new server has all the traffic; the old one may be stopped in {gateway.drain_s():g} s")
 

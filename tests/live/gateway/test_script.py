@@ -281,6 +281,36 @@ def test_a_name_with_several_addresses(start, tmp_path: Path) -> None:
         assert {script.status() for _ in range(20)} == {200}
 
 
+def test_a_resolver_that_fails_holds_up_no_revocation(start, tmp_path: Path) -> None:
+    """The name's last addresses stay, and it is said; an unknown name in a new nginx.conf is refused."""
+    names = tmp_path / "addresses"
+    names.write_text("127.0.0.1\n")
+    resolver = tmp_path / "getent"
+    resolver.write_text(f"#!/bin/sh\n[ \"$2\" = triton ] && sed 's/$/ STREAM triton/' {names}\n")
+    resolver.chmod(0o755)
+    with answering() as port:
+        script = start(port, host="triton")
+        assert script.status("bob") == 200
+        names.write_text("")
+        wait_for(lambda: "names without an address: triton" in script.said(), 10)
+        script.revoke("bob")
+        wait_for(lambda: script.status("bob") == 401, 10)
+        configuration = script.etc / "gateway/nginx.conf"
+        configuration.write_text(configuration.read_text().replace("server triton:", "server nowhere:"))
+        wait_for(lambda: "the change of gateway is refused" in script.said(), 10)
+        assert script.status("alice") == 200
+
+
+def test_a_folder_that_vanishes_is_said(start) -> None:
+    with answering() as triton:
+        script = start(triton)
+        (script.etc / "keys").rename(script.etc.parent / "keys_elsewhere")
+        wait_for(lambda: "the change of keys is refused" in script.said(), 10)
+        assert script.status("alice") == 200
+        (script.etc.parent / "keys_elsewhere").rename(script.etc / "keys")
+        wait_for(lambda: "what was refused is in force now" in script.said(), 20)
+
+
 def test_when_none_answers_none_is_taken_out(start) -> None:
     with hanging() as one, hanging() as other:
         script = start(one, other)
