@@ -335,7 +335,7 @@ def test_a_key_goes_into_a_file_that_its_owner_alone_reads(tmp_path: Path) -> No
     assert output.stat().st_mode & 0o777 == 0o600
     assert output.read_text().startswith(f"dsk_{read_keys(file).keys[0].id}_")
     kept = output.read_text()
-    for taken in (output, tmp_path, Path(".")):
+    for taken in (output, tmp_path, Path()):
         with pytest.raises(DetserveError, match="exists, and may hold another key"):
             keys_command("create", "--client", "bob", "--output", str(taken), file=file)
     assert output.read_text() == kept
