@@ -227,7 +227,11 @@ def test_an_interrupt_gives_the_traffic_back(
     numbers: list[signal.Signals],
 ) -> None:
     with load(gateway, DEFAULT, PICTURE, boxes) as sent:
-        process = _rollout(gateway, green, watch_s=60)
+        hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup
+        try:
+            process = _rollout(gateway, green, watch_s=60)
+        finally:
+            signal.signal(signal.SIGHUP, hang_up)
         _until_shared(gateway)
         for number in numbers:
             process.send_signal(number)
