@@ -125,12 +125,12 @@ def render(settings: GatewaySettings) -> str:
     )
 
 
-@lru_cache(10_000)
 def open_files(connections: int) -> int:
     """Of a worker with so many places: one to a client and one to Triton or of a body each, and logs."""
     return 2 * connections + 256
 
 
+@lru_cache(10_000)
 def requests_per_min(rate_per_s: float) -> int:
     """What nginx is told of a rate: it counts whole requests a second or a minute, one a minute at least."""
     return max(1, round(rate_per_s * 60))
