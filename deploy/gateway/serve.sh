@@ -231,7 +231,7 @@ while kill -0 "$nginx" 2>/dev/null; do
     elif [ -n "$said" ] && [ $((rounds % 5)) -eq 0 ]; then # it may be taken now, as when a disk was full
         refused=''
         take_up 2>/dev/null || refused=${refused:- everything}
-        [ "$refused" = "$said" ] || kill -HUP "$nginx"
+        [ "$refused" = "$said" ] || { kill -HUP "$nginx" && changes=$((changes + 1)); }
     else
         continue
     fi

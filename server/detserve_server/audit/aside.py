@@ -8,11 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detserve_server.audit.chain import aside_files
+from detserve_server.audit.chain import LONGEST_LINE_BYTES, aside_files
 from detserve_server.errors import AuditBroken, AuditError
 from detserve_server.regular_file import open_regular
-
-_LONGEST_LINE_BYTES = 2**20
 
 
 class Aside:
@@ -41,7 +39,7 @@ class Aside:
 def _marks(path: Path, first: int) -> Iterator[str]:
     try:
         with open_regular(path) as file:
-            for line in iter(lambda: file.readline(_LONGEST_LINE_BYTES), b""):
+            for line in iter(lambda: file.readline(LONGEST_LINE_BYTES), b""):
                 try:
                     record = json.loads(line)
                     if record["sequence"] >= first and (mark := _mark(record)):

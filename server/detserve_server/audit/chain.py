@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 HEAD = "head.json"
+
+#: A collector writes no longer line; what is longer is read in parts, none of which follows.
+LONGEST_LINE_BYTES = 2**20
 GENESIS = hashlib.sha256(b"detserve audit log 1").hexdigest()
 _SUBJECT = "audit head 1"
 _LARGEST_HEAD_BYTES = 2**24  # its position has 50 bytes for each rotated log

@@ -22,6 +22,7 @@ from typing import Any
 
 from detserve_server.audit.chain import (
     HEAD,
+    LONGEST_LINE_BYTES,
     Head,
     audit_files,
     chained,
@@ -33,7 +34,6 @@ from detserve_server.regular_file import open_regular
 from detserve_server.signing.keys import canonical_json
 
 _BATCH_OF_VERSION_1_BYTES = 2**21
-_LONGEST_LINE_BYTES = 2**20
 
 
 def restored(directory: Path, head: Head, on_note: Callable[[str], None]) -> Head:
@@ -110,7 +110,7 @@ def _bodies(path: Path, start_bytes: int) -> Iterator[tuple[dict[str, Any], str,
     try:
         with open_regular(path) as file:
             file.seek(start_bytes)
-            while line := file.readline(_LONGEST_LINE_BYTES):
+            while line := file.readline(LONGEST_LINE_BYTES):
                 body = json.loads(line)
                 digest = body.pop("hash")
                 if canonical_json({**body, "hash": digest}) + b"\n" != line:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from detserve_server.audit.aside import Aside
-from detserve_server.audit.chain import GENESIS, HEAD, Head, audit_files, chained, read_head
+from detserve_server.audit.chain import (
+    GENESIS,
+    HEAD,
+    LONGEST_LINE_BYTES,
+    Head,
+    audit_files,
+    chained,
+    read_head,
+)
 from detserve_server.audit.record import is_complete
 from detserve_server.errors import AuditBroken, AuditError
 from detserve_server.regular_file import open_regular
@@ -22,7 +30,6 @@ if TYPE_CHECKING:
 
 _COLLECTOR_S = 5.0
 _POLL_S = 0.2
-_LONGEST_LINE_BYTES = 2**20  # a collector's are shorter
 
 
 @dataclass
@@ -119,7 +126,7 @@ def _lines(directory: Path, first: int, head: Head) -> Iterator[_Line]:
     last, sequence = (GENESIS if first == 1 else ""), first - 1
     for path in audit_files(directory):
         with opened(path) as file:
-            for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE_BYTES), b""), 1):
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE_BYTES), b""), 1):
                 if sequence >= head.sequence and not line.endswith(b"\n"):
                     return  # being written
                 where = f"{path}:{number}"
