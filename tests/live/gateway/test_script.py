@@ -43,7 +43,9 @@ class Script:
 
     def status(self, client: str = "alice", path: str = "/v2") -> int:
         headers = {"Authorization": f"Bearer {self.keys[client]}"}
-        with urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, timeout=10) as pool:
+        # A worker that ends may close a connection on which no request has come yet; a client connects again.
+        again = urllib3.Retry(3, redirect=False, status=False)
+        with urllib3.PoolManager(cert_reqs="CERT_NONE", retries=again, timeout=10) as pool:
             return int(pool.request("GET", f"https://127.0.0.1:{self.port}{path}", headers=headers).status)
 
     def revoke(self, client: str) -> None:
