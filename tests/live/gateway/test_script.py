@@ -224,6 +224,19 @@ def test_the_counts_of_a_killed_worker_do_not_stay(start) -> None:
         wait_for(lambda: script.metric("detserve_gateway_workers_lost_total") == 1, 3)
 
 
+def test_a_flood_of_alerts_is_cut_and_a_killed_worker_still_seen(start, tmp_path: Path) -> None:
+    alerts = tmp_path / "alerts.log"
+    with answering() as triton:
+        script = start(triton)
+        with alerts.open("a") as file:
+            file.writelines("[alert] 64 worker_connections are not enough\n" for _ in range(30_000))
+        wait_for(lambda: alerts.stat().st_size == 0, 10)
+        for worker in script.workers():
+            os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: "1 workers of nginx were killed" in script.said(), 10)
+        wait_for(lambda: script.status() == 200, 10)
+
+
 def _asking(script: Script, ended: threading.Event) -> None:
     while not ended.is_set():
         with suppress(urllib3.exceptions.HTTPError):
