@@ -173,9 +173,15 @@ def find_nginx() -> str:
     return found
 
 
-def check_configuration(nginx: str, folder: Path) -> None:
-    """``nginx -t`` on ``folder/nginx.conf``; raises :class:`GatewayError` with nginx's first complaint."""
-    checked = subprocess.run([*_command(nginx, folder), "-t", "-q"], capture_output=True, text=True)
+def check_configuration(nginx: str, folder: Path, name: str = "nginx.conf") -> None:
+    """``nginx -t`` on a file of ``folder``; raises :class:`GatewayError` with nginx's first complaint.
+
+    It runs in a session of its own, where a Ctrl-C of this terminal does not reach it.
+    """
+    where = ("-p", str(folder), "-c", str(folder / name), "-e", os.devnull)
+    checked = subprocess.run(
+        [nginx, *where, "-t", "-q"], capture_output=True, text=True, start_new_session=True
+    )
     if checked.returncode:
         complaints = [line for line in checked.stderr.splitlines() if "[emerg]" in line]
         reason = complaints[0].partition("[emerg] ")[2] if complaints else checked.stderr.strip()

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from detserve_client.card import first_mistake
 from detserve_client.files import write_whole
-from detserve_server.errors import RolloutError
+from detserve_server.errors import GatewayError, RolloutError
 from detserve_server.gateway.configuration import render
-from detserve_server.gateway.process import find_nginx
+from detserve_server.gateway.process import check_configuration, find_nginx
 from detserve_server.gateway.secret import read_secret
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
 
@@ -86,7 +86,7 @@ class Gateway:
             candidate = self.folder / f"{_CONFIGURATION}.next"
             try:
                 write_whole(candidate, render(settings).encode(), mode=0o600)
-                self._check(candidate)
+                self._check(candidate.name)
             finally:
                 candidate.unlink(missing_ok=True)
         self._take(settings)
@@ -153,10 +153,12 @@ class Gateway:
         self._reload()
         (self.folder / NEXT).replace(self.folder / SETTINGS)
 
-    def _check(self, configuration: Path) -> None:
-        """Let nginx read a configuration without taking it."""
-        where = ("-p", str(self.folder), "-c", str(configuration), "-e", os.devnull)
-        _run([find_nginx(), "-t", "-q", *where])
+    def _check(self, name: str) -> None:
+        """Let nginx read a configuration of the folder without taking it."""
+        try:
+            check_configuration(find_nginx(), self.folder, name)
+        except GatewayError as error:
+            raise RolloutError(str(error)) from None
 
     def _write(self, name: str, settings: GatewaySettings) -> None:
         write_whole(self.folder / name, settings.model_dump_json(indent=2).encode() + b"\n")
@@ -165,7 +167,7 @@ class Gateway:
         if self.reload_command:
             _run(self._reload_words())
             return
-        self._check(self.folder / _CONFIGURATION)
+        self._check(_CONFIGURATION)
         master = self._master()
         old = _workers(master)
         os.kill(master, signal.SIGHUP)
