@@ -25,10 +25,11 @@ test-exporters: setup  ## export with today's packages in environments of their 
 	$(BIN)/python -m tests.exporters.run $(EXPORTERS) $(EXPORTER)
 	EXPORTERS=$(EXPORTERS) $(BIN)/python -m pytest tests/exporters/check_exporters.py $(if $(EXPORTER),-k $(EXPORTER))
 
-lint: setup  ## ruff and strict mypy
+lint: setup  ## ruff, strict mypy, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -31,7 +31,7 @@ def python(*arguments: object) -> None:
 
 def detserve(*arguments: object) -> None:
     """Run the command line."""
-    python("detserve_client.command", *arguments)
+    python("detserve.command", *arguments)
 
 
 def build_both(repository: Path) -> None:

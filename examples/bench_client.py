@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from detserve_client import DetectionClient
-from detserve_client.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint
 from detserve_perf.load.corpus import input_data, read_pictures
 from detserve_perf.load.perf_analyzer import find_perf_analyzer
 from detserve_perf.load.point import LoadPoint, run_load

@@ -14,10 +14,10 @@ from pathlib import Path
 from rich.console import Console
 
 from detserve_client import Security
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.wire import DetectionRequest
-from detserve_client.files import write_whole
 from detserve_client.transports import GrpcTransport, HttpTransport
+from detserve_core.endpoint import Endpoint
+from detserve_core.machine.whole_files import write_whole
 from detserve_perf.report.tables import Column, Report, Table
 from detserve_server.certificates.authority import new_authority, new_server, write_certified
 from detserve_server.certificates.folder import CertificateFolder

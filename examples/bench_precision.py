@@ -25,7 +25,7 @@ from detserve_builder.preparation.prepare import prepare
 from detserve_builder.quantise.calibration import calibration_folder
 from detserve_builder.repository import write_repository
 from detserve_builder.triton_config import Placement, Target
-from detserve_client.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint
 from detserve_perf.load.corpus import input_data, read_pictures
 from detserve_perf.load.perf_analyzer import find_perf_analyzer
 from detserve_perf.load.point import LoadPoint, LoadResult, run_load

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+pytest_plugins = ["tests.detected"]
+
 
 def pytest_configure() -> None:
     """Take SIGINT, which a shell has background jobs ignore; tests send it to themselves and to servers."""

@@ -25,7 +25,7 @@ from detserve_builder.tensorrt.compile_gate import compile_ahead_of_time
 from detserve_builder.tensorrt.libraries import import_rtx
 from detserve_builder.triton_config import Placement, Preprocess, Target
 from detserve_builder.warmup import WarmupPicture
-from detserve_client.card import Card, Decode, Wh
+from detserve_core.card import Card, Decode, Wh
 
 if TYPE_CHECKING:
     import numpy as np

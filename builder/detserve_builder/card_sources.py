@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from detserve_builder.families import Draft
-from detserve_client.card import Card, ColorOrder, PreprocessSpec, Resize
+from detserve_core.card import Card, ColorOrder, PreprocessSpec, Resize
 
 # What the preprocessing of a network may be; the file itself seldom says.
 _PREPROCESSING: dict[str, tuple[str, ...]] = {

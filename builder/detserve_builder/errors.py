@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from detserve_client.errors import CardError, DetserveError
+from detserve_core.errors import CardError, DetserveError
 
 
 class BuildError(DetserveError):

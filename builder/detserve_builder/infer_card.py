@@ -19,8 +19,8 @@ from detserve_builder.checkpoint.normalisation import own_normalisation
 from detserve_builder.coco_labels import COCO_LABELS
 from detserve_builder.errors import BuildError, naming_the_card
 from detserve_builder.families import FAMILIES, Draft, Family
-from detserve_client.card import Card, Wh, first_mistake
-from detserve_client.errors import CardError
+from detserve_core.card import Card, Wh, first_mistake
+from detserve_core.errors import CardError
 
 UNTOLD_CLASSES = 100  # numbered labels where a file gives class numbers and not how many there are
 MAX_CANDIDATES = 1000  # boxes that reach NMS, where the detector has as many and the card does not say

@@ -20,7 +20,7 @@ from detserve_builder.preparation.prepare import Prepared
 from detserve_builder.runtime import Runtime
 from detserve_builder.triton_config import Placement, Preprocess, Target, configs, to_pbtxt
 from detserve_builder.warmup import WarmupPicture, write_warmup
-from detserve_client.card import Card
+from detserve_core.card import Card
 
 MAX_BATCH_SIZE = 8
 MANIFEST = "detserve.json"

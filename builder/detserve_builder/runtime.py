@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from enum import Enum
 
-from detserve_client.errors import MissingExtra
+from detserve_core.errors import MissingExtra
 
 
 class Runtime(str, Enum):

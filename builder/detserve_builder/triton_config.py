@@ -7,8 +7,8 @@ from enum import Enum
 from typing import Any
 
 from detserve_builder.runtime import Runtime
-from detserve_client import contract
-from detserve_client.card import Card
+from detserve_core import contract
+from detserve_core.card import Card
 
 Json = dict[str, Any]
 

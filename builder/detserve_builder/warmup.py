@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detserve_builder.triton_config import Placement, Warmup
-from detserve_client.card import Card
+from detserve_core.card import Card
 
 if TYPE_CHECKING:
     import numpy as np

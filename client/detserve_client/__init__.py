@@ -1,11 +1,21 @@
 """Pictures in, detections out: the client of a detector served by detserve."""
 
 from detserve_client.async_client import AsyncDetectionClient
-from detserve_client.card import Card
 from detserve_client.client import DetectionClient
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.wire import DetectionRequest
-from detserve_client.errors import (
+from detserve_client.pictures.encoding import PictureSource
+from detserve_client.results.outcomes import Outcome
+from detserve_client.shared_memory.frames import FrameTransfer
+from detserve_client.transports import (
+    AsyncFakeTransport,
+    AsyncTransport,
+    FakeTransport,
+    Transport,
+)
+from detserve_core.card import Card
+from detserve_core.detections import Detection, Detections
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import (
     AccessDenied,
     CardError,
     ContractViolation,
@@ -23,17 +33,7 @@ from detserve_client.errors import (
     ServerUnavailable,
     SourceError,
 )
-from detserve_client.pictures.encoding import PictureSource
-from detserve_client.results.detections import Detection, Detections
-from detserve_client.results.outcomes import Outcome
-from detserve_client.security import Security
-from detserve_client.shared_memory.frames import FrameTransfer
-from detserve_client.transports import (
-    AsyncFakeTransport,
-    AsyncTransport,
-    FakeTransport,
-    Transport,
-)
+from detserve_core.security import Security
 
 __all__ = [
     "AccessDenied",

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from detserve_client.card import Card
 from detserve_client.engine.async_streams import stream
 from detserve_client.engine.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseClient, checked_window
 from detserve_client.engine.steps import (
@@ -21,13 +20,14 @@ from detserve_client.engine.steps import (
     UnregisterRegion,
     Work,
 )
-from detserve_client.errors import DetserveError, ServerUnavailable
 from detserve_client.pictures.encoding import PictureSource
-from detserve_client.results.detections import Detections
 from detserve_client.results.outcomes import Outcome
-from detserve_client.security import UNSECURED, Security
 from detserve_client.shared_memory.frames import FrameTransfer
 from detserve_client.transports.base import AsyncTransport
+from detserve_core.card import Card
+from detserve_core.detections import Detections
+from detserve_core.errors import DetserveError, ServerUnavailable
+from detserve_core.security import UNSECURED, Security
 
 _Result = TypeVar("_Result")
 

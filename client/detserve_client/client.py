@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from detserve_client.card import Card
 from detserve_client.engine.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseClient, checked_window
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.steps import (
@@ -22,13 +21,14 @@ from detserve_client.engine.steps import (
     Work,
 )
 from detserve_client.engine.streams import stream
-from detserve_client.errors import DetserveError, ServerUnavailable
 from detserve_client.pictures.encoding import PictureSource
-from detserve_client.results.detections import Detections
 from detserve_client.results.outcomes import Outcome
-from detserve_client.security import UNSECURED, Security
 from detserve_client.shared_memory.frames import FrameTransfer
 from detserve_client.transports.base import Transport
+from detserve_core.card import Card
+from detserve_core.detections import Detections
+from detserve_core.errors import DetserveError, ServerUnavailable
+from detserve_core.security import UNSECURED, Security
 
 _Result = TypeVar("_Result")
 
@@ -42,7 +42,7 @@ class DetectionClient(BaseClient):
             for detection in client.detect("desk.jpg").above(0.5):
                 print(detection.label, detection.score, detection.box_px)
 
-    Every method raises an :class:`~detserve_client.errors.InferenceError` when the server, or the way to it,
+    Every method raises an :class:`~detserve_core.errors.InferenceError` when the server, or the way to it,
     fails. A server that cannot be reached is tried again: one that has answered before for the whole timeout,
     so that a restart loses nothing, one that never did for less than a second. So is a model that the server
     no longer knows, as while the server goes down, for at most 8 s. Nothing else is tried again.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detserve_client.errors import DetserveError
+from detserve_core.errors import DetserveError
 
 
 class MeasurementError(DetserveError):

@@ -3,8 +3,6 @@
 ::
 
     DetserveError
-    ├── ServerStartError      the embedded server cannot start
-    │   └── PortTaken         a port it was told to listen on is in use
     ├── BackendNotCompiled    the backend for pipelines in the server's process cannot be made here
     ├── ServerStopped         a server that was serving ended by itself
     ├── GatewayError          the gateway cannot be configured or started
@@ -12,7 +10,6 @@
     ├── DurationError         a span of time that cannot be read
     ├── ComposeError          docker or the compose file does not give what is asked
     ├── CertificateError      a certificate cannot be made or read
-    ├── ManifestError         a detector's detserve.json is not what a build writes
     ├── SigningKeyError       a file holds no usable Ed25519 key
     ├── SignatureError        a repository is not, to the last file, what was signed
     ├── AuditError            the audit log cannot be written or read
@@ -22,15 +19,7 @@
 
 from __future__ import annotations
 
-from detserve_client.errors import DetserveError
-
-
-class ServerStartError(DetserveError):
-    """The embedded server cannot start; the text says in one sentence why."""
-
-
-class PortTaken(ServerStartError):
-    """A port the server was told to listen on is in use."""
+from detserve_core.errors import DetserveError
 
 
 class BackendNotCompiled(DetserveError):
@@ -39,10 +28,6 @@ class BackendNotCompiled(DetserveError):
 
 class ServerStopped(DetserveError):
     """A server that was serving ended by itself."""
-
-
-class ManifestError(DetserveError):
-    """A detector's ``detserve.json`` is not what a build writes."""
 
 
 class GatewayError(DetserveError):

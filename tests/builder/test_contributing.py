@@ -31,7 +31,7 @@ def test_a_family_is_one_file_and_one_registration(tmp_path) -> None:
     tail = Tail()
     tail.output(tail.node("Sigmoid", ["raw"], "boxnet"), [30, 4 + 3])
     network, _ = save_network(tmp_path, {"raw": [30, 4 + 3]}, tail)
-    command = [sys.executable, "-m", "detserve_client.command", "build", str(network)]
+    command = [sys.executable, "-m", "detserve.command", "build", str(network)]
     done = subprocess.run(
         [*command, "--name", "mine", "--repository", str(tmp_path / "repository")],
         env={**os.environ, "PYTHONPATH": str(tmp_path / "src")},

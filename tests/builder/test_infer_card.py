@@ -14,7 +14,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from detserve_builder.preparation.prepare import prepare
 from detserve_client import CardError, DetserveError
-from detserve_client.card import Resize
+from detserve_core.card import Resize
 from tests.builder.tiny_networks import pictures, save_linear_network
 from tests.shared_data import FASTESTDET, YOLOX, needs_shared
 

@@ -17,7 +17,7 @@ from detserve_builder.commands import inspect as inspect_command
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import read_card
 from detserve_client import Card, CardError
-from detserve_client.card import Resize
+from detserve_core.card import Resize
 from tests.builder.tiny_networks import save_linear_network, save_yolox
 
 HEAD = {"output": [84, 8]}  # YOLOX, three classes

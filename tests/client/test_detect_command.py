@@ -20,7 +20,7 @@ from tests.client.triton_grpc import grpc_server, infer_response
 
 
 def detect(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "detserve_client.command", "detect", *map(str, arguments)]
+    command = [sys.executable, "-m", "detserve.command", "detect", *map(str, arguments)]
     wide = {**os.environ, "COLUMNS": "200"}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=wide)
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detserve_client.endpoint import Endpoint
 from detserve_client.transports.http_exchange import AnswerReader, name_for_tls, request_bytes
 from detserve_client.transports.http_messages import headers_to
+from detserve_core.endpoint import Endpoint
 
 OK = b"HTTP/1.1 200 OK\r\n"
 LENGTH = OK + b"Content-Length: 3\r\nX-Name: Value\r\n\r\nabc"

@@ -17,10 +17,10 @@ from detserve_client import (
     RequestRejected,
     ServerUnavailable,
 )
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.faults import BY_HTTP_STATUS
 from detserve_client.engine.wire import DetectionRequest
 from detserve_client.transports import transport_to
+from detserve_core.endpoint import Endpoint
 from tests.client.triton_http import (
     HEADER_LENGTH,
     Received,

@@ -17,7 +17,7 @@ from detserve_client.results.run_files import write_json
 
 
 def image(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "detserve_client.command", "image", *map(str, arguments)]
+    command = [sys.executable, "-m", "detserve.command", "image", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detserve_client import Detections, Outcome, OutputError, RequestRejected
-from detserve_client.files import write_whole
 from detserve_client.results.run_files import coco_image_ids, write_coco, write_json
+from detserve_core.machine.whole_files import write_whole
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from detserve_client import AsyncDetectionClient, AsyncFakeTransport, Card, DetectionClient, FakeTransport
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.wire import DetectionRequest, Outputs, padded_outputs
-from detserve_client.results.detections import Detections
+from detserve_core.detections import Detections
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is for Linux")
 SHM = Path("/dev/shm")

@@ -27,7 +27,7 @@ ENVIRONMENT = {**os.environ, "COLUMNS": "200", "DISPLAY": "", "WAYLAND_DISPLAY":
 
 def command(url: str, *arguments: object) -> list[str]:
     given = [*map(str, arguments), "--model", "pets", "--url", url]
-    return [sys.executable, "-m", "detserve_client.command", "detect", *given]
+    return [sys.executable, "-m", "detserve.command", "detect", *given]
 
 
 def detect(url: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from detserve_client.engine.wire import (
     picture_tensor,
     request_parameters,
 )
-from tests.client.test_detections import detections
+from tests.core.test_detections import detections
 
 
 @given(detections())

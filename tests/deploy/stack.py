@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from detserve_client import DetectionClient, Security
-from detserve_server.triton.ports import choose_ports
+from detserve_core.machine.ports import choose_ports
 from tests.deploy.base_images import base_images
 
 CHECKOUT = Path(__file__).parents[2]

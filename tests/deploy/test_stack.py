@@ -22,7 +22,7 @@ import yaml
 from tritonclient.utils import InferenceServerException
 
 from detserve_client import Detections, Security
-from detserve_client.errors import AccessDenied, InferenceError
+from detserve_core.errors import AccessDenied, InferenceError
 from tests.deploy.base_images import why_no_engine
 from tests.deploy.dashboard import panels_of
 from tests.deploy.stack import CHECKOUT, SERVICES, Stack, running_stack, wait_for

@@ -20,7 +20,7 @@ import pytest
 
 from detserve_builder.build import build
 from detserve_client import DetectionClient
-from detserve_client.errors import DetserveError
+from detserve_core.errors import DetserveError
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.exporters.table import Row, write_table
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from detserve_client import DetectionClient
-from detserve_client.security import Security
+from detserve_core.machine.ports import choose_ports
+from detserve_core.security import Security
 from detserve_server.audit.record import is_inference, record_of
 from detserve_server.certificates.authority import new_authority, new_server, write_certified
 from detserve_server.gateway.configuration import render
@@ -23,7 +24,6 @@ from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Limits, 
 from detserve_server.keys.key import new_key
 from detserve_server.keys.store import KeyFile, change_keys
 from detserve_server.triton.embedded import RunningServer
-from detserve_server.triton.ports import choose_ports
 
 OPEN = Limits(rate_per_s=100_000, concurrency=1000)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from detserve_client import Card
-from detserve_client.contract import CARD_PARAMETER
+from detserve_core.contract import CARD_PARAMETER
 
 NAME = "echo"
 

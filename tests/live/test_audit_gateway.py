@@ -44,7 +44,7 @@ def test_every_request_is_in_the_audit_log_exactly_once(tmp_path: Path) -> None:
     nowhere = Upstream(grpc="127.0.0.1:1", http="127.0.0.1:1")
     with nginx_gateway(tmp_path / "gateway", [nowhere]) as gateway:
         log, directory = gateway.access_log, tmp_path / "audit"
-        command = [sys.executable, "-m", "detserve_client.command", "audit", "collect", "--from", str(log)]
+        command = [sys.executable, "-m", "detserve.command", "audit", "collect", "--from", str(log)]
         command += ["--to", str(directory), "--key", str(key)]
         senders = [
             threading.Thread(

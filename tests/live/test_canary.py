@@ -94,7 +94,7 @@ def gateway(blue: RunningServer, tmp_path: Path) -> Iterator[NginxGateway]:
 
 
 def _canary(old: RunningServer, new: RunningServer, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "detserve_client.command", "canary"]
+    command = [sys.executable, "-m", "detserve.command", "canary"]
     command += ["--old", old.grpc_url, "--new", new.http_url, "--model", DEFAULT, *options]
     return subprocess.run(command, env=AS_GATEWAY, capture_output=True, text=True, check=False)
 
@@ -129,7 +129,7 @@ def test_noise_on_the_weights_is_seen_in_ap(blue: RunningServer, tmp_path: Path)
 
 
 def test_paths_on_standard_input(blue: RunningServer, green: RunningServer) -> None:
-    command = [sys.executable, "-m", "detserve_client.command", "canary", "--from-stdin"]
+    command = [sys.executable, "-m", "detserve.command", "canary", "--from-stdin"]
     command += ["--old", blue.grpc_url, "--new", green.grpc_url, "--model", DEFAULT]
     paths = "".join(f"{path}\n" for path in sorted(SAMPLES.glob("*.jpg"))[:3])
     done = subprocess.run(command, env=AS_GATEWAY, input=paths, capture_output=True, text=True, check=False)
@@ -138,7 +138,7 @@ def test_paths_on_standard_input(blue: RunningServer, green: RunningServer) -> N
 
 
 def _rollout(gateway: NginxGateway, new: RunningServer, watch_s: float = 3) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "detserve_client.command", "rollout", "--gateway", str(gateway.folder)]
+    command = [sys.executable, "-m", "detserve.command", "rollout", "--gateway", str(gateway.folder)]
     command += ["--to-grpc", upstream(new).grpc, "--to-http", upstream(new).http, "--share", "0.3"]
     command += ["--watch-s", str(watch_s), "--model", DEFAULT, "--pictures", str(SAMPLES)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -165,7 +165,7 @@ def test_the_same_detector_is_promoted_under_load_and_can_be_rolled_back(
         of_blue = served(blue, DEFAULT)
         sent.wait_for(100)
         assert served(blue, DEFAULT) == of_blue  # the old one may be stopped
-        command = [sys.executable, "-m", "detserve_client.command", "rollout", "--roll-back"]
+        command = [sys.executable, "-m", "detserve.command", "rollout", "--roll-back"]
         assert subprocess.run([*command, "--gateway", str(gateway.folder)], check=False).returncode == 0
         assert _has_all(gateway) == [upstream(blue).grpc]
         assert Gateway(gateway.folder).wait_until_drained()
@@ -255,7 +255,7 @@ def test_one_that_was_killed_is_noticed(
     _, errors = again.communicate(timeout=60)
     assert again.returncode == 1
     assert "go back first with --roll-back" in errors
-    command = [sys.executable, "-m", "detserve_client.command", "rollout", "--roll-back"]
+    command = [sys.executable, "-m", "detserve.command", "rollout", "--roll-back"]
     assert subprocess.run([*command, "--gateway", str(gateway.folder)], check=False).returncode == 0
     assert _has_all(gateway) == [upstream(blue).grpc]
 

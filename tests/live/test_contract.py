@@ -10,7 +10,7 @@ import tritonclient.grpc as grpcclient
 from PIL import Image
 
 from detserve_client import DetectionClient
-from detserve_client.contract import BOXES, CLASSES, IMAGE, NUM_DETECTIONS, OUTPUTS, SCORES
+from detserve_core.contract import BOXES, CLASSES, IMAGE, NUM_DETECTIONS, OUTPUTS, SCORES
 from tests.live.conftest import DEFAULT, SAMPLES
 from tests.shared_data import SINGLE, needs_shared
 

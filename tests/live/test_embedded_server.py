@@ -19,9 +19,10 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
-from detserve_server.errors import PortTaken, ServerStartError, ServerStopped
+from detserve_core.errors import PortTaken, ServerStartError
+from detserve_core.machine.ports import LOOPBACK, choose_ports
+from detserve_server.errors import ServerStopped
 from detserve_server.triton.embedded import embedded_server
-from detserve_server.triton.ports import LOOPBACK, choose_ports
 from detserve_server.triton.shared_memory import regions
 from tests.server.models import write_repository
 
@@ -191,7 +192,7 @@ def test_the_command_serves_until_a_signal(tiny: Path, tmp_path: Path, number: s
     ports = choose_ports({"grpc": None, "http": None, "metrics": None})
     log = tmp_path / "triton.log"
     options = [f"--{name}-port={port}" for name, port in ports.items()]
-    command = [sys.executable, "-m", "detserve_client.command", "serve", f"--repository={tiny}", *options]
+    command = [sys.executable, "-m", "detserve.command", "serve", f"--repository={tiny}", *options]
     serving = subprocess.Popen([*command, f"--log-file={log}"], stdout=subprocess.PIPE, text=True)
     assert serving.stdout is not None
     for line in serving.stdout:
@@ -208,7 +209,7 @@ def test_the_command_serves_until_a_signal(tiny: Path, tmp_path: Path, number: s
 
 
 def test_the_command_exits_1_with_one_sentence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "detserve_client.command", "serve", f"--repository={tmp_path}"]
+    command = [sys.executable, "-m", "detserve.command", "serve", f"--repository={tmp_path}"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr == (

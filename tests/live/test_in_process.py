@@ -13,8 +13,8 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
-from detserve_client.contract import NUM_DETECTIONS, OUTPUTS
-from detserve_server.errors import ServerStartError
+from detserve_core.contract import NUM_DETECTIONS, OUTPUTS
+from detserve_core.errors import ServerStartError
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.conftest import CHECKOUT, DEFAULT
 from tests.live.test_contract import infer, mixed_pictures

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from detserve_client.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint
+from detserve_core.machine.processes import process_tree
 from detserve_perf.accuracy.reference import cores
 from detserve_perf.capacity.plan import busy_note, check
 from detserve_perf.capacity.plan_report import plan_report
@@ -18,7 +19,6 @@ from detserve_perf.capacity.service_curve import measure_curve
 from detserve_perf.capacity.soak import BOUND, Soak, courses, soak, what_is_wrong
 from detserve_perf.load.corpus import read_pictures
 from detserve_perf.load.wire_requests import triton_grpc_requests
-from detserve_perf.server.processes import process_tree
 from detserve_perf.server.served import served
 from tests.live.conftest import DEFAULT, SAMPLES
 from tests.live.sleeping_model import NAME, write_sleeper
@@ -48,7 +48,7 @@ def test_a_leak_is_found_and_the_command_exits_1(tmp_path: Path) -> None:
     options = ["--repository", repository, "--model", NAME, "--pictures", SAMPLES, "--output", out]
     command = ["perf", "soak", *options, "--duration", "20s", "--load", "0.5"]
     done = subprocess.run(
-        [sys.executable, "-m", "detserve_client.command", *map(str, command)],
+        [sys.executable, "-m", "detserve.command", *map(str, command)],
         capture_output=True,
         text=True,
         check=False,

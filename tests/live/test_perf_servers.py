@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tritonclient.grpc import service_pb2
 
-from detserve_client.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint
 from detserve_perf.capacity.placement import JPEG, PlacementSettings, measure_placement
 from detserve_perf.capacity.placement_report import placement_report
 from detserve_perf.capacity.variants import copy_with_instances, instances_of

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from detserve_client import DetectionClient
+from detserve_core.machine.ports import choose_ports
 from detserve_server.errors import SignatureError
 from detserve_server.signing.keys import create_key, read_private_key
 from detserve_server.signing.repository import sign_repository
 from detserve_server.triton.embedded import embedded_server
-from detserve_server.triton.ports import choose_ports
 from tests.live.conftest import CHECKOUT, DEFAULT
 
 
@@ -90,7 +90,7 @@ def test_the_command_refuses_a_changed_file_and_removes_its_copy_when_killed(
 ) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    command = [sys.executable, "-m", "detserve_client.command", "serve", "--repository", str(repository)]
+    command = [sys.executable, "-m", "detserve.command", "serve", "--repository", str(repository)]
     for purpose, port in choose_ports({"grpc": None, "http": None, "metrics": None}).items():
         command += [f"--{purpose}-port", str(port)]
     command += ["--require-signature", str(public)]

@@ -48,7 +48,7 @@ needs_screen = pytest.mark.skipif(
 def detecting(
     server: RunningServer, *arguments: object, **environment: str
 ) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "detserve_client.command", "detect", *map(str, arguments)]
+    command = [sys.executable, "-m", "detserve.command", "detect", *map(str, arguments)]
     process = subprocess.Popen(
         [*command, "--model", DEFAULT, "--url", server.grpc_url],
         text=True,

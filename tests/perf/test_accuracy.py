@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from detserve_client import DetectionClient
-from detserve_client.card import Card
-from detserve_client.datasets import Dataset, open_dataset
 from detserve_client.engine.wire import DetectionRequest
-from detserve_client.errors import RequestRejected
-from detserve_client.results.detections import Detections
 from detserve_client.transports import FakeTransport
+from detserve_core.card import Card
+from detserve_core.datasets import Dataset, open_dataset
+from detserve_core.detections import Detections
+from detserve_core.errors import RequestRejected
 from detserve_perf.accuracy.evaluation import Accuracy, label_notes, score_dataset
 from detserve_perf.accuracy.evaluation_report import accuracy_report
 from detserve_perf.errors import MeasurementError

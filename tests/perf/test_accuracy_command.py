@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from detserve_client.errors import ServerUnavailable
+from detserve_core.errors import ServerUnavailable
 from detserve_perf.commands import app
 
 SERVER = ["accuracy", "--url", "grpc://127.0.0.1:1", "--model", "codes"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from detserve_core.machine.processes import process_tree
 from detserve_perf.errors import MeasurementError
 from detserve_perf.server.background import free_ports, running
-from detserve_perf.server.processes import process_tree
 
 _SLEEPER = (
     "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE); "

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from detserve_client import DetectionClient
-from detserve_client.card import Card
 from detserve_client.engine.wire import DetectionRequest
-from detserve_client.errors import InferenceError, RequestRejected, ServerFault, ServerUnavailable
-from detserve_client.results.detections import Detections
 from detserve_client.transports import FakeTransport
+from detserve_core.card import Card
+from detserve_core.detections import Detections
+from detserve_core.errors import InferenceError, RequestRejected, ServerFault, ServerUnavailable
 from detserve_perf.accuracy.canary import Comparison, Limits, compare_dataset, compare_pictures
 from detserve_perf.accuracy.differences import Counts
 from detserve_perf.commands.canary import app

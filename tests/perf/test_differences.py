@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detserve_client.results.detections import Detections
+from detserve_core.detections import Detections
 from detserve_perf.accuracy.differences import Differences, pair
 
 LABELS = ("dog", "cat")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_client.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.perf_analyzer import PerfAnalyzer
 from detserve_perf.load.point import LoadPoint, LoadResult, parse_report, run_load

@@ -14,10 +14,10 @@ from detserve_builder.infer_card import infer_card
 from detserve_builder.precision.evaluation import average_precision, detections, labelled_dataset
 from detserve_builder.preparation.prepare import prepare
 from detserve_client import DetectionClient
-from detserve_client.datasets import open_dataset
 from detserve_client.engine.wire import DetectionRequest
-from detserve_client.results.detections import Detections
 from detserve_client.transports import FakeTransport
+from detserve_core.datasets import open_dataset
+from detserve_core.detections import Detections
 from detserve_perf.accuracy.evaluation import score_dataset
 from tests.shared_data import VAL64, YOLOX, needs_shared
 

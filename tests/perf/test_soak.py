@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detserve_core.machine.processes import ProcessMemory
 from detserve_perf.capacity.soak import MemorySample, Soak, courses, read_duration_s, what_is_wrong
 from detserve_perf.errors import MeasurementError
 from detserve_perf.report.machine import this_machine
-from detserve_perf.server.processes import ProcessMemory
 
 MIB = 2**20
 

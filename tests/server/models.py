@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detserve_client import contract
+from detserve_core import contract
 
 _FIRST = """
 import numpy as np

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from detserve_client.errors import DetserveError
+from detserve_core.errors import DetserveError
 from detserve_server.gateway.settings import Upstream
 from detserve_server.rollout.rollout import roll_out
 from detserve_server.rollout.stop import stop_wishes

@@ -180,7 +180,7 @@ def key(tmp_path: Path) -> Path:
 
 
 def _start(log: _Log, key: Path, *, once: bool = False) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "detserve_client.command", "audit", "collect", "--from", str(log.path)]
+    command = [sys.executable, "-m", "detserve.command", "audit", "collect", "--from", str(log.path)]
     command += ["--to", str(log.directory), "--key", str(key), *(["--once"] if once else [])]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -227,7 +227,7 @@ def test_killed_again_and_again_while_it_writes(log: _Log, key: Path) -> None:
 
 def test_a_file_size_limit_stops_with_one_sentence_and_loses_nothing(log: _Log, key: Path) -> None:
     log.write(500)
-    command = [sys.executable, "-m", "detserve_client.command", "audit", "collect", "--from", str(log.path)]
+    command = [sys.executable, "-m", "detserve.command", "audit", "collect", "--from", str(log.path)]
     command += ["--to", str(log.directory), "--key", str(key), "--once"]
     limited = subprocess.run(
         ["bash", "-c", 'ulimit -f 60; exec "$@"', "bash", *command],
@@ -343,7 +343,7 @@ def test_verify_and_usage_beside_a_running_collector(log: _Log, key: Path, tmp_p
     finally:
         process.terminate()
         process.communicate()
-    command = [sys.executable, "-m", "detserve_client.command", "audit"]
+    command = [sys.executable, "-m", "detserve.command", "audit"]
     public = str(key.with_name("audit.public.pem"))
     done = subprocess.run(
         [*command, "verify", str(log.directory), "--key", public], capture_output=True, text=True, check=False

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_client.command import main
+from detserve.command import main
 from detserve_server.audit.chain import GENESIS, chained
 from detserve_server.audit.record import record_of
 from detserve_server.signing.keys import create_key, read_private_key

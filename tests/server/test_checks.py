@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from detserve_core.errors import ManifestError
+from detserve_core.machine.ports import LOOPBACK, choose_ports
+from detserve_core.repository.manifest import Manifest, read_manifests
 from detserve_server.commands.doctor import app
 from detserve_server.doctor import checks
-from detserve_server.errors import ManifestError
-from detserve_server.triton.manifest import Manifest, read_manifests
-from detserve_server.triton.ports import LOOPBACK, choose_ports
 from detserve_server.triton.repository import ModelOutline, read_repository
 from detserve_server.triton.shared_memory import MIB
 from tests.server.models import write_repository

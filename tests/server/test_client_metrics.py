@@ -9,9 +9,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+from detserve_core.machine.ports import choose_ports
 from detserve_server.audit.client_metrics import serve_client_metrics
 from detserve_server.signing.keys import create_key
-from detserve_server.triton.ports import choose_ports
 from tests.server.audit_logs import access_line, records
 
 #: As the gateway's own script writes it.
@@ -82,7 +82,7 @@ def test_it_listens_on_this_machine_alone_unless_said(tmp_path: Path) -> None:
     log.write_bytes(access_line(1))
     (tmp_path / "gateway.prom").write_text(GATEWAY)
     create_key(key)
-    command = [sys.executable, "-m", "detserve_client.command", "audit", "collect", "--from", str(log)]
+    command = [sys.executable, "-m", "detserve.command", "audit", "collect", "--from", str(log)]
     command += ["--key", str(key), "--metrics-port"]
     for host, others in (("127.0.0.1", False), ("0.0.0.0", True)):  # noqa: S104
         port = choose_ports({"metrics": None})["metrics"]

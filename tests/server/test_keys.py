@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from detserve_client.errors import DetserveError
+from detserve_core.errors import DetserveError
 from detserve_server.commands.keys import app
 from detserve_server.errors import DurationError, GatewayError, KeyFileError
 from detserve_server.gateway.process import check_configuration, find_nginx

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_server.errors import ServerStartError
+from detserve_core.errors import ServerStartError
 from detserve_server.triton.repository import (
     ModelOutline,
     check_names,

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detserve_client.errors import OutputError
+from detserve_core.errors import OutputError
 from detserve_server.doctor.checks import check_signature
 from detserve_server.errors import SignatureError, SigningKeyError
 from detserve_server.signing.keys import create_key, read_private_key, read_public_key

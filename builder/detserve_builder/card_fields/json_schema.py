@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from detserve_builder.families import FAMILIES
-from detserve_client.card import Card
+from detserve_core.card import Card
 
 Json = dict[str, Any]
 

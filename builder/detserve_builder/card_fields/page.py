@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from detserve_builder.card_fields.rows import FieldRow, field_rows
 from detserve_builder.families import FAMILIES, Family
-from detserve_client.card import Card
+from detserve_core.card import Card
 
 _BEGINNING = """\
 # The card

@@ -27,7 +27,7 @@ from detserve_builder.card_sources import InferredCard, Source
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families import FAMILIES
 from detserve_builder.precision.evaluation import labelled_dataset
-from detserve_client.card import Card, PreprocessSpec, Resize
+from detserve_core.card import Card, PreprocessSpec, Resize
 
 MOST_PICTURES = 200
 _CLOSE = 0.95

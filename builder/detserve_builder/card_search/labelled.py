@@ -12,9 +12,9 @@ from detserve_builder.card_search.judge import IMPOSSIBLE, OnPicture, weights
 from detserve_builder.card_search.networks import Networks
 from detserve_builder.card_search.settings import Setting
 from detserve_builder.precision.evaluation import Truth, detections
-from detserve_client.datasets import AnnotatedPicture
-from detserve_client.datasets.average_precision import AveragePrecision, ClassMatches
-from detserve_client.results.detections import Detections
+from detserve_core.datasets import AnnotatedPicture
+from detserve_core.datasets.average_precision import AveragePrecision, ClassMatches
+from detserve_core.detections import Detections
 
 _ANY = ("object",)
 

@@ -16,7 +16,7 @@ from detserve_builder.card_search.settings import Setting
 from detserve_builder.errors import BuildError
 from detserve_builder.quantise.calibration import calibration_folder
 from detserve_builder.steps.detserve_detector import OUTPUTS
-from detserve_client.card import Card
+from detserve_core.card import Card
 
 if TYPE_CHECKING:
     from detserve_builder.steps.detserve_detector import Session

@@ -13,8 +13,8 @@ from detserve_builder.card_search.settings import Setting, with_setting
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.graph.session import open_session
 from detserve_builder.preparation.prepare import prepare_for_floats
-from detserve_client.card import Card, ColorOrder, PreprocessSpec
-from detserve_client.errors import CardError
+from detserve_core.card import Card, ColorOrder, PreprocessSpec
+from detserve_core.errors import CardError
 
 if TYPE_CHECKING:
     from detserve_builder.steps.detserve_detector import Session

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detserve_builder.card_sources import InferredCard, Source, value_range
 from detserve_builder.coco_labels import COCO_CATEGORY_IDS
 from detserve_builder.families import FAMILIES
-from detserve_client.card import Card, ColorOrder, Resize, Triple
+from detserve_core.card import Card, ColorOrder, Resize, Triple
 
 Axis = Literal["values", "color", "geometry", "columns"]
 AXES: tuple[Axis, ...] = ("values", "color", "geometry", "columns")

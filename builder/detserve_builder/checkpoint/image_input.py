@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from detserve_builder.checkpoint.checkpoint import TensorInfo, tensors
 from detserve_builder.errors import BuildError
-from detserve_client.card import Wh
+from detserve_core.card import Wh
 
 if TYPE_CHECKING:
     import onnx

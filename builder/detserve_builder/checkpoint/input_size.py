@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from detserve_client.card import Wh
+from detserve_core.card import Wh
 
 
 def size_in_metadata(metadata: Mapping[str, str], configs: Mapping[str, Mapping[str, Any]]) -> Wh | None:

@@ -17,7 +17,7 @@ from detserve_builder.checkpoint.opset import OPSET
 from detserve_builder.darknet import read as darknet
 from detserve_builder.errors import BuildError
 from detserve_builder.zoo import find_in_zoo
-from detserve_client.card import Wh
+from detserve_core.card import Wh
 
 if TYPE_CHECKING:
     import onnx

@@ -13,7 +13,7 @@ from detserve_builder.errors import BuildError, first_line
 from detserve_builder.graph.branches import all_graphs
 from detserve_builder.graph.open_outputs import measure_open_outputs
 from detserve_builder.graph.operations import OWN_PREFIX
-from detserve_client.card import Wh
+from detserve_core.card import Wh
 
 if TYPE_CHECKING:
     import onnx

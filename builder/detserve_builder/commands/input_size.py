@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from detserve_builder.errors import BuildError
-from detserve_client.card import Wh
+from detserve_core.card import Wh
 
 INPUT_SIZE_HELP = "WIDTHxHEIGHT of the network's input, such as 640x480, where the file leaves it open"
 

@@ -11,7 +11,7 @@ from typer import Argument, Option, Typer
 from detserve_builder.commands.card_table import DECIDE_GUESSES, card_table
 from detserve_builder.commands.input_size import INPUT_SIZE_HELP, input_size
 from detserve_builder.errors import BuildError, naming_the_card
-from detserve_client.errors import CardError, OutputError
+from detserve_core.errors import CardError, OutputError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from detserve_builder.card_search.decide import Decision
     from detserve_builder.card_sources import InferredCard
     from detserve_builder.checkpoint import Checkpoint
-    from detserve_client.card import Card
+    from detserve_core.card import Card
 
 app = Typer(add_completion=False)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from detserve_builder.checkpoint import Checkpoint
-from detserve_client.card import Card
+from detserve_core.card import Card
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -13,8 +13,8 @@ from detserve_builder.families.generic_head import AGAINST_PRIORS, Activation, C
 from detserve_builder.families.reading import expect_classes, image_wh
 from detserve_builder.graph.operations import corners, float32, int64, layer, slice_last
 from detserve_builder.preparation.batch import NotBatchable
-from detserve_client.card import Card
-from detserve_client.errors import CardError
+from detserve_core.card import Card
+from detserve_core.errors import CardError
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -39,8 +39,8 @@ from detserve_builder.graph.operations import (
     map_rows,
     slice_last,
 )
-from detserve_client.card import Card
-from detserve_client.errors import CardError
+from detserve_core.card import Card
+from detserve_core.errors import CardError
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

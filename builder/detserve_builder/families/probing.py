@@ -13,7 +13,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.families.columns import Column
 from detserve_builder.graph.operations import cell_grid
 from detserve_builder.graph.running import run
-from detserve_client.card import Wh
+from detserve_core.card import Wh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,8 +13,8 @@ from detserve_builder.errors import BuildError
 from detserve_builder.graph.branches import all_graphs
 from detserve_builder.graph.operations import float32, int64, layer
 from detserve_builder.graph.running import run_each
-from detserve_client.card import Card, Wh
-from detserve_client.errors import CardError
+from detserve_core.card import Card, Wh
+from detserve_core.errors import CardError
 
 if TYPE_CHECKING:
     import onnx

@@ -26,8 +26,8 @@ from detserve_builder.families.reading import (
 from detserve_builder.graph.branches import all_graphs
 from detserve_builder.graph.operations import float32, int64, layer
 from detserve_builder.preparation.batch import NotBatchable
-from detserve_client.card import Card
-from detserve_client.errors import CardError
+from detserve_core.card import Card
+from detserve_core.errors import CardError
 
 if TYPE_CHECKING:
     import onnx

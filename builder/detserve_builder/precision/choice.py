@@ -23,7 +23,7 @@ from detserve_builder.precision.workshop import Place, Workshop
 from detserve_builder.quantise.calibration import CalibrationSource
 from detserve_builder.runtime import Runtime, is_installed
 from detserve_builder.triton_config import Target
-from detserve_client.card import Card
+from detserve_core.card import Card
 
 if TYPE_CHECKING:
     import onnx

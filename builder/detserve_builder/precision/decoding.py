@@ -9,7 +9,7 @@ from detserve_builder.graph.session import open_session
 from detserve_builder.precision.evaluation import Truth, average_precision, labelled_dataset
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.precision.search import OnStep
-from detserve_client.card import Card, Decode
+from detserve_core.card import Card, Decode
 
 if TYPE_CHECKING:
     import onnx

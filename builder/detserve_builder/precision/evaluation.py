@@ -11,15 +11,15 @@ import numpy as np
 from detserve_builder.errors import BuildError
 from detserve_builder.quantise.calibration import Progress, calibration_folder, network_input
 from detserve_builder.steps.detserve_detector import OUTPUTS
-from detserve_client.card import Card
-from detserve_client.datasets import Dataset, open_dataset
-from detserve_client.datasets.average_precision import (
+from detserve_core.card import Card
+from detserve_core.datasets import Dataset, open_dataset
+from detserve_core.datasets.average_precision import (
     MAX_DETECTIONS,
     AveragePrecision,
     classes_by_name,
 )
-from detserve_client.datasets.base import plain_boxes
-from detserve_client.results.detections import Detections
+from detserve_core.datasets.base import plain_boxes
+from detserve_core.detections import Detections
 
 if TYPE_CHECKING:
     from detserve_builder.steps.detserve_detector import Session

@@ -27,7 +27,7 @@ from detserve_builder.quantise.int8 import Form, measured_tensors, quantisable_n
 from detserve_builder.quantise.ranges import Method, ranges
 from detserve_builder.quantise.statistics import Statistics, measure, statistics_folder
 from detserve_builder.runtime import Runtime
-from detserve_client.card import Card
+from detserve_core.card import Card
 
 if TYPE_CHECKING:
     import onnx

@@ -28,7 +28,7 @@ from detserve_builder.preparation.batch_axis import free_batch_along_axes, shape
 from detserve_builder.preparation.focus import fold_focus
 from detserve_builder.preparation.proof import DecodedGraph, check_against_file, infer_shapes
 from detserve_builder.preparation.rows import coarseness
-from detserve_client.card import Card, ColorOrder, PreprocessSpec
+from detserve_core.card import Card, ColorOrder, PreprocessSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -49,7 +49,7 @@ def prepare(checkpoint: Checkpoint, card: Card, probe: NDArray[np.uint8]) -> Pre
 
     ``probe`` uint8 [2,H,W,3] are two different pictures: the prepared network gives them what the decode
     makes of the file's own outputs, and both together what it gives them one by one. Raises
-    :class:`~detserve_client.errors.CardError` where the card contradicts the graph and :class:`BuildError`
+    :class:`~detserve_core.errors.CardError` where the card contradicts the graph and :class:`BuildError`
     where the result is no valid graph or gives other numbers.
     """
     checkpoint = at_size(checkpoint, card.input_wh)

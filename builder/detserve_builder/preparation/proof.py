@@ -17,7 +17,7 @@ from detserve_builder.graph.operations import float32
 from detserve_builder.graph.running import CannotRun, run_each
 from detserve_builder.graph.sorting import reads
 from detserve_builder.preparation.rows import BOX_PX, SCORE, coarseness, same_detections
-from detserve_client.card import Card, ColorOrder
+from detserve_core.card import Card, ColorOrder
 
 if TYPE_CHECKING:
     import onnx

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detserve_builder.errors import BuildError
-from detserve_client.card import Card
-from detserve_client.errors import SourceError
-from detserve_client.pictures.sources import expand_sources
+from detserve_core.card import Card
+from detserve_core.errors import SourceError
+from detserve_core.picture_sources import expand_sources
 
 if TYPE_CHECKING:
     import numpy as np

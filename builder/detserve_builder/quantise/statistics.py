@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from detserve_builder.graph.session import open_session
 from detserve_builder.quantise.calibration import CalibrationError, CalibrationSource, Progress
-from detserve_client.cache import cache_folder
-from detserve_client.errors import OutputError
-from detserve_client.files import write_whole
+from detserve_core.errors import OutputError
+from detserve_core.machine.cache import cache_folder
+from detserve_core.machine.whole_files import write_whole
 
 if TYPE_CHECKING:
     import onnx

@@ -56,7 +56,7 @@ def compile_ahead_of_time(
 
     TensorRT has NonMaxSuppression and RoiAlign, TensorRT-RTX has not: they are taken out and everything
     around them is compiled. Raises :class:`~detserve_builder.errors.BuildError` with the reason, ``where`` in
-    front, and :class:`~detserve_client.errors.MissingExtra` where TensorRT-RTX is not installed.
+    front, and :class:`~detserve_core.errors.MissingExtra` where TensorRT-RTX is not installed.
     """
     check(model, where=where)
     trt = import_rtx()

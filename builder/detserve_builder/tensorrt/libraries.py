@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from detserve_builder.errors import BuildError
-from detserve_client.errors import MissingExtra
+from detserve_core.errors import MissingExtra
 
 #: Wheel and library, in the order in which they need one another.
 _RTX_LIBRARIES = (

@@ -11,14 +11,14 @@ import typer
 from detserve_client.client import DetectionClient
 from detserve_client.commands.detect_report import print_report, progress_of
 from detserve_client.commands.detect_video import VideoOptions, detect_video
-from detserve_client.endpoint import Endpoint
-from detserve_client.errors import OutputError, SourceError
 from detserve_client.pictures.drawing import drawn_path, require_drawing, save_drawn
-from detserve_client.pictures.sources import PictureFile, expand_sources
 from detserve_client.results.outcomes import Outcome
 from detserve_client.results.run_files import write_coco, write_json
-from detserve_client.security import UNSECURED, Security
 from detserve_client.video.sources import VideoSource, video_source
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import OutputError, SourceError
+from detserve_core.picture_sources import PictureFile, expand_sources
+from detserve_core.security import UNSECURED, Security
 
 app = typer.Typer(add_completion=False)
 

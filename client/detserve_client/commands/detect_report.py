@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Column, Table
 
-from detserve_client.results.detections import Detections
 from detserve_client.results.outcomes import Outcome
+from detserve_core.detections import Detections
 
 _ROWS = 40
 _PATH_CHARACTERS = 32

@@ -25,7 +25,6 @@ from detserve_client import (
 )
 from detserve_client.commands.signals import told_to_stop
 from detserve_client.commands.video_report import FrameProgress, VideoSummary
-from detserve_client.errors import DetserveError
 from detserve_client.pictures.drawing import annotated, require_drawing
 from detserve_client.video.camera import Camera
 from detserve_client.video.container import Container
@@ -36,6 +35,7 @@ from detserve_client.video.sources import VideoSource
 from detserve_client.video.tracking import Tracker
 from detserve_client.video.window import Rate, Window, with_status
 from detserve_client.video.writer import VideoWriter, video_writer
+from detserve_core.errors import DetserveError
 
 INTERRUPTED = 130
 _LIVE_TIMEOUT_S = 5.0

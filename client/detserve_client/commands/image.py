@@ -9,10 +9,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from detserve_client.errors import OutputError, SourceError
 from detserve_client.pictures.drawing import annotated, require_drawing
 from detserve_client.pictures.files import upright_pixels, write_picture
 from detserve_client.results.detections_file import detections_of
+from detserve_core.errors import OutputError, SourceError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 

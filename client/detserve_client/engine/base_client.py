@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.flows import Flows, Limits
 from detserve_client.engine.wire import request_parameters
-from detserve_client.security import Security
+from detserve_core.endpoint import Endpoint
+from detserve_core.security import Security
 
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_WINDOW = 8

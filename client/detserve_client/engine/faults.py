@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from detserve_client.errors import (
+from detserve_core.errors import (
     AccessDenied,
     ContractViolation,
     DeadlineExceeded,

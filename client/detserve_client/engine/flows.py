@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.card import Card
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.retries import Retries
 from detserve_client.engine.steps import FetchConfig, Flow, Infer, Pause, Step, Work
 from detserve_client.engine.wire import DetectionRequest, card_of, decode
-from detserve_client.errors import (
+from detserve_client.pictures.encoding import PictureSource, checked_pixels, encoded_picture
+from detserve_client.results.outcomes import Outcome
+from detserve_client.shared_memory.frames import FrameTransfer, SharedFrames
+from detserve_core.card import Card
+from detserve_core.detections import Detections
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import (
     DeadlineExceeded,
     InferenceError,
     ModelNotFound,
@@ -29,10 +33,6 @@ from detserve_client.errors import (
     ServerUnavailable,
     SourceError,
 )
-from detserve_client.pictures.encoding import PictureSource, checked_pixels, encoded_picture
-from detserve_client.results.detections import Detections
-from detserve_client.results.outcomes import Outcome
-from detserve_client.shared_memory.frames import FrameTransfer, SharedFrames
 
 # How long a waiting request may sleep through the end of an outage.
 _LONGEST_PAUSE_S = 0.1

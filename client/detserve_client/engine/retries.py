@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from detserve_client.errors import ModelNotFound, ServerUnavailable
+from detserve_core.errors import ModelNotFound, ServerUnavailable
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0

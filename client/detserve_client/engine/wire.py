@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client import contract
-from detserve_client.card import Card
-from detserve_client.errors import CardError, ContractViolation, RequestRejected
-from detserve_client.results.detections import Detections
+from detserve_core import contract
+from detserve_core.card import Card
+from detserve_core.detections import Detections
+from detserve_core.errors import CardError, ContractViolation, RequestRejected
 
 Outputs = Mapping[str, NDArray[Any]]
 """The output tensors of one request by name, batch dimension included."""

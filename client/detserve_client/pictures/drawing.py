@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.errors import MissingExtra
 from detserve_client.pictures.files import WRITTEN_SUFFIXES, upright_pixels, write_picture
-from detserve_client.results.detections import Detection, Detections
+from detserve_core.detections import Detection, Detections
+from detserve_core.errors import MissingExtra
 
 
 def require_drawing() -> None:

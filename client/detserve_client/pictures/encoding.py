@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.errors import MissingExtra, SourceError
+from detserve_core.errors import MissingExtra, SourceError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

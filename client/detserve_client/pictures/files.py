@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.errors import OutputError, SourceError
-from detserve_client.files import write_whole
 from detserve_client.pictures.opencv_log import silent_opencv
+from detserve_core.errors import OutputError, SourceError
+from detserve_core.machine.whole_files import write_whole
 
 WRITTEN_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 
-from detserve_client.errors import SourceError
-from detserve_client.results.detections import Detections
+from detserve_core.detections import Detections
+from detserve_core.errors import SourceError
 
 _Number = Annotated[float, Field(allow_inf_nan=False, gt=-1e9, lt=1e9)]
 _MOST_CLASSES = 65_536

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detserve_client.errors import InferenceError, SourceError
 from detserve_client.pictures.encoding import PictureSource
-from detserve_client.results.detections import Detections
+from detserve_core.detections import Detections
+from detserve_core.errors import InferenceError, SourceError
 
 
 @dataclass(frozen=True)

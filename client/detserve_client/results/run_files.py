@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from detserve_client.files import write_whole
 from detserve_client.results.outcomes import Outcome
+from detserve_core.machine.whole_files import write_whole
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:

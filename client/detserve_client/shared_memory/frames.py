@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.steps import ListRegions, Pause, RegisterRegion, Step, UnregisterRegion, Work
 from detserve_client.engine.wire import SharedTensor
-from detserve_client.errors import AccessDenied, DeadlineExceeded, InferenceError, ServerUnavailable
 from detserve_client.shared_memory.regions import Region, RegionPool, abandoned, remove_abandoned_names
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import AccessDenied, DeadlineExceeded, InferenceError, ServerUnavailable
 
 Retried = Callable[[Callable[[float], Step]], Generator[Step, Any, Any]]
 """Takes a step, made from the seconds left, again while the server is away."""

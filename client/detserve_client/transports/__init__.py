@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from detserve_client.endpoint import Endpoint
 from detserve_client.transports.async_grpc import AsyncGrpcTransport
 from detserve_client.transports.async_http import AsyncHttpTransport
 from detserve_client.transports.base import AsyncTransport, Transport
 from detserve_client.transports.fake import AsyncFakeTransport, FakeTransport
 from detserve_client.transports.grpc import GrpcTransport
 from detserve_client.transports.http import HttpTransport
+from detserve_core.endpoint import Endpoint
 
 __all__ = [
     "AsyncFakeTransport",

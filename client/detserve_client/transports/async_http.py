@@ -6,13 +6,13 @@ import asyncio
 import time
 from typing import Any
 
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.wire import DetectionRequest, Outputs
-from detserve_client.errors import ModelNotFound
 from detserve_client.transports import http_messages as messages
 from detserve_client.transports.async_http_connection import AsyncHttpConnection
 from detserve_client.transports.http_exchange import Answer, request_bytes
 from detserve_client.transports.http_pool import HttpPool
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import ModelNotFound
 
 
 class AsyncHttpTransport:

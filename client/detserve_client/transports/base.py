@@ -12,7 +12,7 @@ class Transport(Protocol):
     """The way to a server. Every method may be called from several threads at once.
 
     Each call takes at most ``timeout_s`` seconds and makes one attempt: the client does the retries.
-    Every failure is an :class:`~detserve_client.errors.InferenceError`.
+    Every failure is an :class:`~detserve_core.errors.InferenceError`.
     """
 
     def infer(

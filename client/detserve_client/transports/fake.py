@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from detserve_client.card import Card
-from detserve_client.contract import OUTPUTS
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.wire import DetectionRequest, Outputs, config_with, padded_outputs
-from detserve_client.errors import AccessDenied, ModelNotFound
-from detserve_client.results.detections import Detections
+from detserve_core.card import Card
+from detserve_core.contract import OUTPUTS
+from detserve_core.detections import Detections
+from detserve_core.errors import AccessDenied, ModelNotFound
 
 Answer = Callable[[DetectionRequest], "Detections | Outputs"]
 

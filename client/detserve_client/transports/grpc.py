@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.faults import unreachable
 from detserve_client.engine.wire import DetectionRequest, Outputs
-from detserve_client.errors import ModelNotFound
 from detserve_client.transports import grpc_messages as messages
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import ModelNotFound
 
 
 class GrpcTransport:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client import contract
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.faults import error_from_grpc, too_late
 from detserve_client.engine.wire import DetectionRequest, Outputs, picture_tensor
-from detserve_client.errors import ContractViolation, InferenceError
+from detserve_core import contract
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import ContractViolation, InferenceError
 
 _UNLIMITED = -1
 # An answer is four small tensors: 8 pictures with 3840 rows each are under 1 MiB.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.wire import DetectionRequest, Outputs
-from detserve_client.errors import ModelNotFound
 from detserve_client.transports import http_messages as messages
 from detserve_client.transports.http_connection import HttpConnection
 from detserve_client.transports.http_exchange import Answer, request_bytes
 from detserve_client.transports.http_pool import HttpPool
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import ModelNotFound
 
 
 class HttpTransport:

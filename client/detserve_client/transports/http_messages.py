@@ -15,11 +15,11 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client import contract
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.faults import error_from_http, too_late, unreachable
 from detserve_client.engine.wire import DetectionRequest, Outputs, picture_tensor
-from detserve_client.errors import ContractViolation, InferenceError
+from detserve_core import contract
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import ContractViolation, InferenceError
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _DTYPES: dict[str, type[np.generic]] = {"INT32": np.int32, "FP32": np.float32}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
-from detserve_client.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint
 
 _MOST_IDLE = 64
 

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.errors import MissingExtra, SourceError
 from detserve_client.video.frames import Frame
 from detserve_client.video.sources import VideoSource
+from detserve_core.errors import MissingExtra, SourceError
 
 if TYPE_CHECKING:
     import av.container

@@ -8,8 +8,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from detserve_client import Outcome
-from detserve_client.files import blamed_on, whole_file
 from detserve_client.video.frames import Frame
+from detserve_core.machine.whole_files import blamed_on, whole_file
 
 
 def frame_line(frame: Frame, outcome: Outcome, track_ids: Sequence[int | None] | None) -> str:

@@ -8,8 +8,8 @@ from contextlib import closing
 from dataclasses import replace
 from threading import Condition, Event, Thread
 
-from detserve_client.errors import SourceError
 from detserve_client.video.frames import Frame, VideoInput
+from detserve_core.errors import SourceError
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0

@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 
-from detserve_client.errors import MissingExtra
-from detserve_client.results.detections import Detections
+from detserve_core.detections import Detections
+from detserve_core.errors import MissingExtra
 
 
 class Tracker:

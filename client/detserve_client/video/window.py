@@ -9,7 +9,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.errors import MissingExtra, OutputError
+from detserve_core.errors import MissingExtra, OutputError
 
 _ESC = 27
 _RATE_OVER_S = 2.0

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.errors import MissingExtra, OutputError
-from detserve_client.files import blamed_on, whole_file
+from detserve_core.errors import MissingExtra, OutputError
+from detserve_core.machine.whole_files import blamed_on, whole_file
 
 _CLOCK_HZ = 90_000
 _BT709 = 1

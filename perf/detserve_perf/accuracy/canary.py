@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detserve_client.client import DetectionClient
-from detserve_client.datasets import open_dataset
-from detserve_client.errors import RequestRejected
+from detserve_core.datasets import open_dataset
+from detserve_core.errors import RequestRejected
 from detserve_perf.accuracy.differences import Counts, Differences
 from detserve_perf.accuracy.evaluation import score_dataset
 from detserve_perf.errors import MeasurementError
@@ -78,7 +78,7 @@ def compare_pictures(
 
     A picture that both refuse is no change. Raises :class:`MeasurementError` when nothing can be compared: no
     picture, none with a box, one on which the old detector fails otherwise. Raises an
-    :class:`~detserve_client.errors.InferenceError` when a server does not answer.
+    :class:`~detserve_core.errors.InferenceError` when a server does not answer.
     """
     if not pictures:
         raise MeasurementError(

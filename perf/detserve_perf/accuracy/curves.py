@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from detserve_client.datasets.average_precision import RECALLS, PrecisionRecall
-from detserve_client.errors import MissingExtra
+from detserve_core.datasets.average_precision import RECALLS, PrecisionRecall
+from detserve_core.errors import MissingExtra
 
 _COLUMNS = 8
 _PANEL_IN = 1.7

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detserve_client.client import DetectionClient
-from detserve_client.datasets import AnnotatedPicture, Dataset, open_dataset
-from detserve_client.datasets.average_precision import (
+from detserve_core.datasets import AnnotatedPicture, Dataset, open_dataset
+from detserve_core.datasets.average_precision import (
     MAX_DETECTIONS,
     AccuracyTable,
     AveragePrecision,
@@ -18,7 +18,7 @@ from detserve_client.datasets.average_precision import (
     classes_by_name,
     name_key,
 )
-from detserve_client.results.detections import Detections
+from detserve_core.detections import Detections
 from detserve_perf.accuracy.differences import Differences
 from detserve_perf.errors import MeasurementError
 from detserve_perf.report.machine import Machine, this_machine
@@ -83,7 +83,7 @@ def measure_accuracy(
 
     Raises :class:`DatasetError`: a wrong dataset, labels that match none of its classes. Raises
     :class:`MeasurementError`: a picture that failed. Raises an
-    :class:`~detserve_client.errors.InferenceError` when the server does not answer.
+    :class:`~detserve_core.errors.InferenceError` when the server does not answer.
     """
     with ExitStack() as stack:
         clients = [

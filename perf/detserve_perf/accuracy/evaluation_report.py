@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from detserve_client.datasets.average_precision import AccuracyTable, GroupAccuracy, name_key
+from detserve_core.datasets.average_precision import AccuracyTable, GroupAccuracy, name_key
 from detserve_perf.accuracy.curves import precision_recall_png
 from detserve_perf.accuracy.differences import MATCH_IOU, MOVED_BELOW_IOU, Counts, Differences, WorstCase
 from detserve_perf.accuracy.evaluation import SCORE_THRESHOLD, Accuracy, ModelAccuracy

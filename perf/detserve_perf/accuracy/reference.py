@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from detserve_client.card import Card
-from detserve_client.errors import MissingExtra
+from detserve_core.card import Card
+from detserve_core.errors import MissingExtra
 from detserve_perf.errors import MeasurementError
 
 DetectOne = Callable[[bytes], object]

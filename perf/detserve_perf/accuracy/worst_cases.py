@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from detserve_client.pictures.drawing import annotated
 from detserve_client.pictures.files import upright_pixels
-from detserve_client.results.detections import Detections
+from detserve_core.detections import Detections
 from detserve_perf.accuracy.differences import WorstCase, pair
 
 _GREY, _AMBER = (150, 150, 150), (0, 190, 255)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
-from detserve_client.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.corpus import read_pictures
 from detserve_perf.load.generator import (

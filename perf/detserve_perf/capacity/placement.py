@@ -18,8 +18,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from detserve_client.endpoint import Endpoint
-from detserve_client.errors import MissingExtra
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import MissingExtra
+from detserve_core.machine.processes import tree_cpu_s
 from detserve_perf.accuracy.reference import cores
 from detserve_perf.capacity.variants import copy_with_instances, instances_of, placement_of
 from detserve_perf.errors import MeasurementError
@@ -28,7 +29,6 @@ from detserve_perf.load.generator import Send, closed_loop, grpc_sender, http_se
 from detserve_perf.load.picture_region import requests_in_shared_memory
 from detserve_perf.load.wire_requests import triton_grpc_requests, triton_http_requests
 from detserve_perf.report.machine import Machine, this_machine
-from detserve_perf.server.processes import tree_cpu_s
 from detserve_perf.server.served import Served, served
 from detserve_perf.server.triton import TritonQueries
 from detserve_perf.speed.sweep import spread

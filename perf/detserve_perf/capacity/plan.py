@@ -10,11 +10,11 @@ from statistics import mean
 
 import numpy as np
 
+from detserve_core.machine.processes import other_cpu_s
 from detserve_perf.capacity.queueing import Replica, Waited, simulate
 from detserve_perf.capacity.service_curve import ServiceCurve, pooled
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.generator import Run, grpc_sender, open_loop, poisson_arrivals_s
-from detserve_perf.server.processes import other_cpu_s
 
 _REQUESTS = 20_000
 _LEAST_LOAD, _MOST_LOAD = 0.005, 0.98

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint
 from detserve_perf.capacity.queueing import Replica
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.generator import closed_loop, grpc_sender

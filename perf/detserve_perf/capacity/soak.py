@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from detserve_client.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint
+from detserve_core.machine.processes import ProcessMemory, every, tree_memory
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.corpus import corpus_note, read_pictures
 from detserve_perf.load.generator import (
@@ -23,7 +24,6 @@ from detserve_perf.load.generator import (
 )
 from detserve_perf.load.wire_requests import triton_grpc_requests
 from detserve_perf.report.machine import Machine, this_machine
-from detserve_perf.server.processes import ProcessMemory, every, tree_memory
 from detserve_perf.server.served import served
 from detserve_perf.server.triton import TritonQueries
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
+from detserve_core.machine.processes import MIB
 from detserve_perf.capacity.soak import BOUND, MemorySample, ProcessCourse, Soak, courses, what_is_wrong
 from detserve_perf.report.tables import Column, Figure, Report, Table
-from detserve_perf.server.processes import MIB
 
 _COURSE = (
     Column("process", "process"),

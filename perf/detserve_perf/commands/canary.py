@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from detserve_client.client import DetectionClient
-from detserve_client.files import write_whole
-from detserve_client.pictures.sources import expand_sources
+from detserve_core.machine.whole_files import write_whole
+from detserve_core.picture_sources import expand_sources
 from detserve_perf.server.access import connected
 
 if TYPE_CHECKING:

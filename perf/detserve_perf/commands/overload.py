@@ -21,7 +21,7 @@ def overload(
     duration_s: Annotated[float, typer.Option(min=1, help="Seconds of each load and between.")] = 10,
 ) -> None:
     """What the server answers, and how soon it refuses the rest, when more is asked than it can do."""
-    from detserve_client.endpoint import Endpoint
+    from detserve_core.endpoint import Endpoint
     from detserve_perf.capacity.overload import overload as measure
     from detserve_perf.capacity.overload_report import overload_report
     from detserve_perf.report.machine import this_machine

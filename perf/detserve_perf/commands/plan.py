@@ -74,7 +74,7 @@ def plan(
 def _measured(
     repository: Path, model: str, pictures: list[bytes], *, check: bool
 ) -> tuple[ServiceCurve, list[Checked], Machine]:
-    from detserve_client.endpoint import Endpoint
+    from detserve_core.endpoint import Endpoint
     from detserve_perf.capacity.plan import check as check_loads
     from detserve_perf.capacity.service_curve import measure_curve
     from detserve_perf.load.wire_requests import triton_grpc_requests

@@ -19,7 +19,7 @@ def report(
     ] = None,
 ) -> None:
     """One HTML page of everything measured, which needs no other file."""
-    from detserve_client.files import write_whole
+    from detserve_core.machine.whole_files import write_whole
     from detserve_perf.accuracy.curves import require_plotting
     from detserve_perf.report.earlier import read_results
     from detserve_perf.report.page import html_report

@@ -21,7 +21,7 @@ def soak(
     load: Annotated[float, typer.Option(min=0.01, max=1, help="Part of the capacity.")] = 0.8,
 ) -> None:
     """Memory of every process of the server under load; exits 1 on growth over 3 % or failed requests."""
-    from detserve_client.files import write_whole
+    from detserve_core.machine.whole_files import write_whole
     from detserve_perf.accuracy.curves import require_plotting
     from detserve_perf.capacity.soak import read_duration_s, what_is_wrong
     from detserve_perf.capacity.soak import soak as measure

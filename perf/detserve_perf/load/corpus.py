@@ -10,7 +10,7 @@ import json
 import struct
 from pathlib import Path
 
-from detserve_client.contract import IMAGE
+from detserve_core.contract import IMAGE
 from detserve_perf.errors import MeasurementError
 
 FEW_PICTURES = 16

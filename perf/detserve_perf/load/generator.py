@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detserve_client.engine.faults import error_from_grpc, error_from_http
-from detserve_client.errors import Overloaded
+from detserve_core.errors import Overloaded
 from detserve_perf.load.http_connections import HttpConnections, HttpFailed, post_message
 
 _TIMEOUT_S = 60.0

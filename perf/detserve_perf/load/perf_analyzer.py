@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from detserve_client.cache import cache_folder
+from detserve_core.machine.cache import cache_folder
 from detserve_perf.errors import MeasurementError
 
 _VERSION = "2.49.0"

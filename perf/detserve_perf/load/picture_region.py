@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.shared_memory import SharedMemory
 
-from detserve_client import contract
 from detserve_client.engine.faults import plain
+from detserve_core import contract
 from detserve_perf.errors import MeasurementError
 
 

@@ -9,8 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.faults import plain
+from detserve_core.endpoint import Endpoint
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.perf_analyzer import PerfAnalyzer
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client import contract
+from detserve_core import contract
 from detserve_perf.load.generator import HttpRequest
 
 Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from detserve_client.cache import cache_folder
-from detserve_client.errors import MissingExtra
+from detserve_core.errors import MissingExtra
+from detserve_core.machine.cache import cache_folder
 from detserve_perf.errors import MeasurementError
 
 _INSTALL_TIMEOUT_S = 1200

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from detserve_client.errors import OutputError
-from detserve_client.files import write_whole
+from detserve_core.errors import OutputError
+from detserve_core.machine.whole_files import write_whole
 from detserve_perf.errors import MeasurementError
 
 Cell = str | int | float | None

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, replace
 
 from detserve_client.client import DetectionClient
-from detserve_client.endpoint import Endpoint
-from detserve_client.security import Security
+from detserve_core.endpoint import Endpoint
+from detserve_core.security import Security
 
 #: The secret of detserve gateway render, as in its triton.env.
 SECRET = "DETSERVE_GATEWAY_SECRET"  # noqa: S105
@@ -28,8 +28,8 @@ class _AsTheGateway(Security):
 def connected(url: str, model: str) -> DetectionClient:
     """A client with what the environment holds: a key for a gateway (TLS), the secret for a Triton.
 
-    Raises :class:`~detserve_client.errors.EndpointError` and
-    :class:`~detserve_client.errors.SecurityError`.
+    Raises :class:`~detserve_core.errors.EndpointError` and
+    :class:`~detserve_core.errors.SecurityError`.
     """
     from detserve_client.transports import transport_to
 

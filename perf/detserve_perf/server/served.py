@@ -30,7 +30,7 @@ def served(repository: Path, model: str, *options: str) -> Iterator[Served]:
     :class:`~detserve_perf.errors.MeasurementError` with the server's own words when it does not start.
     """
     grpc_port, http_port, metrics_port = free_ports(3)
-    command = [sys.executable, "-m", "detserve_client.command", "serve", "--repository", str(repository)]
+    command = [sys.executable, "-m", "detserve.command", "serve", "--repository", str(repository)]
     command += ["--model", model, "--grpc-port", str(grpc_port), "--http-port", str(http_port)]
     command += ["--metrics-port", str(metrics_port), *options]
     with (

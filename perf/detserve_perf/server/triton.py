@@ -6,8 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.faults import error_from_grpc, error_from_http, unreachable
+from detserve_core.endpoint import Endpoint
 from detserve_perf.errors import MeasurementError
 from detserve_perf.speed.stages import ModelCounters
 
@@ -15,7 +15,7 @@ from detserve_perf.speed.stages import ModelCounters
 class TritonQueries:
     """Questions to one server, over the protocol of its endpoint. For one thread.
 
-    Every method raises an :class:`~detserve_client.errors.InferenceError` when the server does not answer it.
+    Every method raises an :class:`~detserve_core.errors.InferenceError` when the server does not answer it.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from detserve_client.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint
+from detserve_core.machine.processes import every, total_bytes, tree_cpu_s, tree_memory
 from detserve_perf.accuracy.reference import DetectOne, ReferenceRun, cores, load_reference, run_reference
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.corpus import corpus_note, read_pictures
@@ -34,7 +35,6 @@ from detserve_perf.load.wire_requests import (
 from detserve_perf.peers.environment import check_peers, peer_python
 from detserve_perf.peers.running import running_peer, runtime_of
 from detserve_perf.report.machine import Machine, this_machine
-from detserve_perf.server.processes import every, total_bytes, tree_cpu_s, tree_memory
 from detserve_perf.server.served import served
 from detserve_perf.server.triton import TritonQueries
 from detserve_perf.speed.sweep import contention_note

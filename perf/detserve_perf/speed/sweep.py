@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from detserve_client.card import Card
-from detserve_client.endpoint import Endpoint
 from detserve_client.engine.wire import card_of
+from detserve_core.card import Card
+from detserve_core.endpoint import Endpoint
 from detserve_perf.accuracy.reference import (
     DetectOne,
     ReferenceRun,
@@ -92,7 +92,7 @@ def sweep(
     is on another host, there is no reference and the notes say so.
 
     Raises :class:`MeasurementError`: no pictures, no perf_analyzer, a request that failed, a repository
-    that is not the served one. Raises an :class:`~detserve_client.errors.InferenceError` when the server does
+    that is not the served one. Raises an :class:`~detserve_core.errors.InferenceError` when the server does
     not answer.
     """
     endpoint = _plain_endpoint(url)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from detserve_client.card import first_mistake
+from detserve_core.card import first_mistake
 from detserve_server.errors import AuditBroken, AuditError
 from detserve_server.regular_file import read_regular
 from detserve_server.signing.keys import canonical_json, fingerprint, is_signed, signature

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from detserve_client.files import write_whole
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.certificates.folder import key_of
 from detserve_server.errors import CertificateError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from detserve_client.files import write_whole
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.certificates.authority import common_name, read_certificate
 from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.keys.key import utc_now

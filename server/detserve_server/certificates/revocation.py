@@ -15,7 +15,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from detserve_client.files import write_whole
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.certificates.authority import CLOCK_SKEW, Certified
 from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.errors import CertificateError

@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from rich.console import Console
 from rich.table import Table
 
-from detserve_client.files import write_whole
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.certificates.authority import (
     AUTHORITY_DAYS,
     CLIENT_DAYS,

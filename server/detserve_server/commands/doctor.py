@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from detserve_core.machine.ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
 from detserve_server.doctor.checks import Check, check_signature, run_checks
-from detserve_server.triton.ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from detserve_client.files import write_whole
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.errors import GatewayError
 from detserve_server.gateway.configuration import render as nginx_configuration
 from detserve_server.gateway.secret import new_secret, read_secret, write_secret

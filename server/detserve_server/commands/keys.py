@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
 
-from detserve_client.files import whole_file, write_whole
+from detserve_core.machine.whole_files import whole_file, write_whole
 from detserve_server.errors import GatewayError, KeyFileError
 from detserve_server.gateway.settings import Limits
 from detserve_server.keys.duration import parse_duration

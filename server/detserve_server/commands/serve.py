@@ -13,10 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from detserve_core.machine.ports import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT
 from detserve_server.errors import GatewayError
 from detserve_server.gateway.guarded import GuardedServer, guarded_server
 from detserve_server.triton.embedded import RunningServer, embedded_server
-from detserve_server.triton.ports import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

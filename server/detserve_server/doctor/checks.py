@@ -11,17 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
-from detserve_client.errors import DetserveError
-from detserve_server.in_process.choice import Choice, choose
-from detserve_server.triton.distribution import PYTHON_VERSION, find_distribution, libpython_dir
-from detserve_server.triton.manifest import (
+from detserve_core.errors import DetserveError
+from detserve_core.machine.ports import LOOPBACK, is_free
+from detserve_core.repository.manifest import (
     Manifest,
     changed_files,
     foreign_files,
     missing_folders,
     read_manifests,
 )
-from detserve_server.triton.plans import (
+from detserve_core.repository.plans import (
     SERVING_IMAGE,
     VERSION_COMPATIBLE,
     obstacle,
@@ -30,7 +29,8 @@ from detserve_server.triton.plans import (
     rebuild,
     sha256,
 )
-from detserve_server.triton.ports import LOOPBACK, is_free
+from detserve_server.in_process.choice import Choice, choose
+from detserve_server.triton.distribution import PYTHON_VERSION, find_distribution, libpython_dir
 from detserve_server.triton.repository import ModelOutline, read_repository
 from detserve_server.triton.shared_memory import MIB, SHM_DIR, free_bytes, shm_size_bytes, start_bytes
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from detserve_client.card import first_mistake
+from detserve_core.card import first_mistake
 from detserve_server.errors import ComposeError
 from detserve_server.triton.shared_memory import MIB
 

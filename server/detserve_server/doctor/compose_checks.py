@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from detserve_client.errors import DetserveError
+from detserve_core.errors import DetserveError
 from detserve_server.certificates.expiry import expiries_of_lists, expiry_of
 from detserve_server.certificates.revocation import DIRECTIVE, check_lists, read_lists
 from detserve_server.doctor.checks import Check, check_signature, run_checks

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from detserve_core.machine.ports import LOOPBACK
 from detserve_server.gateway.process import RunningGateway, running_gateway
 from detserve_server.gateway.secret import new_secret
 from detserve_server.gateway.settings import Upstream
 from detserve_server.triton.embedded import RunningServer, embedded_server
-from detserve_server.triton.ports import LOOPBACK
 
 _POLL_S = 0.5
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from detserve_core.machine.ports import LOOPBACK, choose_ports, is_free
 from detserve_server.certificates.revocation import check_lists
 from detserve_server.errors import GatewayError, ServerStopped
 from detserve_server.gateway.configuration import render
@@ -30,7 +31,6 @@ from detserve_server.keys.key import utc_now
 from detserve_server.keys.nginx import notes_of
 from detserve_server.keys.store import keys_for_nginx
 from detserve_server.triton import guard
-from detserve_server.triton.ports import LOOPBACK, choose_ports, is_free
 
 _POLL_S = 0.05
 _START_S = 10.0

@@ -6,7 +6,7 @@ import re
 import secrets
 from pathlib import Path
 
-from detserve_client.files import write_whole
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.errors import GatewayError
 
 HEADER = "detserve-gateway"

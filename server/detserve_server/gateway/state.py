@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from detserve_client.files import write_whole
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.regular_file import read_regular
 
 FILE = "gateway.prom"

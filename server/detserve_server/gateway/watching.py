@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detserve_client.errors import DetserveError, OutputError
-from detserve_client.files import write_whole
+from detserve_core.errors import DetserveError, OutputError
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.errors import GatewayError
 from detserve_server.gateway.state import write_state
 from detserve_server.gateway.upkeep import ALERTS, killed_workers

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from detserve_client.cache import cache_folder
+from detserve_core.machine.cache import cache_folder
 from detserve_server.errors import BackendNotCompiled
 
 LIBRARY = "libtriton_python.so"

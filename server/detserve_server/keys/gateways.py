@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
-from detserve_client.errors import OutputError
-from detserve_client.files import link_target, write_whole
+from detserve_core.errors import OutputError
+from detserve_core.machine.ports import LOOPBACK
+from detserve_core.machine.whole_files import link_target, write_whole
 from detserve_server.errors import GatewayError
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings
-from detserve_server.triton.ports import LOOPBACK
 
 _URL = re.compile(r"https://(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5}")
 _EVERY_ADDRESS = ("", "*", "0.0.0.0", "[::]")  # noqa: S104

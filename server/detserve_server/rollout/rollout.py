@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from detserve_client.errors import DetserveError
+from detserve_core.errors import DetserveError
 from detserve_server.errors import RolloutError
 from detserve_server.gateway.settings import Upstream
 from detserve_server.rollout.stop import Stop
@@ -119,7 +119,7 @@ def canary_gate(arguments: Sequence[str], secret: str | None, stop: Stop) -> str
 
     ``secret`` is what a Triton wants from its gateway, if it wants anything.
     """
-    command = [sys.executable, "-m", "detserve_client.command", "canary", *arguments]
+    command = [sys.executable, "-m", "detserve.command", "canary", *arguments]
     environment = {**os.environ, **({"DETSERVE_GATEWAY_SECRET": secret} if secret else {})}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from detserve_client.card import first_mistake
-from detserve_client.files import write_whole
+from detserve_core.card import first_mistake
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.errors import GatewayError, RolloutError
 from detserve_server.gateway.configuration import render
 from detserve_server.gateway.process import check_configuration, find_nginx

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detserve_client.errors import DetserveError, MissingExtra
-from detserve_client.files import write_whole
+from detserve_core.errors import DetserveError, MissingExtra
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.errors import SigningKeyError
 from detserve_server.regular_file import read_regular
 

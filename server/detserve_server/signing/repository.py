@@ -31,11 +31,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from detserve_client.card import first_mistake
-from detserve_client.files import write_whole
+from detserve_core.card import first_mistake
+from detserve_core.machine.whole_files import write_whole
+from detserve_core.repository.manifest import built_files, changed_files, missing_folders, read_manifests
 from detserve_server.errors import SignatureError
 from detserve_server.signing.keys import fingerprint, is_signed, signature
-from detserve_server.triton.manifest import built_files, changed_files, missing_folders, read_manifests
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey

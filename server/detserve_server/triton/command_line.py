@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from detserve_core.machine.ports import LOOPBACK
 from detserve_server.gateway.secret import GATEWAY_PROTOCOLS, HEADER
 from detserve_server.triton.distribution import TritonDistribution
-from detserve_server.triton.ports import LOOPBACK
 
 _SHARED_MEMORY = "shared-memory"
 #: Closed on gRPC and HTTP alike: what changes the server, and what reads files or memory of this machine.

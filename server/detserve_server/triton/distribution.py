@@ -11,8 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from detserve_client.errors import MissingExtra
-from detserve_server.errors import ServerStartError
+from detserve_core.errors import MissingExtra, ServerStartError
 
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 

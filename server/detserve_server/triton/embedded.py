@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from detserve_server.errors import ServerStartError, ServerStopped
+from detserve_core.errors import ServerStartError
+from detserve_core.machine.ports import LOOPBACK, choose_ports
+from detserve_server.errors import ServerStopped
 from detserve_server.in_process.choice import Choice, choose
 from detserve_server.triton import guard
 from detserve_server.triton.command_line import server_arguments, server_environment
 from detserve_server.triton.distribution import assembled_backends, find_distribution
 from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause
-from detserve_server.triton.ports import LOOPBACK, choose_ports
 from detserve_server.triton.repository import ModelOutline, check_names, read_repository, with_steps
 from detserve_server.triton.shared_memory import MIB, SHM_DIR, free_bytes, remove_regions, start_bytes
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detserve_server.errors import ServerStartError
+from detserve_core.errors import ServerStartError
 
 _ELEMENT_BYTES = {
     "TYPE_BOOL": 1, "TYPE_UINT8": 1, "TYPE_INT8": 1,

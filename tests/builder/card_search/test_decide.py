@@ -18,7 +18,7 @@ from detserve_builder.card_sources import InferredCard, Source
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.commands.inspect import app
 from detserve_builder.infer_card import read_card
-from detserve_client.card import ColorOrder, Resize
+from detserve_core.card import ColorOrder, Resize
 from tests.builder.card_search.test_search import Fake
 from tests.builder.tiny_networks import save_yolox
 

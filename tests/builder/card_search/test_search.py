@@ -16,7 +16,7 @@ from detserve_builder.card_search.settings import STANDARD, Setting, choices, se
 from detserve_builder.card_sources import InferredCard, Source, value_range
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import read_card
-from detserve_client.card import Card, ColorOrder, Resize
+from detserve_core.card import Card, ColorOrder, Resize
 from tests.builder.tiny_networks import save_linear_network
 
 GEOMETRIES = [

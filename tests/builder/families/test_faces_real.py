@@ -17,7 +17,7 @@ from detserve_builder.infer_card import families_that_fit, infer_card
 from detserve_builder.preparation.prepare import prepare
 from detserve_builder.quantise.calibration import network_input
 from detserve_builder.steps.detserve_postprocess import postprocess
-from detserve_client.card import Card
+from detserve_core.card import Card
 from tests.reference import faces
 from tests.shared_data import SHARED, SINGLE, VAL64, needs_shared
 

@@ -15,7 +15,7 @@ from detserve_builder.coco_labels import COCO_LABELS
 from detserve_builder.infer_card import read_card
 from detserve_builder.precision.evaluation import average_precision, labelled_dataset
 from detserve_builder.preparation.prepare import prepare
-from detserve_client.card import Card
+from detserve_core.card import Card
 from tests.reference import coco
 from tests.reference.nanodet import NanoDetReference
 from tests.shared_data import SHARED, VAL64, needs_shared

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import families_that_fit, infer_card, read_card
 from detserve_builder.preparation.prepare import prepare
-from detserve_client.errors import CardError
+from detserve_core.errors import CardError
 from tests.builder.families import suppressed_networks as networks
 from tests.builder.families.harness import Tail, save_network
 from tests.builder.families.suppressed_networks import KEPT_ABOVE, ORDERS, ROWS, formula

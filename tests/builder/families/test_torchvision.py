@@ -14,7 +14,7 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import families_that_fit, infer_card
 from detserve_builder.preparation.prepare import prepare
-from detserve_client.errors import CardError
+from detserve_core.errors import CardError
 from tests.builder.families.nms_network import IOU_THRESHOLD, NUM_COLUMNS, save_nms_network
 from tests.builder.tiny_networks import pictures, save_linear_network
 

@@ -11,7 +11,7 @@ import pytest
 from detserve_builder.build import build
 from detserve_builder.precision import decoding
 from detserve_builder.precision.request import Precision, PrecisionRequest
-from detserve_client.card import Decode
+from detserve_core.card import Decode
 
 SAMPLES = Path(__file__).parents[3] / "zoo/samples"
 MEASURED = PrecisionRequest(Precision.FP32, evaluate=SAMPLES / "instances.json", images=SAMPLES)

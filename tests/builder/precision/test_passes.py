@@ -26,7 +26,7 @@ from detserve_builder.quantise.calibration import calibration_folder
 from detserve_builder.runtime import Runtime
 from detserve_builder.steps.detserve_detector import OUTPUTS
 from detserve_builder.steps.detserve_detector import open_session as open_served_step
-from detserve_client.datasets.errors import DatasetError
+from detserve_core.datasets.errors import DatasetError
 from tests.builder.precision.networks import (
     prepared,
     save_convolutional_network,

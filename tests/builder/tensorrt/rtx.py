@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from detserve_builder.tensorrt.libraries import import_rtx
-from detserve_client.errors import MissingExtra
+from detserve_core.errors import MissingExtra
 
 
 def _reason() -> str:

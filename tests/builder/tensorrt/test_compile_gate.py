@@ -17,7 +17,7 @@ from detserve_builder.preparation.prepare import Prepared, prepare
 from detserve_builder.tensorrt import libraries
 from detserve_builder.tensorrt.compile_gate import COMPUTE_CAPABILITIES, compile_ahead_of_time
 from detserve_builder.tensorrt.lint import lint
-from detserve_client.errors import MissingExtra
+from detserve_core.errors import MissingExtra
 from tests.builder.tensorrt import networks
 from tests.builder.tensorrt.rtx import needs_rtx
 from tests.builder.tiny_networks import save_linear_network

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from detserve_client import DetectionClient, Security
-from detserve_client.files import write_whole
+from detserve_core.machine.whole_files import write_whole
 from detserve_server.certificates.authority import Certified, new_authority, new_server, write_certified
 from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.gateway.process import RunningGateway, running_gateway

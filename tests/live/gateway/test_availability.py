@@ -16,6 +16,7 @@ import pytest
 import urllib3
 
 from detserve_client import DetectionClient, Detections, RequestRejected, Security, ServerUnavailable
+from detserve_core.machine.ports import choose_ports, is_free
 from detserve_server.audit.record import is_inference, record_of
 from detserve_server.certificates.authority import new_server, write_certified
 from detserve_server.gateway.process import running_gateway
@@ -23,7 +24,6 @@ from detserve_server.gateway.settings import Limits, Upstream
 from detserve_server.keys.key import new_key
 from detserve_server.keys.store import KeyFile, change_keys
 from detserve_server.triton.embedded import embedded_server
-from detserve_server.triton.ports import choose_ports, is_free
 from tests.live.gateway.conftest import CHECKOUT, YOLO, Site, upstream, wait_for
 
 NO_PICTURE = b"no picture: Triton answers with a refusal, and fast"
@@ -210,7 +210,7 @@ def reason_of(client: DetectionClient) -> str:
 
 
 def detserve(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "detserve_client.command", *arguments]
+    return [sys.executable, "-m", "detserve.command", *arguments]
 
 
 def test_a_killed_worker_s_counts_do_not_stay(site: Site, tmp_path, capfd) -> None:

@@ -28,6 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from detserve_core.machine.ports import choose_ports, is_free
 from detserve_server.certificates.authority import (
     Certified,
     new_authority,
@@ -45,7 +46,6 @@ from detserve_server.gateway.process import RunningGateway, find_nginx, running_
 from detserve_server.gateway.settings import Limits, Upstream
 from detserve_server.keys.key import new_key, utc_now
 from detserve_server.keys.store import KeyFile, change_keys, nginx_keys
-from detserve_server.triton.ports import choose_ports, is_free
 from tests.live.gateway.conftest import own_certificates, wait_for
 
 NOBODY = Upstream(grpc="127.0.0.1:1", http="127.0.0.1:1")

@@ -12,7 +12,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 
 from detserve_client import AccessDenied, DetectionClient, Overloaded
-from detserve_client.errors import EndpointError
+from detserve_core.errors import EndpointError
 from detserve_server.gateway.settings import Limits
 from detserve_server.keys.key import utc_now
 from detserve_server.keys.store import change_keys, nginx_file

@@ -16,7 +16,7 @@ import pytest
 import urllib3
 from typer.testing import CliRunner, Result
 
-from detserve_client.errors import DetserveError
+from detserve_core.errors import DetserveError
 from detserve_server.certificates.authority import new_server, write_certified
 from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.commands.keys import app

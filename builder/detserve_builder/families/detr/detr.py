@@ -22,8 +22,8 @@ from detserve_builder.families.detr.recognition import DECODED, logits_and_boxes
 from detserve_builder.families.family import Candidates, Family
 from detserve_builder.families.reading import expect_anchors, expect_classes
 from detserve_builder.graph.operations import corners, float32, int64, layer, slice_last
-from detserve_client.card import Card
-from detserve_client.errors import CardError
+from detserve_core.card import Card
+from detserve_core.errors import CardError
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

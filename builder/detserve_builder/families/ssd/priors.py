@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from detserve_builder.graph.operations import cell_grid, float32
-from detserve_client.card import Wh
-from detserve_client.errors import CardError
+from detserve_core.card import Wh
+from detserve_core.errors import CardError
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

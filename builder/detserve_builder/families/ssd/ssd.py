@@ -25,8 +25,8 @@ from detserve_builder.families.reading import in_pixels, probe
 from detserve_builder.families.ssd.priors import PriorGrid, PriorTensors
 from detserve_builder.families.ssd.trace import Trace, float_constants, trace
 from detserve_builder.graph.operations import corners, float32, int64, layer, slice_last
-from detserve_client.card import Card
-from detserve_client.errors import CardError
+from detserve_core.card import Card
+from detserve_core.errors import CardError
 
 if TYPE_CHECKING:
     import onnx

@@ -19,8 +19,8 @@ from detserve_builder.families.reading import class_of_number, expect_anchors
 from detserve_builder.families.suppressed.rows import recognise
 from detserve_builder.graph.operations import corners, float32, int64, layer, slice_last
 from detserve_builder.preparation.batch import NotBatchable
-from detserve_client.card import Card
-from detserve_client.errors import CardError
+from detserve_core.card import Card
+from detserve_core.errors import CardError
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -32,8 +32,8 @@ from detserve_builder.families.reading import (
 )
 from detserve_builder.families.yolo import ultralytics
 from detserve_builder.graph.operations import cell_grid, corners, float32, int64, layer, slice_last
-from detserve_client.card import Card
-from detserve_client.errors import CardError
+from detserve_core.card import Card
+from detserve_core.errors import CardError
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

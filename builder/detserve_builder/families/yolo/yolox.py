@@ -30,7 +30,7 @@ from detserve_builder.families.reading import (
 )
 from detserve_builder.families.yolo import ultralytics
 from detserve_builder.graph.operations import cell_grid, corners, layer, slice_last
-from detserve_client.card import Card, Wh
+from detserve_core.card import Card, Wh
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

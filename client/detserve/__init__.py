@@ -1,0 +1,1 @@
+"""From a detector checkpoint to a measured, guarded Triton deployment."""

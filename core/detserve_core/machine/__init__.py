@@ -1,0 +1,1 @@
+"""This machine: files that appear whole, ports, processes, the cache folder."""

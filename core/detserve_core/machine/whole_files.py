@@ -1,0 +1,125 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from detserve_core.errors import OutputError
+
+
+@contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into an :class:`OutputError` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling that takes the name ``path`` when the block ends well, else is removed.
+
+    Folders on the way are made. A block that writes nothing leaves nothing. What the block itself raises
+    is passed on; a file that was there before is then left as it was.
+
+    Raises:
+        OutputError: the folder cannot be made, or the file cannot take its name.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with blamed_on(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        yield temporary
+        with blamed_on(path):
+            if temporary.exists():
+                temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file through a temporary sibling; folders on the way are made. ``mode`` is less the umask.
+
+    Raises:
+        OutputError: the file cannot be written. A file that was there before is left as it was.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with (
+        whole_file(path) as temporary,
+        blamed_on(path),
+        os.fdopen(os.open(temporary, flags, mode), "wb") as file,
+    ):
+        file.write(content)
+
+
+@contextmanager
+def rewritten(path: Path, content: bytes, *, mode: int = 0o600) -> Iterator[None]:
+    """Have a file's new content written beside it; it takes the file's name when the block ends well.
+
+    For a file that others read while somebody else changes it, as root does a container's:
+
+    - What is there keeps its owner, group and mode. A new file has ``mode`` and, where root makes it, its
+      folder's owner.
+    - ``path`` may be a link: what it points to is replaced, the link stays.
+
+    Raises:
+        OutputError: the file cannot be written, or not for its owner. It is then as it was.
+    """
+    target = link_target(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with whole_file(target) as temporary:
+        with (
+            blamed_on(path),
+            os.fdopen(os.open(temporary, flags, mode if not target.exists() else 0o600), "wb") as file,
+        ):
+            _keep_owner(file.fileno(), target)
+            file.write(content)
+        yield
+
+
+def link_target(path: Path) -> Path:
+    """The file that ``path`` stands for, through all links; it need not be there.
+
+    Raises:
+        OutputError: the links lead to themselves.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OutputError(f"{path} cannot be written: {os.strerror(errno.ELOOP)}")
+    return target
+
+
+def owned_as_folder(path: Path) -> None:
+    """Give what root has just made, a file or a folder, to the owner of the folder it is in."""
+    if os.geteuid() == 0:
+        folder = path.parent.stat()
+        os.chown(path, folder.st_uid, folder.st_gid)
+
+
+def _keep_owner(descriptor: int, target: Path) -> None:
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        if os.geteuid() == 0:
+            folder = target.parent.stat()
+            os.fchown(descriptor, folder.st_uid, folder.st_gid)
+        return
+    new = os.fstat(descriptor)
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        try:
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        except PermissionError:
+            raise OutputError(
+                f"{target} is of user {old.st_uid} and group {old.st_gid}: that user or root may change it"
+            ) from None
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))

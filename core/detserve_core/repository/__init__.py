@@ -1,0 +1,1 @@
+"""What lies in a model repository, as every package reads it."""
