@@ -12,7 +12,7 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError, naming_the_card
 from detserve_builder.infer_card import read_card
 from detserve_builder.precision import report
-from detserve_builder.precision.choice import Outcome, apply_precision, place_of
+from detserve_builder.precision.choice import PrecisionChoice, apply_precision, place_of
 from detserve_builder.precision.decoding import Decoding, choose_decoding
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.preparation.prepare import prepare
@@ -51,7 +51,7 @@ class Built:
     folders: list[Path]
     batch_obstacle: str | None
     calibration: CalibrationSource | None
-    outcome: Outcome
+    outcome: PrecisionChoice
     decoding: Decoding
     gate: Gate | None = None
 

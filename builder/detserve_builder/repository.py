@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,12 +17,14 @@ from detserve_builder.errors import BuildError
 from detserve_builder.precision.request import Precision
 from detserve_builder.preparation.prepare import Prepared
 from detserve_builder.runtime import Runtime
-from detserve_builder.triton_config import Placement, Preprocess, Target, configs, to_pbtxt
+from detserve_builder.triton_config import Placement, Preprocess, Target, configs
 from detserve_builder.warmup import WarmupPicture, write_warmup
 from detserve_core.card import Card
+from detserve_core.machine.sha256 import file_sha256
+from detserve_core.repository.config_pbtxt import CONFIG, to_pbtxt
+from detserve_core.repository.manifest import MANIFEST, Manifest
 
 MAX_BATCH_SIZE = 8
-MANIFEST = "detserve.json"
 _STEPS = Path(__file__).parent / "steps"
 _VERSIONED = ("detserve", "numpy", "onnx", "onnxruntime", "opencv-python", "openvino")
 
@@ -64,18 +65,24 @@ def write_repository(
             floats=floats,
         )
         for name, config in described.items():
-            (staged / name / "config.pbtxt").write_text(to_pbtxt(config))
+            (staged / name / CONFIG).write_text(to_pbtxt(config))
         for file, content in (reports or {}).items():
             (staged / card.name / file).write_bytes(content)
-        manifest = _manifest(staged, card, prepared, target, measured)
-        manifest |= {
-            "card_sources": {name: source.value for name, source in (card_sources or {}).items()},
-            "placement": placement.value,
-            "precision": precision.value,
-            "runtime": runtime.value,
-            "floats": floats,
-        }
-        (staged / card.name / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        manifest = Manifest(
+            name=card.name,
+            card=card,
+            target=target.value,
+            batch_obstacle=prepared.batch_obstacle,
+            versions={name: version(name) for name in _VERSIONED},
+            sha256=_sha256_of_all(staged),
+            measured=measured,
+            card_sources={name: source.value for name, source in (card_sources or {}).items()},
+            placement=placement.value,
+            precision=precision.value,
+            runtime=runtime.value,
+            floats=floats,
+        )
+        (staged / card.name / MANIFEST).write_text(manifest.to_json())
         earlier = _folders_of_build(folder / card.name / MANIFEST)
         _refuse_what_is_not_ours(folder, {path.name for path in staged.iterdir()} - earlier)
         return _exchange(staged, folder, earlier=earlier)
@@ -128,26 +135,9 @@ def _write_pipeline(version_folder: Path, prepared: Prepared) -> None:
         shutil.copyfile(_STEPS / f"detserve_{step}.py", version_folder / f"detserve_{step}.py")
 
 
-def _manifest(
-    staged: Path,
-    card: Card,
-    prepared: Prepared,
-    target: Target,
-    measured: dict[str, Any],
-) -> dict[str, Any]:
+def _sha256_of_all(staged: Path) -> dict[str, str]:
     files = sorted(path for path in staged.rglob("*") if path.is_file() and path.name != ".keep")
-    return {
-        "schema_version": 1,
-        "card": card.model_dump(mode="json"),
-        "target": target.value,
-        "batch_obstacle": prepared.batch_obstacle,
-        "versions": {name: version(name) for name in _VERSIONED},
-        "sha256": {
-            path.relative_to(staged).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files
-        },
-        "measured": measured,
-    }
+    return {path.relative_to(staged).as_posix(): file_sha256(path) for path in files}
 
 
 @contextmanager

@@ -95,15 +95,6 @@ def configs(
     }
 
 
-def to_pbtxt(config: Json) -> str:
-    """Text of config.pbtxt. An unknown field or a wrong type raises google.protobuf's ParseError: our bug."""
-    from google.protobuf import json_format, text_format
-    from tritonclient.grpc import model_config_pb2
-
-    message = json_format.ParseDict(config, model_config_pb2.ModelConfig())
-    return str(text_format.MessageToString(message))
-
-
 def _pipeline(
     card: Card, max_batch_size: int, warmup: Mapping[str, str], runtime: Runtime, floats: str
 ) -> Json:

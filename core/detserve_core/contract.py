@@ -27,3 +27,9 @@ CARD_PARAMETER = "detserve_card"
 SCORE_THRESHOLD = "score_threshold"
 IOU_THRESHOLD = "iou_threshold"
 MAX_DETECTIONS = "max_detections"
+
+#: gRPC metadata in which a client names the model of its call, for the gateway, which reads no message.
+MODEL_HEADER = "detserve-model"
+#: Header in which the gateway tells the steps which models the key may use; Triton hands it on as
+#: a request parameter.
+SCOPE_HEADER = "detserve-models"

@@ -9,7 +9,7 @@
     ├── SourceError                   a picture source that cannot be read on this side
     ├── OutputError                   a result that cannot be written
     ├── MissingExtra                  an optional library is needed and not installed
-    ├── ManifestError                 a detector's detserve.json is not what a build writes
+    ├── RepositoryError               a file of a model repository is not what a build writes
     ├── ServerStartError              the embedded server cannot start
     │   └── PortTaken                 a port it was told to listen on is in use
     └── InferenceError                the server, or the way to it, gave no detections
@@ -59,8 +59,8 @@ class MissingExtra(DetserveError):
         super().__init__(f"{library} is not installed; install it with: pip install 'detserve[{extra}]'")
 
 
-class ManifestError(DetserveError):
-    """A detector's ``detserve.json``, or a plan's record, is not what a build writes."""
+class RepositoryError(DetserveError):
+    """A file of a model repository is not what a build writes, or is absent."""
 
 
 class ServerStartError(DetserveError):

@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detserve_core.contract import MODEL_HEADER
 from detserve_core.errors import SecurityError
-
-#: The model of a gRPC call, for the gateway: it does not read the message that says it too.
-MODEL_HEADER = "detserve-model"
 
 ENVIRONMENT = ("DETSERVE_API_KEY", "DETSERVE_CA", "DETSERVE_CERTIFICATE")
 

@@ -125,7 +125,7 @@ def test_every_error_of_the_package_is_exported_and_drawn_in_the_tree() -> None:
         for name, value in vars(errors).items()
         if isinstance(value, type) and issubclass(value, errors.DetserveError)
     }
-    of_serving = {"ManifestError", "PortTaken", "ServerStartError"}
+    of_serving = {"RepositoryError", "PortTaken", "ServerStartError"}
     assert raised - of_serving <= set(detserve_client.__all__)
     tree = errors.__doc__ or ""
     assert all(f" {name} " in tree or f"    {name} " in tree for name in raised)

@@ -6,7 +6,7 @@ import re
 
 import yaml
 
-from detserve_server.gateway.settings import GatewaySettings, Limits, Upstream
+from detserve_server.gateway.settings import GatewaySettings, RateLimits, Upstream
 from detserve_server.triton.shared_memory import MIB
 from tests.deploy.kubernetes import CHECKOUT, OVERLAYS, Object, pods_of, sidecars_of
 
@@ -41,7 +41,7 @@ def test_the_collector_outlives_nginx(rendered: dict[str, list[Object]]) -> None
 
 def test_bodies_that_arrive_do_not_kill_the_gateway(rendered: dict[str, list[Object]]) -> None:
     """Four keys with their most requests of the largest size fit; a full tmpfs is an error, not the end."""
-    bodies_bytes = 4 * Limits().concurrency * _settings().max_body_bytes
+    bodies_bytes = 4 * RateLimits().concurrency * _settings().max_body_bytes
     assert bodies_bytes == 1024 * MIB
     compose = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())["services"]["gateway"]
     assert compose["tmpfs"] == ["/tmp:size=1g,mode=1777"]

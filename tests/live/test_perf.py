@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from detserve_client import DetectionClient
+from detserve_core.repository.served_steps import open_steps
 from detserve_perf.accuracy.evaluation import Accuracy, Served, measure_accuracy
-from detserve_perf.accuracy.reference import load_reference
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.perf_analyzer import find_perf_analyzer
 from detserve_perf.load.point import LoadPoint
@@ -76,7 +76,7 @@ def test_a_picture_that_the_server_refuses_stops_the_sweep(served: Target, tmp_p
 
 
 def test_the_reference_detects_what_the_server_detects(served: Target, sample: Path) -> None:
-    (detect,) = load_reference(served.repository, DEFAULT, 1)
+    (detect,) = open_steps(served.repository, DEFAULT, 1)
     num, boxes, scores, classes = detect(sample.read_bytes())  # type: ignore[misc]
     with DetectionClient(served.url, DEFAULT) as client:
         answer = client.detect(sample)

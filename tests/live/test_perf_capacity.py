@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from detserve_core.endpoint import Endpoint
+from detserve_core.machine.cores import cores
 from detserve_core.machine.processes import process_tree
-from detserve_perf.accuracy.reference import cores
 from detserve_perf.capacity.plan import busy_note, check
 from detserve_perf.capacity.plan_report import plan_report
 from detserve_perf.capacity.service_curve import measure_curve

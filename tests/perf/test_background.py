@@ -9,7 +9,7 @@ import pytest
 
 from detserve_core.machine.processes import process_tree
 from detserve_perf.errors import MeasurementError
-from detserve_perf.server.background import free_ports, running
+from detserve_perf.server.background import running
 
 _SLEEPER = (
     "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE); "
@@ -78,7 +78,3 @@ with running([sys.executable, "-c", {inner!r}], name="it", log=file.with_name("l
     while Path(f"/proc/{pid_file.read_text()}").exists() and time.monotonic() < deadline_s:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid_file.read_text()}").exists()
-
-
-def test_free_ports_are_different() -> None:
-    assert len(set(free_ports(20))) == 20

@@ -1,6 +1,5 @@
 """The in-process reference runs the step files of a repository, found by their place in it."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,19 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import detserve_builder.steps
-from detserve_perf.accuracy.reference import load_reference, repository_card, run_reference
-from detserve_perf.errors import MeasurementError
+from detserve_core.errors import RepositoryError
+from detserve_core.repository.manifest import read_manifest
+from detserve_core.repository.served_steps import open_steps
+from detserve_perf.speed.reference import run_reference
+from tests.manifests import manifest
 
 STEPS = Path(detserve_builder.steps.__file__).parent
-CARD = {
-    "name": "tiny",
-    "family": "test",
-    "input_wh": [32, 32],
-    "preprocess": {"resize": "stretch"},
-    "labels": ["thing"],
-    "thresholds": {"max_detections": 4},
-}
-MANIFEST = {"card": CARD, "runtime": "onnxruntime", "floats": "f32"}
 
 
 @pytest.fixture
@@ -35,7 +28,7 @@ def repository(tmp_path) -> Path:
         shutil.copy(STEPS / f"detserve_{step}.py", folder)
     onnx.save(_one_box(), str(tmp_path / "tiny_detector" / "1" / "model.onnx"))
     (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "detserve.json").write_text(json.dumps(MANIFEST))
+    (tmp_path / "tiny" / "detserve.json").write_text(manifest().to_json())
     return tmp_path
 
 
@@ -64,7 +57,7 @@ PICTURE = cv2.imencode(".png", np.zeros((64, 128, 3), np.uint8))[1].tobytes()
 
 
 def test_the_three_steps_run_in_order(repository) -> None:
-    first, second = load_reference(repository, "tiny", 2)
+    first, second = open_steps(repository, "tiny", 2)
     for detect in (first, second):
         num, boxes, scores, classes = detect(PICTURE)
         assert num.tolist() == [1]
@@ -86,7 +79,7 @@ def test_pictures_are_taken_in_turn_by_all_workers() -> None:
 
 def test_a_picture_that_fails_stops_the_reference(repository) -> None:
     with pytest.raises(ValueError, match="not a JPEG"):
-        run_reference(load_reference(repository, "tiny", 1), [PICTURE, b"no picture"], 4)
+        run_reference(open_steps(repository, "tiny", 1), [PICTURE, b"no picture"], 4)
 
 
 def test_opencv_gets_its_threads_back() -> None:
@@ -98,14 +91,14 @@ def test_opencv_gets_its_threads_back() -> None:
 
 
 def test_what_is_absent_is_named(repository) -> None:
-    with pytest.raises(MeasurementError, match="holds no detector other"):
-        repository_card(repository, "other")
+    with pytest.raises(RepositoryError, match="holds no detector other"):
+        read_manifest(repository, "other")
     (repository / "tiny_detector" / "1" / "model.onnx").unlink()
-    with pytest.raises(MeasurementError, match=r"model\.onnx is absent"):
-        load_reference(repository, "tiny", 1)
+    with pytest.raises(RepositoryError, match=r"model\.onnx is absent"):
+        open_steps(repository, "tiny", 1)
     (repository / "tiny_postprocess" / "1" / "detserve_postprocess.py").unlink()
-    with pytest.raises(MeasurementError, match=r"detserve_postprocess\.py is absent"):
-        load_reference(repository, "tiny", 1)
+    with pytest.raises(RepositoryError, match=r"detserve_postprocess\.py is absent"):
+        open_steps(repository, "tiny", 1)
     (repository / "tiny" / "detserve.json").write_text("{}")
-    with pytest.raises(MeasurementError, match="holds no card"):
-        repository_card(repository, "tiny")
+    with pytest.raises(RepositoryError, match="is no manifest"):
+        read_manifest(repository, "tiny")

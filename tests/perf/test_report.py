@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detserve_perf.accuracy.reference import ReferenceRun
 from detserve_perf.errors import MeasurementError
 from detserve_perf.report.earlier import Metric, metrics, read_results
 from detserve_perf.report.machine import this_machine
@@ -18,6 +17,7 @@ from detserve_perf.report.page import html_report
 from detserve_perf.report.regressions import RULE, changes
 from detserve_perf.speed.compare import Contest, ContestRun, ContestSettings
 from detserve_perf.speed.compare_report import compare_report, contest_table
+from detserve_perf.speed.reference import ReferenceRun
 from detserve_perf.speed.sweep import Sweep, SweepSettings, with_ratios
 from detserve_perf.speed.sweep_report import sweep_report
 from tests.perf.test_sweep import FOUR, ONE, REFERENCES, RUNS

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detserve_perf.accuracy.reference import ReferenceRun
 from detserve_perf.commands.sweep import _numbers
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.point import LoadPoint, LoadResult
 from detserve_perf.report.machine import this_machine
+from detserve_perf.speed.reference import ReferenceRun
 from detserve_perf.speed.stages import StageTimes
 from detserve_perf.speed.sweep import (
     PointRun,

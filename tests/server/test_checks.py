@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -10,13 +9,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from detserve_core.errors import ManifestError
+from detserve_core.errors import RepositoryError
 from detserve_core.machine.ports import LOOPBACK, choose_ports
+from detserve_core.machine.sha256 import file_sha256
 from detserve_core.repository.manifest import Manifest, read_manifests
 from detserve_server.commands.doctor import app
 from detserve_server.doctor import checks
 from detserve_server.triton.repository import ModelOutline, read_repository
 from detserve_server.triton.shared_memory import MIB
+from tests.manifests import manifest
 from tests.server.models import write_repository
 
 PYTHON_STEP = ModelOutline("m", "python", 8, instances=2, fixed_tensor_bytes=MIB)
@@ -31,20 +32,16 @@ def repository(tmp_path: Path) -> Path:
     (tmp_path / "tiny_detector/1/model.py").write_text("")
     (tmp_path / "tiny_detector/config.pbtxt").write_text('name: "tiny_detector" backend: "python"')
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    manifest = {
-        "target": "embedded",
-        "versions": {"onnxruntime": "1.20.0"},
-        "sha256": {
-            path.relative_to(tmp_path).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files
-        },
-    }
-    (tmp_path / "tiny/detserve.json").write_text(json.dumps(manifest))
+    built = manifest(
+        versions={"onnxruntime": "1.20.0"},
+        sha256={path.relative_to(tmp_path).as_posix(): file_sha256(path) for path in files},
+    )
+    (tmp_path / "tiny/detserve.json").write_text(built.to_json())
     return tmp_path
 
 
 def _manifest(**versions: str) -> Manifest:
-    return Manifest("tiny", "embedded", {}, versions)
+    return manifest(versions=versions)
 
 
 @pytest.mark.parametrize(("found", "passed"), [("2.36", True), ("2.35", True), ("2.31", False), ("", False)])
@@ -99,7 +96,7 @@ def test_a_backend_the_embedded_server_lacks_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m/detserve.json").write_text(text)
-    with pytest.raises(ManifestError, match=r"m/detserve\.json is no manifest"):
+    with pytest.raises(RepositoryError, match=r"m/detserve\.json is no manifest"):
         read_manifests(tmp_path)
 
 
@@ -177,14 +174,14 @@ def test_the_committed_repository_holds_nothing_foreign() -> None:
 def test_a_manifest_that_names_no_file_of_a_model_is_refused(repository: Path, name: str) -> None:
     path = repository / "tiny/detserve.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": {name: "0"}}))
-    with pytest.raises(ManifestError, match="is no manifest of a build"):
+    with pytest.raises(RepositoryError, match="is no manifest of a build"):
         read_manifests(repository)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000])
 def test_a_manifest_nested_too_deeply_is_refused(repository: Path, content: str) -> None:
     (repository / "tiny/detserve.json").write_text(content)
-    with pytest.raises(ManifestError, match="is no manifest of a build"):
+    with pytest.raises(RepositoryError, match="is no manifest of a build"):
         read_manifests(repository)
 
 

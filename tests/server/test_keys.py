@@ -22,7 +22,7 @@ from detserve_core.errors import DetserveError
 from detserve_server.commands.keys import app
 from detserve_server.errors import DurationError, GatewayError, KeyFileError
 from detserve_server.gateway.process import check_configuration, find_nginx
-from detserve_server.gateway.settings import GatewaySettings, Limits, Upstream
+from detserve_server.gateway.settings import GatewaySettings, RateLimits, Upstream
 from detserve_server.keys.duration import parse_duration
 from detserve_server.keys.key import KeyRecord, new_key, utc_now
 from detserve_server.keys.nginx import LONGEST_VALUE, MOST_LIMITS, left_out, nginx_keys
@@ -212,17 +212,17 @@ def test_too_many_models_are_refused_with_how_many_fit(tmp_path: Path, nginx) ->
 
 def test_rates_that_are_the_same_to_nginx(nginx) -> None:
     rates = [100, 100.00001, 1.4999, 1.5001, 0.011, 1 / 60, 0.02, 1_000_000, 999_999.999]
-    nginx(*(scoped(limits=Limits(rate_per_s=rate, concurrency=n)) for rate in rates for n in (16, 17)))
+    nginx(*(scoped(limits=RateLimits(rate_per_s=rate, concurrency=n)) for rate in rates for n in (16, 17)))
 
 
 def test_more_different_limits_than_nginx_is_given(tmp_path: Path, nginx) -> None:
-    keys = tuple(scoped(limits=Limits(rate_per_s=1 + number)) for number in range(MOST_LIMITS))
+    keys = tuple(scoped(limits=RateLimits(rate_per_s=1 + number)) for number in range(MOST_LIMITS))
     change_keys(tmp_path / "keys.json", lambda _: KeyFile(keys=keys))
     nginx(*keys)
     keys_command("create", "--client", "a", "--rate", "7", file=tmp_path / "keys.json")
     with pytest.raises(KeyFileError, match="1000 different pairs already"):
         keys_command("create", "--client", "a", "--rate", "0.5", file=tmp_path / "keys.json")
-    nginx(*keys, scoped(limits=Limits(rate_per_s=0.5)))
+    nginx(*keys, scoped(limits=RateLimits(rate_per_s=0.5)))
 
 
 def test_two_keys_of_one_id(nginx) -> None:
@@ -238,7 +238,7 @@ records = st.builds(
     hash=st.from_regex(r"[A-Za-z0-9_-]{22}", fullmatch=True),
     models=st.none() | st.lists(names, min_size=1, max_size=60).map(tuple),
     limits=st.builds(
-        Limits,
+        RateLimits,
         rate_per_s=st.floats(0.0101, 1_000_000) | st.sampled_from([100, 100.00001]),
         concurrency=st.integers(1, 10_000),
     ),

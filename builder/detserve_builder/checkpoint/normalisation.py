@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detserve_builder.checkpoint.image_input import picture_of
-from detserve_builder.graph.operations import OWN_PREFIX
+from detserve_builder.graph.layers import OWN_PREFIX
 
 if TYPE_CHECKING:
     import onnx

@@ -11,8 +11,8 @@ from detserve_builder.checkpoint.opset import at_opset
 from detserve_builder.checkpoint.other_inputs import fed_inputs
 from detserve_builder.errors import BuildError, first_line
 from detserve_builder.graph.branches import all_graphs
+from detserve_builder.graph.layers import OWN_PREFIX
 from detserve_builder.graph.open_outputs import measure_open_outputs
-from detserve_builder.graph.operations import OWN_PREFIX
 from detserve_core.card import Wh
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from detserve_builder.darknet.cfg import Section
 from detserve_builder.errors import BuildError
-from detserve_builder.graph.operations import float32, layer
+from detserve_builder.graph.layers import float32, layer
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

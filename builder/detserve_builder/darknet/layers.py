@@ -9,7 +9,7 @@ from detserve_builder.darknet.activations import activate
 from detserve_builder.darknet.cfg import Section
 from detserve_builder.darknet.network import FeatureMap, Network, YoloMap
 from detserve_builder.errors import BuildError
-from detserve_builder.graph.operations import float32, int64, layer
+from detserve_builder.graph.layers import float32, int64, layer
 
 
 def convolutional(network: Network, section: Section) -> FeatureMap:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.reading import expect_classes, image_wh, last_op, num_cells, strides_of
-from detserve_builder.graph.operations import cell_grid, corners, float32, layer, map_rows, slice_last
+from detserve_builder.graph.layers import cell_grid, corners, float32, layer, map_rows, slice_last
 from detserve_core.card import Card
 from detserve_core.errors import CardError
 

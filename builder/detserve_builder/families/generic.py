@@ -11,7 +11,7 @@ from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.generic_head import AGAINST_PRIORS, Activation, Coding, Head, ScoreOf, Units
 from detserve_builder.families.reading import expect_classes, image_wh
-from detserve_builder.graph.operations import corners, float32, int64, layer, slice_last
+from detserve_builder.graph.layers import corners, float32, int64, layer, slice_last
 from detserve_builder.preparation.batch import NotBatchable
 from detserve_core.card import Card
 from detserve_core.errors import CardError

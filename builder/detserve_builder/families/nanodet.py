@@ -31,7 +31,7 @@ from detserve_builder.families.reading import (
     last_op,
     num_cells,
 )
-from detserve_builder.graph.operations import (
+from detserve_builder.graph.layers import (
     cell_grid,
     distribution_corners,
     float32,

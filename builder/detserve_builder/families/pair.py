@@ -32,7 +32,7 @@ from detserve_builder.families.reading import (
     ops,
     probe,
 )
-from detserve_builder.graph.operations import corners, float32, int64, layer, slice_last
+from detserve_builder.graph.layers import corners, float32, int64, layer, slice_last
 from detserve_core.card import Card
 from detserve_core.errors import CardError
 

@@ -11,7 +11,7 @@ import numpy as np
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.errors import BuildError
 from detserve_builder.families.columns import Column
-from detserve_builder.graph.operations import cell_grid
+from detserve_builder.graph.layers import cell_grid
 from detserve_builder.graph.running import run
 from detserve_core.card import Wh
 

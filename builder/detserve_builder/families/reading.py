@@ -11,7 +11,7 @@ import numpy as np
 from detserve_builder.checkpoint import Checkpoint, TensorInfo
 from detserve_builder.errors import BuildError
 from detserve_builder.graph.branches import all_graphs
-from detserve_builder.graph.operations import float32, int64, layer
+from detserve_builder.graph.layers import float32, int64, layer
 from detserve_builder.graph.running import run_each
 from detserve_core.card import Card, Wh
 from detserve_core.errors import CardError

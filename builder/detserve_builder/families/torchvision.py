@@ -24,7 +24,7 @@ from detserve_builder.families.reading import (
     suppresses,
 )
 from detserve_builder.graph.branches import all_graphs
-from detserve_builder.graph.operations import float32, int64, layer
+from detserve_builder.graph.layers import float32, int64, layer
 from detserve_builder.preparation.batch import NotBatchable
 from detserve_core.card import Card
 from detserve_core.errors import CardError

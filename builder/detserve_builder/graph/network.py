@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from detserve_builder.errors import BuildError
-from detserve_builder.graph.operations import OWN_PREFIX
+from detserve_builder.graph.layers import OWN_PREFIX
 
 if TYPE_CHECKING:
     import onnx

@@ -12,7 +12,7 @@ import numpy as np
 from detserve_builder.errors import BuildError
 from detserve_builder.graph.network import LEAST_SHARE, own_layers
 from detserve_builder.graph.plain import plain
-from detserve_builder.precision.came import as_it_came, slower_than_floats, without_quantisation
+from detserve_builder.precision.already_quantised import as_it_came, slower_than_floats, without_quantisation
 from detserve_builder.precision.evaluation import Truth, agreement_dataset, labelled_dataset
 from detserve_builder.precision.gate import Candidate, Gate, Measured
 from detserve_builder.precision.request import MAX_AP_DROP, Precision, PrecisionRequest
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PrecisionChoice:
     """What will be built.
 
     ``refusal`` says why it is not what was demanded. ``figure`` names what ``tried`` was measured by, the
@@ -92,7 +92,7 @@ def apply_precision(
     images: NDArray[np.uint8],
     *,
     float_ap: float | None = None,
-) -> Outcome:
+) -> PrecisionChoice:
     """Precision of the prepared ``model`` as asked; ``source`` is there where pictures are needed.
 
     A runtime other than ONNX Runtime is compared with it on ``images`` (uint8 [P,H,W,3]). ``float_ap`` is the
@@ -113,7 +113,7 @@ def apply_precision(
     if truth is None:
         candidate = works.ungated(request)
         record["built"] = {"label": candidate.label, **candidate.settings}
-        return Outcome(candidate, record, notes=(*notes, *_counted(candidate)))
+        return PrecisionChoice(candidate, record, notes=(*notes, *_counted(candidate)))
     if request.runtime:
         works.checked(works.floats(request.runtime))
     gate = _gate(request, place)
@@ -139,7 +139,7 @@ def apply_precision(
     }
     refusal = _refusal(request, gate, chosen, truth)
     notes += [f"left out: {why}" for why in unfit]
-    return Outcome(built, record, tried, gate, truth.figure, chosen, refusal, tuple(notes))
+    return PrecisionChoice(built, record, tried, gate, truth.figure, chosen, refusal, tuple(notes))
 
 
 def _floats(
@@ -149,7 +149,7 @@ def _floats(
     record: dict[str, Any],
     notes: list[str],
     images: NDArray[np.uint8],
-) -> Outcome:
+) -> PrecisionChoice:
     """The model as it is, where no pass was asked for."""
     precision = request.precision or Precision.FP32
     candidate = Candidate(precision.value, precision, model, {}, runtime=place.runtimes[0])
@@ -162,7 +162,7 @@ def _left_alone(
     record: dict[str, Any],
     notes: list[str],
     images: NDArray[np.uint8],
-) -> Outcome:
+) -> PrecisionChoice:
     """INT8 of a network that came quantised: its author chose which layers and ranges."""
     layers = own_layers(plain(model))
     if len(layers.quantised) < LEAST_SHARE * len(layers.every) or layers.kind.startswith("16-bit"):
@@ -181,7 +181,7 @@ def _left_alone(
 
 def _as_it_is(
     candidate: Candidate, place: Place, record: dict[str, Any], notes: list[str], images: NDArray[np.uint8]
-) -> Outcome:
+) -> PrecisionChoice:
     moved = check_runtime(candidate, images, without_quantisation(candidate.model))
     if moved:
         record["bf16_moves"] = moved
@@ -192,7 +192,7 @@ def _as_it_is(
     on_cpu = candidate.runtime is Runtime.ONNXRUNTIME and not place.tensorrt
     if on_cpu and (slower := slower_than_floats(candidate.model, images)):
         notes.append(slower)
-    return Outcome(candidate, record, notes=tuple(notes))
+    return PrecisionChoice(candidate, record, notes=tuple(notes))
 
 
 def _counted(candidate: Candidate) -> list[str]:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-    from detserve_builder.precision.choice import Outcome
+    from detserve_builder.precision.choice import PrecisionChoice
 
 _HEADINGS = ("candidate", "drop", "layers", "size MB", "latency ms", "speed-up", "gate")
 
 
-def table(outcome: Outcome) -> Table:
+def table(outcome: PrecisionChoice) -> Table:
     """For the terminal."""
     from rich.table import Column, Table
 
@@ -32,14 +32,14 @@ def table(outcome: Outcome) -> Table:
     return made
 
 
-def png(outcome: Outcome) -> bytes:
+def png(outcome: PrecisionChoice) -> bytes:
     """The plot as a picture."""
     image = io.BytesIO()
     _figure(outcome).savefig(image, format="png", dpi=120)
     return image.getvalue()
 
 
-def page(outcome: Outcome) -> bytes:
+def page(outcome: PrecisionChoice) -> bytes:
     """The plot and the table as one HTML file that needs no other."""
     drawing = io.StringIO()
     _figure(outcome).savefig(drawing, format="svg")
@@ -60,7 +60,7 @@ def page(outcome: Outcome) -> bytes:
     ).encode()
 
 
-def _row(measured: Measured, outcome: Outcome) -> tuple[str, ...]:
+def _row(measured: Measured, outcome: PrecisionChoice) -> tuple[str, ...]:
     return (
         measured.candidate.label,
         f"{measured.ap:.4f}",
@@ -93,7 +93,7 @@ def _relative_latency(measured: Measured) -> float:
     return 1 / measured.speedup if measured.speedup else float("nan")
 
 
-def _figure(outcome: Outcome) -> Figure:
+def _figure(outcome: PrecisionChoice) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detserve_builder.graph.layers import OWN_PREFIX
 from detserve_builder.graph.network import Unfit, own_layers
-from detserve_builder.graph.operations import OWN_PREFIX
 from detserve_builder.graph.plain import plain
 from detserve_builder.graph.session import open_session
 from detserve_builder.precision.request import Precision

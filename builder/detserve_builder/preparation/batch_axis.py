@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detserve_builder.errors import BuildError
-from detserve_builder.graph.operations import int64, layer
+from detserve_builder.graph.layers import int64, layer
 from detserve_builder.graph.running import run
 from detserve_builder.preparation.batch import BATCH, NotBatchable
 

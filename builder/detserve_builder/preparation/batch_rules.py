@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detserve_builder.graph.operations import int64, layer
+from detserve_builder.graph.layers import int64, layer
 from detserve_builder.preparation.batch_axis import Followed, Place, moved, relocated
 
 if TYPE_CHECKING:

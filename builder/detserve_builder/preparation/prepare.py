@@ -22,7 +22,7 @@ from detserve_builder.checkpoint import Checkpoint, at_size
 from detserve_builder.checkpoint.opset import lowest_ir
 from detserve_builder.errors import BuildError, first_line
 from detserve_builder.families import FAMILIES, Candidates
-from detserve_builder.graph.operations import float32, int64, layer
+from detserve_builder.graph.layers import float32, int64, layer
 from detserve_builder.preparation.batch import BATCH, NotBatchable, check_batch, free_batch
 from detserve_builder.preparation.batch_axis import free_batch_along_axes, shapes_of
 from detserve_builder.preparation.focus import fold_focus

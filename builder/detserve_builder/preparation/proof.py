@@ -13,7 +13,7 @@ from detserve_builder.checkpoint.image_input import ImageInput, image_input
 from detserve_builder.checkpoint.one_form import rename
 from detserve_builder.checkpoint.opset import OPSET, opset_of
 from detserve_builder.errors import BuildError
-from detserve_builder.graph.operations import float32
+from detserve_builder.graph.layers import float32
 from detserve_builder.graph.running import CannotRun, run_each
 from detserve_builder.graph.sorting import reads
 from detserve_builder.preparation.rows import BOX_PX, SCORE, coarseness, same_detections

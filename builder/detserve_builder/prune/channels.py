@@ -34,7 +34,7 @@ _WIDEST = 4608  # weights a filter: 512 channels of 3x3
 
 
 @dataclass(frozen=True)
-class Step:
+class RemovedChannels:
     """The channels ``removed`` (ids) from a group so far, and the harm of that alone."""
 
     removed: tuple[int, ...]
@@ -148,12 +148,12 @@ class _Pruner:
             removed.update(steps[best][done[best]].removed)
         return removed
 
-    def steps(self, group: Group) -> list[Step]:
+    def steps(self, group: Group) -> list[RemovedChannels]:
         order = self.order(group)
-        steps = [Step((), 0.0)]
+        steps = [RemovedChannels((), 0.0)]
         for count in _counts(len(group.channels)):
             removed = tuple(order[: len(group.channels) - count])
-            steps.append(Step(removed, self.probe.harm(self.without(removed, self.seen))))
+            steps.append(RemovedChannels(removed, self.probe.harm(self.without(removed, self.seen))))
         self.progress(self.groups.index(group) + 1, len(self.groups))
         return steps
 

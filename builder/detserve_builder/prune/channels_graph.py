@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_builder.graph.operations import OWN_PREFIX
+from detserve_builder.graph.layers import OWN_PREFIX
 
 if TYPE_CHECKING:
     import onnx

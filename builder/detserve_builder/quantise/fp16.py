@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from detserve_builder.graph.layers import OWN_PREFIX
 from detserve_builder.graph.network import WEIGHTED, is_weighted, layers, own_layers
-from detserve_builder.graph.operations import OWN_PREFIX
 from detserve_builder.precision.sensitivity import Probe, sensitivity
 from detserve_builder.quantise.statistics import Statistics
 

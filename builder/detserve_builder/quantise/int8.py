@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from detserve_builder.graph.layers import OWN_PREFIX
 from detserve_builder.graph.network import WEIGHTED, is_weighted
-from detserve_builder.graph.operations import OWN_PREFIX
 from detserve_builder.quantise.ranges import Range
 
 if TYPE_CHECKING:

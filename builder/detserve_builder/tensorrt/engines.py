@@ -1,4 +1,4 @@
-"""A repository of the ``tensorrt`` target -> its plans, each with a sidecar that says what can load it.
+"""A repository of the ``tensorrt`` target -> its plans, each with a record that says what can load it.
 
 The repository comes from ``detserve build --target tensorrt`` with the canonical ONNX. A plan is made for one
 TensorRT and one GPU, so it is built where it will be served. Adding one changes no other file: config.pbtxt
@@ -8,19 +8,20 @@ names a plan for every compute capability from the start.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from detserve_builder.errors import BuildError
 from detserve_builder.tensorrt.gpu import Gpu
 from detserve_builder.tensorrt.plan import Plan, PlanOptions, build_plan
 from detserve_builder.triton_config import COMPUTE_CAPABILITIES, Target, plan_filename
+from detserve_core.repository.config_pbtxt import CONFIG, read_config
+from detserve_core.repository.manifest import read_manifests
+from detserve_core.repository.plan_record import PlanRecord, record_path
 
 _AMPERE = (8, 0)
 
@@ -38,12 +39,7 @@ class EngineOptions:
 
 def tensorrt_detectors(repository: Path) -> list[str]:
     """Names of the detectors of the tensorrt target; raises :class:`BuildError` where there is none."""
-    manifests = sorted(repository.glob("*/detserve.json"))
-    names = [
-        path.parent.name
-        for path in manifests
-        if json.loads(path.read_bytes()).get("target") == Target.TENSORRT.value
-    ]
+    names = [built.name for built in read_manifests(repository) if built.target == Target.TENSORRT.value]
     if not names:
         raise BuildError(
             f"{repository}: no detector for TensorRT; build one with: detserve build --target tensorrt"
@@ -69,7 +65,7 @@ def build_engine(
     folder = repository / f"{name}_detector"
     names = _names(gpu, options)
     onnx = _read(folder / "1" / "model.onnx")
-    max_batch = _max_batch_size(folder / "config.pbtxt")
+    max_batch = int(read_config(folder / CONFIG).max_batch_size)
     plan_options = PlanOptions(
         opt_batch=min(options.opt_batch or max_batch, max_batch),
         max_batch=max_batch,
@@ -85,9 +81,9 @@ def build_engine(
         timing_cache=_read_timing_cache(options.timing_cache, trt, gpu),
         compute_capability=gpu.compute_capability,
     )
-    sidecar = _sidecar(onnx, plan, plan_options, trt=trt, gpu=gpu, environment=environment)
+    record = _record(onnx, plan, plan_options, trt=trt, gpu=gpu, environment=environment)
     _write_timing_cache(options.timing_cache, trt, gpu, plan.timing_cache)
-    return _write_plan(folder / "1", plan, sidecar, names)
+    return _write_plan(folder / "1", plan, record, names)
 
 
 def _names(gpu: Gpu, options: EngineOptions) -> list[str]:
@@ -102,7 +98,7 @@ def _names(gpu: Gpu, options: EngineOptions) -> list[str]:
     return [*(plan_filename(capability) for capability in later), "model.plan"]
 
 
-def _sidecar(
+def _record(
     onnx: bytes,
     plan: Plan,
     options: PlanOptions,
@@ -110,26 +106,25 @@ def _sidecar(
     trt: ModuleType,
     gpu: Gpu,
     environment: Mapping[str, str],
-) -> dict[str, Any]:
-    return {
-        "schema_version": 1,
-        "tensorrt": trt.__version__,
-        "image": environment.get("NVIDIA_TRITON_SERVER_VERSION", ""),
-        "cuda": environment.get("CUDA_VERSION", gpu.cuda),
-        "gpu": gpu.name,
-        "compute_capability": gpu.compute_capability,
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible,
-        "sparse_weights": options.sparse_weights,
-        "batch": [1, options.opt_batch, options.max_batch],
-        "onnx_sha256": hashlib.sha256(onnx).hexdigest(),
-        "plan_sha256": hashlib.sha256(plan.content).hexdigest(),
-    }
+) -> PlanRecord:
+    return PlanRecord(
+        tensorrt=trt.__version__,
+        image=environment.get("NVIDIA_TRITON_SERVER_VERSION", ""),
+        cuda=environment.get("CUDA_VERSION", gpu.cuda),
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        sparse_weights=options.sparse_weights,
+        batch=(1, options.opt_batch, options.max_batch),
+        onnx_sha256=hashlib.sha256(onnx).hexdigest(),
+        plan_sha256=hashlib.sha256(plan.content).hexdigest(),
+    )
 
 
-def _write_plan(folder: Path, plan: Plan, sidecar: dict[str, Any], names: list[str]) -> list[Path]:
+def _write_plan(folder: Path, plan: Plan, record: PlanRecord, names: list[str]) -> list[Path]:
     """Each name appears whole; further names are links to the first where the file system has links."""
-    described = (json.dumps(sidecar, indent=2) + "\n").encode()
+    described = record.to_json().encode()
     paths = [folder / name for name in names]
     try:
         _put(paths[0], plan.content)
@@ -140,7 +135,7 @@ def _write_plan(folder: Path, plan: Plan, sidecar: dict[str, Any], names: list[s
             except OSError:
                 shutil.copyfile(paths[0], path)
         for path in paths:
-            _put(path.with_name(path.name + ".json"), described)
+            _put(record_path(path), described)
     except OSError as error:
         raise BuildError(f"{folder}: the plan cannot be written ({error.strerror})") from None
     return paths
@@ -171,14 +166,6 @@ def _write_timing_cache(folder: Path | None, trt: ModuleType, gpu: Gpu, content:
         _put(_timing_cache_file(folder, trt, gpu), content)
     except OSError as error:
         raise BuildError(f"{folder}: the timing cache cannot be written ({error.strerror})") from None
-
-
-def _max_batch_size(config_file: Path) -> int:
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
-    text = _read(config_file).decode()
-    return int(text_format.Parse(text, model_config_pb2.ModelConfig()).max_batch_size)
 
 
 def _read(path: Path) -> bytes:

@@ -1,61 +1,95 @@
-"""Reading ``NAME/detserve.json``, the manifest a build leaves beside the ensemble."""
+"""``NAME/detserve.json``: what a detector was built from and with, beside its ensemble."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from detserve_core.errors import ManifestError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from detserve_core.card import Card
+from detserve_core.errors import RepositoryError
+from detserve_core.machine.sha256 import file_sha256
 
 MANIFEST = "detserve.json"
 _PYCACHE = "__pycache__"
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What one detector was built from and with.
-
-    ``sha256`` maps files, relative to the repository, to their hash; ``versions`` maps packages to the
-    version that built the repository.
-    """
-
-    name: str
-    target: str
-    sha256: dict[str, str]
-    versions: dict[str, str]
-
-
-def read_manifests(repository: Path) -> list[Manifest]:
-    """Every detector's manifest; raises :class:`ManifestError` for a file that is none."""
-    return [_read(path) for path in sorted(repository.glob(f"*/{MANIFEST}"))]
-
-
-def _read(path: Path) -> Manifest:
-    if not path.is_file():  # a pipe would be waited for
-        raise ManifestError(f"{path} is no file; build the model again")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return Manifest(
-            name=path.parent.name,
-            target=str(content["target"]),
-            sha256={_inside(file): str(digest) for file, digest in content["sha256"].items()},
-            versions={str(package): str(version) for package, version in content["versions"].items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ManifestError(f"{path} is no manifest of a build ({error!r}); build the model again") from None
-
-
-def _inside(name: str) -> str:
-    """The name of a file below the repository; raises ValueError for another."""
+def _below_a_model(name: str) -> str:
     path = PurePosixPath(name)
     if not name.isprintable() or path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
         raise ValueError(f"{name!a} is no file of a model")
     return name
+
+
+class Manifest(BaseModel):
+    """One build.
+
+    Attributes:
+        name: of the ensemble and of its folder; it is not in the file.
+        target: what runs the detector: embedded, onnxruntime or tensorrt.
+        batch_obstacle: why the network takes one picture at a time; None where it takes more.
+        versions: package -> the version that built the repository.
+        sha256: file, relative to the repository -> its hash.
+        measured: what the precision search measured.
+        card_sources: field of the card -> who says it.
+        placement: ``pipeline``, one model for all steps, or ``steps``.
+        precision: that of the weights and activations, as chosen.
+        runtime: the library that runs the embedded target's detector.
+        floats: what it computes in where the network has floats.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(exclude=True)
+    schema_version: Literal[1] = 1
+    card: Card
+    target: str
+    batch_obstacle: str | None
+    versions: dict[str, str]
+    sha256: dict[Annotated[str, AfterValidator(_below_a_model)], str]
+    measured: dict[str, Any]
+    card_sources: dict[str, str]
+    placement: str
+    precision: str
+    runtime: str
+    floats: str
+
+    def to_json(self) -> str:
+        """Text of ``detserve.json``."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+def read_manifests(repository: Path) -> list[Manifest]:
+    """Every detector's manifest, in order of name; raises :class:`RepositoryError` for another file."""
+    return [_read(path) for path in sorted(repository.glob(f"*/{MANIFEST}"))]
+
+
+def read_manifest(repository: Path, name: str) -> Manifest:
+    """One detector's manifest; raises :class:`RepositoryError` where there is none."""
+    path = repository / name / MANIFEST
+    if not path.exists():
+        built = ", ".join(sorted(one.parent.name for one in repository.glob(f"*/{MANIFEST}")))
+        raise RepositoryError(f"{repository} holds no detector {name}; it holds {built or 'none'}")
+    return _read(path)
+
+
+def _read(path: Path) -> Manifest:
+    if not path.is_file():  # a pipe would be waited for
+        raise RepositoryError(f"{path} is no file; build the model again")
+    try:
+        return Manifest.model_validate({**json.loads(path.read_bytes()), "name": path.parent.name})
+    except ValidationError as error:
+        first = error.errors()[0]
+        fields = ".".join(map(str, first["loc"]))
+        raise RepositoryError(
+            f"{path} is no manifest of a build ({fields}: {first['msg']}); build the model again"
+        ) from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise RepositoryError(f"{path} is no manifest of a build ({error}); build the model again") from None
 
 
 def folders(manifest: Manifest) -> list[str]:
@@ -97,11 +131,4 @@ def missing_folders(repository: Path, manifest: Manifest) -> list[str]:
 
 def changed_files(repository: Path, manifest: Manifest) -> list[str]:
     """The files that are missing or no longer what the build wrote."""
-    return [file for file, digest in manifest.sha256.items() if _sha256(repository / file) != digest]
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-    except OSError:
-        return ""
+    return [file for file, digest in manifest.sha256.items() if file_sha256(repository / file) != digest]

@@ -20,8 +20,8 @@ import numpy as np
 
 from detserve_core.endpoint import Endpoint
 from detserve_core.errors import MissingExtra
+from detserve_core.machine.cores import cores
 from detserve_core.machine.processes import tree_cpu_s
-from detserve_perf.accuracy.reference import cores
 from detserve_perf.capacity.variants import copy_with_instances, instances_of, placement_of
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.corpus import corpus_note, read_pictures

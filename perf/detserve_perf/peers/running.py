@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sysconfig
 import tempfile
@@ -11,9 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import detserve_client
+import detserve_core
 import detserve_perf
-from detserve_perf.accuracy.reference import repository_card
+from detserve_core.machine.ports import LOOPBACK, choose_ports
+from detserve_core.machine.readiness import answers
+from detserve_core.repository.manifest import read_manifest
 from detserve_perf.load.generator import HttpRequest
 from detserve_perf.load.wire_requests import (
     Found,
@@ -23,8 +24,7 @@ from detserve_perf.load.wire_requests import (
     read_triton_http,
     triton_http_requests,
 )
-from detserve_perf.server.background import LOOPBACK, free_ports, running
-from detserve_perf.server.served import answers
+from detserve_perf.server.background import running
 
 #: Our server's allocator settings (triton/command_line.py); the peers get them too, in their favour.
 _ALLOCATOR = {
@@ -52,7 +52,7 @@ def running_peer(
     name: str, python: Path, repository: Path, model: str, pictures: Sequence[bytes], cores: int
 ) -> Iterator[RunningPeer]:
     """Serve ``model`` of ``repository`` with peer ``name`` on 127.0.0.1 until the block ends."""
-    port, *more = free_ports(3)
+    port, *more = choose_ports({"peer": None, "second": None, "third": None}).values()
     health = {"bentoml": "/readyz", "pytriton": f"/v2/models/{model}/ready"}.get(name, "/health")
     with tempfile.TemporaryDirectory(prefix=f"detserve-{name}-") as folder:
         environment = {
@@ -65,7 +65,7 @@ def running_peer(
             "PYTHONPATH": _packages(),
             "DETSERVE_PEER_REPOSITORY": str(repository.resolve()),
             "DETSERVE_PEER_MODEL": model,
-            "DETSERVE_PEER_ROWS": str(repository_card(repository, model).thresholds.max_detections),
+            "DETSERVE_PEER_ROWS": str(read_manifest(repository, model).card.thresholds.max_detections),
             "DETSERVE_PEER_CORES": str(cores),
             "DETSERVE_PEER_PORT": str(port),
             "DETSERVE_PEER_MORE_PORTS": ",".join(map(str, more)),
@@ -80,12 +80,6 @@ def running_peer(
             attempts=3,  # PyTriton gives its own parts one second, too little on a busy machine
         ) as pid:
             yield _peer(name, model, port, pictures, pid)
-
-
-def runtime_of(repository: Path, model: str) -> str:
-    """The library that runs the detector: onnxruntime or openvino."""
-    manifest = json.loads((repository / model / "detserve.json").read_bytes())
-    return str(manifest.get("runtime", "onnxruntime"))
 
 
 def _command(name: str, python: Path, port: int) -> list[str]:
@@ -106,7 +100,7 @@ def _peer(name: str, model: str, port: int, pictures: Sequence[bytes], pid: int)
 
 def _packages() -> str:
     """The folders of the packages that a peer shares with us: the card and the in-process reference."""
-    folders = dict.fromkeys(str(Path(str(p.__file__)).parents[1]) for p in (detserve_client, detserve_perf))
+    folders = dict.fromkeys(str(Path(str(p.__file__)).parents[1]) for p in (detserve_core, detserve_perf))
     return os.pathsep.join(folders)
 
 

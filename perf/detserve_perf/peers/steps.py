@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detserve_perf.accuracy.reference import load_reference
+from detserve_core.repository.served_steps import open_steps
 
 CORES = int(os.environ.get("DETSERVE_PEER_CORES", "1"))
 PORT = int(os.environ.get("DETSERVE_PEER_PORT", "0"))
@@ -21,7 +21,7 @@ def open_detector() -> Detect:
 
     cv2.setNumThreads(1)  # as many of these run as there are cores
     repository = Path(os.environ["DETSERVE_PEER_REPOSITORY"])
-    (detect,) = load_reference(repository, os.environ["DETSERVE_PEER_MODEL"], 1)
+    (detect,) = open_steps(repository, os.environ["DETSERVE_PEER_MODEL"], 1)
     return detect
 
 

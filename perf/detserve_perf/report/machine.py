@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from detserve_perf.accuracy.reference import cores
+from detserve_core.machine.cores import cores
 
 
 @dataclass(frozen=True)

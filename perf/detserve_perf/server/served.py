@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from detserve_perf.server.background import LOOPBACK, free_ports, running
+from detserve_core.machine.ports import LOOPBACK, choose_ports
+from detserve_core.machine.readiness import answers
+from detserve_perf.server.background import running
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def served(repository: Path, model: str, *options: str) -> Iterator[Served]:
     ``options`` are further options of ``detserve serve``. Raises
     :class:`~detserve_perf.errors.MeasurementError` with the server's own words when it does not start.
     """
-    grpc_port, http_port, metrics_port = free_ports(3)
+    ports = choose_ports({"gRPC": None, "HTTP": None, "metrics": None})
+    grpc_port, http_port, metrics_port = ports.values()
     command = [sys.executable, "-m", "detserve.command", "serve", "--repository", str(repository)]
     command += ["--model", model, "--grpc-port", str(grpc_port), "--http-port", str(http_port)]
     command += ["--metrics-port", str(metrics_port), *options]
@@ -39,19 +41,7 @@ def served(repository: Path, model: str, *options: str) -> Iterator[Served]:
             command,
             name=f"detserve serve --repository {repository}",
             log=Path(folder) / "serve.log",
-            is_ready=lambda: answers(http_port, "/v2/health/ready"),
+            is_ready=lambda: answers(http_port),
         ) as pid,
     ):
         yield Served(f"grpc://{LOOPBACK}:{grpc_port}", f"http://{LOOPBACK}:{http_port}", pid)
-
-
-def answers(port: int, path: str) -> bool:
-    """Whether GET ``path`` on a port of this machine gives 200."""
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

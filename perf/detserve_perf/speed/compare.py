@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 
 from detserve_core.endpoint import Endpoint
+from detserve_core.machine.cores import cores
 from detserve_core.machine.processes import every, total_bytes, tree_cpu_s, tree_memory
-from detserve_perf.accuracy.reference import DetectOne, ReferenceRun, cores, load_reference, run_reference
+from detserve_core.repository.manifest import read_manifest
+from detserve_core.repository.served_steps import DetectOne, open_steps
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.corpus import corpus_note, read_pictures
 from detserve_perf.load.generator import RequestFailed, Run, Send, closed_loop, grpc_sender, http_sender
@@ -33,10 +35,11 @@ from detserve_perf.load.wire_requests import (
     triton_http_requests,
 )
 from detserve_perf.peers.environment import check_peers, peer_python
-from detserve_perf.peers.running import running_peer, runtime_of
+from detserve_perf.peers.running import running_peer
 from detserve_perf.report.machine import Machine, this_machine
 from detserve_perf.server.served import served
 from detserve_perf.server.triton import TritonQueries
+from detserve_perf.speed.reference import ReferenceRun, run_reference
 from detserve_perf.speed.sweep import contention_note
 
 OnProgress = Callable[[str], None]
@@ -115,9 +118,9 @@ def compare(
     """
     peers = check_peers(peers)
     pictures = read_pictures(pictures_folder)
-    reference = load_reference(repository, model, cores())
-    others = {name: load_reference(repository, name, 1)[0] for name in also}
-    python = peer_python(peers, runtime_of(repository, model), on_progress) if peers else Path()
+    reference = open_steps(repository, model, cores())
+    others = {name: open_steps(repository, name, 1)[0] for name in also}
+    python = peer_python(peers, read_manifest(repository, model).runtime, on_progress) if peers else Path()
     with ExitStack() as stack:
         on_progress("starting detserve")
         own = stack.enter_context(served(repository, model))

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from statistics import median
 
 from detserve_core.machine.processes import MIB
-from detserve_perf.accuracy.reference import ReferenceRun
 from detserve_perf.report.tables import Cell, Column, Report, Table
 from detserve_perf.speed.compare import Contest, ContestRun, ContestSettings
+from detserve_perf.speed.reference import ReferenceRun
 from detserve_perf.speed.sweep import spread
 
 _COLUMNS = (

@@ -18,20 +18,16 @@ from typing import Any
 from detserve_client.engine.wire import card_of
 from detserve_core.card import Card
 from detserve_core.endpoint import Endpoint
-from detserve_perf.accuracy.reference import (
-    DetectOne,
-    ReferenceRun,
-    cores,
-    load_reference,
-    repository_card,
-    run_reference,
-)
+from detserve_core.machine.cores import cores
+from detserve_core.repository.manifest import read_manifest
+from detserve_core.repository.served_steps import DetectOne, open_steps
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.corpus import corpus_note, input_data, read_pictures
 from detserve_perf.load.perf_analyzer import PerfAnalyzer, find_perf_analyzer
 from detserve_perf.load.point import LoadPoint, LoadResult, run_load
 from detserve_perf.report.machine import Machine, this_machine
 from detserve_perf.server.triton import TritonQueries, steps_of
+from detserve_perf.speed.reference import ReferenceRun, run_reference
 from detserve_perf.speed.stages import StageTimes, stage_times
 
 OnProgress = Callable[[str], None]
@@ -217,12 +213,12 @@ def _reference(
             [],
             f"no in-process reference: {endpoint.host} is not this machine, so its cores are others",
         )
-    if repository_card(repository, model) != served_card:
+    if read_manifest(repository, model).card != served_card:
         raise MeasurementError(
             f"{repository} holds another {model} than {endpoint} serves: their cards differ; "
             "give the served repository"
         )
-    return load_reference(repository, model, cores()), None
+    return open_steps(repository, model, cores()), None
 
 
 def _check_batches(config: dict[str, Any], model: str, points: Sequence[LoadPoint]) -> None:

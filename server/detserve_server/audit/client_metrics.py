@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detserve_server.audit.record import Outcome, is_inference
+from detserve_server.audit.record import Ending, is_inference
 from detserve_server.errors import AuditError
 from detserve_server.regular_file import read_regular
 
@@ -52,7 +52,7 @@ def serve_client_metrics(
         if record["kind"] != "request":
             return
         client, outcome = record["client"], record["outcome"]
-        model = record["model"] if outcome == Outcome.OK.value and is_inference(record) else ""
+        model = record["model"] if outcome == Ending.OK.value and is_inference(record) else ""
         requests.labels(client, model, outcome).inc(record.get("one_in", 1))
         seconds.labels(client).observe(record["latency_s"])
         received.labels(client).inc(record["bytes_in"])

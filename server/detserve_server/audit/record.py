@@ -25,7 +25,7 @@ _NUMBERS = ("bytes_in", "bytes_out", "latency_s", "upstream_s")
 _INFERENCES = ("ModelInfer", "ModelStreamInfer", "infer")
 
 
-class Outcome(str, Enum):
+class Ending(str, Enum):
     """What became of a request."""
 
     OK = "ok"
@@ -37,12 +37,12 @@ class Outcome(str, Enum):
 
 
 _OF_GRPC = {
-    0: Outcome.OK, 1: Outcome.CANCELLED, 3: Outcome.REJECTED, 5: Outcome.REJECTED, 7: Outcome.DENIED,
-    8: Outcome.LIMITED, 9: Outcome.REJECTED, 11: Outcome.REJECTED, 12: Outcome.DENIED, 16: Outcome.DENIED,
+    0: Ending.OK, 1: Ending.CANCELLED, 3: Ending.REJECTED, 5: Ending.REJECTED, 7: Ending.DENIED,
+    8: Ending.LIMITED, 9: Ending.REJECTED, 11: Ending.REJECTED, 12: Ending.DENIED, 16: Ending.DENIED,
 }  # fmt: skip
 _OF_HTTP = {
-    401: Outcome.DENIED, 403: Outcome.DENIED, 413: Outcome.LIMITED, 429: Outcome.LIMITED,
-    499: Outcome.CANCELLED,
+    401: Ending.DENIED, 403: Ending.DENIED, 413: Ending.LIMITED, 429: Ending.LIMITED,
+    499: Ending.CANCELLED,
 }  # fmt: skip
 
 
@@ -113,20 +113,20 @@ class AccessLine(BaseModel):
     one_in: Annotated[int, Field(ge=1, lt=2**53)] = 1
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Ending:
         """gRPC says it in its own status, unless the gateway answered with an HTTP error alone.
 
         A path that becomes one of gRPC only when it is decoded is refused as gRPC too.
         """
         if self.status == 200 and (self.protocol == "grpc" or self.grpc_status is not None):
             return (
-                Outcome.FAILED if self.grpc_status is None else _OF_GRPC.get(self.grpc_status, Outcome.FAILED)
+                Ending.FAILED if self.grpc_status is None else _OF_GRPC.get(self.grpc_status, Ending.FAILED)
             )
         if self.status in _OF_HTTP:
             return _OF_HTTP[self.status]
         if 200 <= self.status < 400:
-            return Outcome.OK
-        return Outcome.REJECTED if 400 <= self.status < 500 else Outcome.FAILED
+            return Ending.OK
+        return Ending.REJECTED if 400 <= self.status < 500 else Ending.FAILED
 
 
 def record_of(line: bytes) -> dict[str, Any]:

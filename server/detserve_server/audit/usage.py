@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import date
 from typing import Any
 
-from detserve_server.audit.record import Outcome, is_inference
+from detserve_server.audit.record import Ending, is_inference
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Usage:
             return
         key = str(record.get("key", "")) if self._by_key else ""
         use = self._uses.setdefault((day, client, key), Use(day, client, key))
-        ok = record["outcome"] == Outcome.OK.value
+        ok = record["outcome"] == Ending.OK.value
         one_in = int(record.get("one_in", 1))
         self.sampled += one_in > 1
         use.requests += one_in

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from detserve_core.machine.whole_files import whole_file, write_whole
 from detserve_server.errors import GatewayError, KeyFileError
-from detserve_server.gateway.settings import Limits
+from detserve_server.gateway.settings import RateLimits
 from detserve_server.keys.duration import parse_duration
 from detserve_server.keys.gateways import KnownGateway, known_gateways
 from detserve_server.keys.in_force import Acknowledged, wait_until_in_force
@@ -89,7 +89,7 @@ def create(
             client,
             models=_models(models),
             expires=None if expires is None else utc_now() + parse_duration(expires),
-            limits=Limits(rate_per_s=rate, concurrency=concurrency),
+            limits=RateLimits(rate_per_s=rate, concurrency=concurrency),
         )
     except ValidationError as error:
         raise _mistake(error) from None

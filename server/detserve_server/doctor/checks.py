@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from detserve_core.errors import DetserveError
 from detserve_core.machine.ports import LOOPBACK, is_free
+from detserve_core.machine.sha256 import file_sha256
 from detserve_core.repository.manifest import (
     Manifest,
     changed_files,
@@ -20,15 +21,8 @@ from detserve_core.repository.manifest import (
     missing_folders,
     read_manifests,
 )
-from detserve_core.repository.plans import (
-    SERVING_IMAGE,
-    VERSION_COMPATIBLE,
-    obstacle,
-    plan_files,
-    read_record,
-    rebuild,
-    sha256,
-)
+from detserve_core.repository.plan_record import plan_files, read_record
+from detserve_server.doctor.plan_images import SERVING_IMAGE, VERSION_COMPATIBLE, obstacle, rebuild
 from detserve_server.in_process.choice import Choice, choose
 from detserve_server.triton.distribution import PYTHON_VERSION, find_distribution, libpython_dir
 from detserve_server.triton.repository import ModelOutline, read_repository
@@ -209,10 +203,10 @@ def _check_plan(manifest: Manifest, plan: Path, image: str) -> Check:
     name = f"{manifest.name}: {plan.name}"
     record = _asked(name, lambda: read_record(plan))
     if isinstance(record, Check):
-        return record
-    if record.plan_sha256 != sha256(plan):
-        return Check(name, "not the plan its sidecar describes", rebuild(image))
-    if record.onnx_sha256 != sha256(plan.with_name("model.onnx")):
+        return Check(name, record.found, rebuild(image))
+    if record.plan_sha256 != file_sha256(plan):
+        return Check(name, "not the plan its record describes", rebuild(image))
+    if record.onnx_sha256 != file_sha256(plan.with_name("model.onnx")):
         return Check(name, "built from another model.onnx", rebuild(image))
     if stands_in_the_way := obstacle(record, image):
         return Check(name, *stands_in_the_way)

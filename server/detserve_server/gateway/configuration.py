@@ -7,7 +7,7 @@ import string
 from functools import lru_cache
 from importlib.resources import files
 
-from detserve_server.gateway.settings import GatewaySettings, Limits
+from detserve_server.gateway.settings import GatewaySettings, RateLimits
 
 _KEY_IDENTITY = r"""
     # A key is dsk_<id>_<secret>. The secret has 256 random bits, so nobody finds it from its MD5
@@ -136,7 +136,7 @@ def requests_per_min(rate_per_s: float) -> int:
     return max(1, round(rate_per_s * 60))
 
 
-def limit_directives(limits: Limits, variable: str, name: str, *, clients: int = 7500) -> list[str]:
+def limit_directives(limits: RateLimits, variable: str, name: str, *, clients: int = 7500) -> list[str]:
     """Directives that hold each value of an nginx variable to ``limits``; an empty value is not held.
 
     The zones have room for so many ``clients``: where one is full, nginx forgets rates or refuses requests.

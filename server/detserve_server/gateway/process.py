@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from detserve_core.machine.ports import LOOPBACK, choose_ports, is_free
+from detserve_core.machine.process_group import stop_group
 from detserve_server.certificates.revocation import check_lists
 from detserve_server.errors import GatewayError, ServerStopped
 from detserve_server.gateway.configuration import render
@@ -30,7 +30,7 @@ from detserve_server.keys.gateways import announced
 from detserve_server.keys.key import utc_now
 from detserve_server.keys.nginx import notes_of
 from detserve_server.keys.store import keys_for_nginx
-from detserve_server.triton import guard
+from detserve_server.triton import orphans
 
 _POLL_S = 0.05
 _START_S = 10.0
@@ -242,16 +242,11 @@ def _process(nginx: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     )
     watcher = None
     try:
-        # The guard removes the folder; the name of a region that nobody has keeps it off shared memory.
-        watcher = guard.start(process.pid, f"detserve_gateway_{secrets.token_hex(8)}", folder)
+        # The watcher removes the folder; the name of a region that nobody has keeps it off shared memory.
+        watcher = orphans.watch(process.pid, f"detserve_gateway_{secrets.token_hex(8)}", folder)
         yield process
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        stop_group(process, _STOP_S)
         if watcher is not None:
             watcher.kill()
             watcher.wait()

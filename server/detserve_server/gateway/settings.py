@@ -54,7 +54,7 @@ class Upstream(_Settings):
     weight: int = Field(1, ge=1, le=10_000)
 
 
-class Limits(_Settings):
+class RateLimits(_Settings):
     """What one client may do. ``rate_per_s`` requests a second, with a burst of one second's worth."""
 
     rate_per_s: float = Field(100, gt=0.01, le=1_000_000)
@@ -92,7 +92,7 @@ class GatewaySettings(_Settings):
     client_crl_conf: PlainPath | None = None
     keys: PlainPath | None = None
     secret: PlainPath | None = None
-    certificate_limits: Limits = Limits()
+    certificate_limits: RateLimits = RateLimits()
     access_log: LogTarget
     error_log: PlainPath | None = None
     run_dir: PlainPath = Path("/tmp")  # noqa: S108

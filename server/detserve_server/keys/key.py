@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from detserve_server.gateway.settings import Limits
+from detserve_server.gateway.settings import RateLimits
 
 PREFIX = "dsk"
 
@@ -30,7 +30,7 @@ class KeyRecord(BaseModel):
     client: Name
     hash: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
     models: Annotated[tuple[ModelName, ...], Field(min_length=1)] | None = None
-    limits: Limits = Limits()
+    limits: RateLimits = RateLimits()
     created: AwareDatetime
     expires: AwareDatetime | None = None
     revoked: AwareDatetime | None = None

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from detserve_server.audit.record import Outcome, is_inference, record_of
+from detserve_server.audit.record import Ending, is_inference, record_of
 from detserve_server.errors import RolloutError
 from detserve_server.rollout.stop import Stop
 
@@ -44,7 +44,7 @@ def watch(access_log: Path, seconds: float, max_failed: float, stop: Stop) -> Se
                     record = record_of(line)
                     if record["kind"] == "request" and is_inference(record):
                         seen.requests += 1
-                        seen.failed += record["outcome"] == Outcome.FAILED.value
+                        seen.failed += record["outcome"] == Ending.FAILED.value
                 over = seen.requests >= _ENOUGH and seen.breach(max_failed)
                 if over or stop.wanted or time.monotonic() >= deadline_s:
                     return seen

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from detserve_core.contract import SCOPE_HEADER
 from detserve_core.machine.ports import LOOPBACK
 from detserve_server.gateway.secret import GATEWAY_PROTOCOLS, HEADER
 from detserve_server.triton.distribution import TritonDistribution
@@ -14,9 +15,6 @@ from detserve_server.triton.distribution import TritonDistribution
 _SHARED_MEMORY = "shared-memory"
 #: Closed on gRPC and HTTP alike: what changes the server, and what reads files or memory of this machine.
 CLOSED_PROTOCOLS = (_SHARED_MEMORY, "model-repository", "trace", "logging")
-
-#: The gateway's word on the models a request may use; Triton hands it to the steps as a request parameter.
-SCOPE_HEADER = "detserve-models"
 
 #: By default glibc gives every picture buffer back to the kernel and asks for it again at the next request.
 ALLOCATOR = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import secrets
 import signal
@@ -18,9 +17,11 @@ from typing import NoReturn
 
 from detserve_core.errors import ServerStartError
 from detserve_core.machine.ports import LOOPBACK, choose_ports
+from detserve_core.machine.process_group import stop_group
+from detserve_core.machine.readiness import answers
 from detserve_server.errors import ServerStopped
 from detserve_server.in_process.choice import Choice, choose
-from detserve_server.triton import guard
+from detserve_server.triton import orphans
 from detserve_server.triton.command_line import server_arguments, server_environment
 from detserve_server.triton.distribution import assembled_backends, find_distribution
 from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause
@@ -204,35 +205,21 @@ def _process(
         )
     watcher = None
     try:
-        watcher = guard.start(process.pid, region_prefix, *temporary)
+        watcher = orphans.watch(process.pid, region_prefix, *temporary)
         yield process
     finally:
-        _stop(process)
+        stop_group(process, _STOP_S)
         remove_regions(region_prefix)
         if watcher is not None:
             watcher.kill()
             watcher.wait()
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, then kill what is left of its group, and wait until nothing of it lives."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_STOP_S)
-    deadline_s = time.monotonic() + 2
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < deadline_s:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.poll()
-            time.sleep(_POLL_S)
-    process.wait()
-
-
 def _wait_until_ready(
     process: subprocess.Popen[bytes], http_port: int, timeout_s: float, log: ServerLog
 ) -> None:
     deadline_s = time.monotonic() + timeout_s
-    while not _is_ready(http_port):
+    while not answers(http_port):
         # Triton waits for ever on some models that cannot load; the reason in the log is final all the same.
         if process.poll() is not None or known_cause(log.text()):
             raise _start_error(process, log)
@@ -243,17 +230,6 @@ def _wait_until_ready(
         time.sleep(_POLL_S)
     if known_cause(log.text()):  # Triton goes on without its metrics when their port is taken
         raise _start_error(process, log)
-
-
-def _is_ready(http_port: int) -> bool:
-    connection = http.client.HTTPConnection(LOOPBACK, http_port, timeout=2)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _start_error(process: subprocess.Popen[bytes], log: ServerLog) -> ServerStartError:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detserve_core.errors import ServerStartError
+from detserve_core.errors import RepositoryError, ServerStartError
+from detserve_core.repository.config_pbtxt import read_config
 
 _ELEMENT_BYTES = {
     "TYPE_BOOL": 1, "TYPE_UINT8": 1, "TYPE_INT8": 1,
@@ -42,8 +43,8 @@ class ModelOutline:
 def read_repository(folder: Path) -> list[ModelOutline]:
     """Outline every model of a repository, in order of name.
 
-    Raises :class:`ServerStartError` when the folder does not exist, holds no model, or holds a
-    ``config.pbtxt`` that cannot be parsed.
+    Raises :class:`ServerStartError` when the folder does not exist or holds no model, and
+    :class:`RepositoryError` for a ``config.pbtxt`` that cannot be parsed.
     """
     if not folder.is_dir():
         raise ServerStartError(
@@ -58,18 +59,15 @@ def read_repository(folder: Path) -> list[ModelOutline]:
 
 
 def read_model(config_file: Path) -> ModelOutline:
-    """Outline one model; raises :class:`ServerStartError` when its ``config.pbtxt`` cannot be parsed."""
-    from google.protobuf import text_format
+    """Outline one model; raises :class:`RepositoryError` when its ``config.pbtxt`` cannot be parsed."""
     from tritonclient.grpc import model_config_pb2
 
-    if not config_file.is_file():  # a pipe would be waited for
-        raise ServerStartError(f"{config_file} is no file; build the model again")
+    config = read_config(config_file)
+    tensors = [*config.input, *config.output]
     try:
-        config = text_format.Parse(config_file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-        tensors = [*config.input, *config.output]
         types = [model_config_pb2.DataType.Name(one.data_type) for one in tensors]
-    except (text_format.ParseError, ValueError, OSError) as error:
-        raise ServerStartError(
+    except ValueError as error:
+        raise RepositoryError(
             f"{config_file} is no model configuration ({error}); build the model again"
         ) from None
     sizes = [_tensor_bytes(data_type, list(one.dims)) for data_type, one in zip(types, tensors, strict=True)]

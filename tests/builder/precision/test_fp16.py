@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from detserve_builder.graph.operations import OWN_PREFIX
+from detserve_builder.graph.layers import OWN_PREFIX
 from detserve_builder.graph.session import open_session
 from detserve_builder.precision.sensitivity import probe
 from detserve_builder.quantise.calibration import calibration_folder

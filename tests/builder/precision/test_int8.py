@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from detserve_builder.graph.layers import OWN_PREFIX
 from detserve_builder.graph.network import layers
-from detserve_builder.graph.operations import OWN_PREFIX
 from detserve_builder.graph.session import open_session
 from detserve_builder.quantise.int8 import Form, measured_tensors, quantisable_nodes, quantise
 from detserve_builder.quantise.ranges import Method, activations_of, ranges

@@ -22,14 +22,14 @@ from detserve_server.certificates.authority import Certified, new_authority, new
 from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.gateway.process import RunningGateway, running_gateway
 from detserve_server.gateway.secret import new_secret
-from detserve_server.gateway.settings import Limits, Upstream
+from detserve_server.gateway.settings import RateLimits, Upstream
 from detserve_server.keys.key import new_key, utc_now
 from detserve_server.keys.store import KeyFile, change_keys
 from detserve_server.triton.embedded import RunningServer, embedded_server
 
 CHECKOUT = Path(__file__).parents[3]
 YOLO, SSD = "codes_yolo", "codes_ssd"
-UNLIMITED = Limits(rate_per_s=1_000_000, concurrency=1000)
+UNLIMITED = RateLimits(rate_per_s=1_000_000, concurrency=1000)
 CLIENT_TIMEOUT_S = 2
 
 

@@ -19,7 +19,7 @@ import urllib3
 
 from detserve_client import AccessDenied, InferenceError, Overloaded, RequestRejected
 from detserve_server.audit.record import record_of
-from detserve_server.gateway.settings import Limits
+from detserve_server.gateway.settings import RateLimits
 from tests.live.gateway.conftest import CLIENT_TIMEOUT_S, YOLO, Site, read_all, wait_for
 
 INFER = f"/v2/models/{YOLO}/infer"
@@ -120,7 +120,7 @@ def test_slow_headers(site: Site, sample) -> None:
 
 
 def test_slow_bodies_hold_up_their_own_key_only(site: Site, sample) -> None:
-    site.add_key("dawdler", limits=Limits(rate_per_s=100, concurrency=4))
+    site.add_key("dawdler", limits=RateLimits(rate_per_s=100, concurrency=4))
     head = (
         f"POST {INFER} HTTP/1.1\r\nHost: g\r\nInference-Header-Content-Length: 10\r\nContent-Length: 1000\r\n"
     )
@@ -318,7 +318,7 @@ def test_log_injection(site: Site, evil) -> None:
 
 
 def test_a_flood_of_one_client_leaves_another_its_latency(site: Site, sample) -> None:
-    site.add_key("flooder", limits=Limits(rate_per_s=8, concurrency=1))
+    site.add_key("flooder", limits=RateLimits(rate_per_s=8, concurrency=1))
     stop, refused = threading.Event(), []
 
     def flood() -> None:

@@ -20,7 +20,7 @@ from detserve_core.machine.ports import choose_ports, is_free
 from detserve_server.audit.record import is_inference, record_of
 from detserve_server.certificates.authority import new_server, write_certified
 from detserve_server.gateway.process import running_gateway
-from detserve_server.gateway.settings import Limits, Upstream
+from detserve_server.gateway.settings import RateLimits, Upstream
 from detserve_server.keys.key import new_key
 from detserve_server.keys.store import KeyFile, change_keys
 from detserve_server.triton.embedded import embedded_server
@@ -215,7 +215,7 @@ def detserve(*arguments: str) -> list[str]:
 
 def test_a_killed_worker_s_counts_do_not_stay(site: Site, tmp_path, capfd) -> None:
     """A key with one request at a time whose worker is killed under it may send again."""
-    text, record = new_key("lone", limits=Limits(rate_per_s=1000, concurrency=1))
+    text, record = new_key("lone", limits=RateLimits(rate_per_s=1000, concurrency=1))
     keys = tmp_path / "keys.json"
     change_keys(keys, lambda _: KeyFile(keys=(record,)))
     with socket.socket() as hanging:

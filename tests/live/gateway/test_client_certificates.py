@@ -43,13 +43,13 @@ from detserve_server.commands.certs import app as certs_app
 from detserve_server.commands.gateway import app as gateway_app
 from detserve_server.errors import CertificateError, GatewayError
 from detserve_server.gateway.process import RunningGateway, find_nginx, running_gateway
-from detserve_server.gateway.settings import Limits, Upstream
+from detserve_server.gateway.settings import RateLimits, Upstream
 from detserve_server.keys.key import new_key, utc_now
 from detserve_server.keys.store import KeyFile, change_keys, nginx_keys
 from tests.live.gateway.conftest import own_certificates, wait_for
 
 NOBODY = Upstream(grpc="127.0.0.1:1", http="127.0.0.1:1")
-UNLIMITED = Limits(rate_per_s=1_000_000, concurrency=1000)
+UNLIMITED = RateLimits(rate_per_s=1_000_000, concurrency=1000)
 ENTERED, REFUSED, CLOSED = 503, 401, None
 SHORT_S = 2.0
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]

@@ -13,7 +13,7 @@ import tritonclient.grpc as grpcclient
 
 from detserve_client import AccessDenied, DetectionClient, Overloaded
 from detserve_core.errors import EndpointError
-from detserve_server.gateway.settings import Limits
+from detserve_server.gateway.settings import RateLimits
 from detserve_server.keys.key import utc_now
 from detserve_server.keys.store import change_keys, nginx_file
 from tests.live.gateway.conftest import SSD, UNLIMITED, YOLO, Site, wait_for
@@ -107,7 +107,7 @@ def test_revocation_reaches_a_connection_that_is_never_idle(site: Site, protocol
 
 
 def test_a_rate_above_the_key_s(site: Site, protocol) -> None:
-    site.add_key(f"slow_{protocol}", limits=Limits(rate_per_s=5, concurrency=4))
+    site.add_key(f"slow_{protocol}", limits=RateLimits(rate_per_s=5, concurrency=4))
     with site.client(protocol, f"slow_{protocol}") as client:
         let_through = 0
         with pytest.raises(Overloaded, match="over its rate"):

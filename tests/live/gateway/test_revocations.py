@@ -22,7 +22,7 @@ from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.commands.keys import app
 from detserve_server.errors import GatewayError
 from detserve_server.gateway.process import RunningGateway, running_gateway
-from detserve_server.gateway.settings import Limits, Upstream
+from detserve_server.gateway.settings import RateLimits, Upstream
 from detserve_server.keys.gateways import known_gateways
 from detserve_server.keys.in_force import wait_until_in_force
 from detserve_server.keys.key import KeyRecord, new_key, utc_now
@@ -95,7 +95,7 @@ def test_a_command_returns_when_its_change_is_in_force(tmp_path: Path) -> None:
 def test_one_record_that_nginx_refuses_blocks_nothing(tmp_path: Path, capfd) -> None:
     text, leaving = new_key("leaving")
     odd, odd_record = new_key("odd", models=MANY_MODELS)
-    rates = [new_key("a", limits=Limits(rate_per_s=rate))[1] for rate in (100, 100.00001)]
+    rates = [new_key("a", limits=RateLimits(rate_per_s=rate))[1] for rate in (100, 100.00001)]
     with door(tmp_path, leaving, *rates, odd_record) as site:
         assert site.lets_in(text)
         assert not site.lets_in(odd)
@@ -212,7 +212,7 @@ def test_the_serial_needs_no_key_and_is_not_asked_without_end(tmp_path: Path) ->
 
 def test_the_zones_have_room_for_every_key(tmp_path: Path) -> None:
     """As many keys as fit into the smallest zone: none is forgotten while the others ask."""
-    made = [new_key(f"client_{n}", limits=Limits(rate_per_s=1 / 60, concurrency=1)) for n in range(340)]
+    made = [new_key(f"client_{n}", limits=RateLimits(rate_per_s=1 / 60, concurrency=1)) for n in range(340)]
     with door(tmp_path, *(record for _, record in made)) as site:
         assert "zone=rate_1m_1:64k" in nginx_file(site.keys).read_text()
         asked = [[site.status("/v2/health/live", f"Bearer {text}") for text, _ in made] for _ in range(3)]

@@ -22,12 +22,12 @@ import urllib3
 
 from detserve_core.machine.ports import choose_ports, is_free
 from detserve_server.certificates.authority import new_authority, new_server, write_certified
-from detserve_server.gateway import GatewaySettings, Limits, Upstream, render
+from detserve_server.gateway import GatewaySettings, RateLimits, Upstream, render
 from detserve_server.keys.key import new_key, utc_now
 from detserve_server.keys.store import KeyFile, change_keys
 from tests.live.gateway.conftest import CHECKOUT, wait_for
 
-UNLIMITED = Limits(rate_per_s=100_000, concurrency=4)
+UNLIMITED = RateLimits(rate_per_s=100_000, concurrency=4)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from detserve_server.certificates.authority import new_authority, new_server, write_certified
 from detserve_server.errors import GatewayError
-from detserve_server.gateway import GatewaySettings, Limits, Upstream, render
+from detserve_server.gateway import GatewaySettings, RateLimits, Upstream, render
 from detserve_server.gateway.process import check_configuration, find_nginx
 from detserve_server.gateway.secret import read_secret, write_secret
 from detserve_server.keys.key import new_key
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
     write_certified(tmp_path / "server.crt", new_server(authority, ["localhost"]))
     write_secret(tmp_path / "secret.conf", tmp_path / "triton.env", "ab" * 32)
     many = [
-        new_key(f"client_{number}", limits=Limits(rate_per_s=rate, concurrency=number + 1))[1]
+        new_key(f"client_{number}", limits=RateLimits(rate_per_s=rate, concurrency=number + 1))[1]
         for number, rate in enumerate([0.5, 1, 2.5, 100, 1_000_000] * 40)
     ]
     (tmp_path / "keys.conf").write_text(nginx_keys(KeyFile(keys=tuple(many))))

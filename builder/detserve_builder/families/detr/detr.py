@@ -21,7 +21,7 @@ from detserve_builder.checkpoint import TensorInfo
 from detserve_builder.families.detr.recognition import DECODED, logits_and_boxes, recognise
 from detserve_builder.families.family import Candidates, Family
 from detserve_builder.families.reading import expect_anchors, expect_classes
-from detserve_builder.graph.operations import corners, float32, int64, layer, slice_last
+from detserve_builder.graph.layers import corners, float32, int64, layer, slice_last
 from detserve_core.card import Card
 from detserve_core.errors import CardError
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from detserve_builder.graph.operations import cell_grid, float32
+from detserve_builder.graph.layers import cell_grid, float32
 from detserve_core.card import Wh
 from detserve_core.errors import CardError
 

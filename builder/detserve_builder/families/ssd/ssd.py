@@ -24,7 +24,7 @@ from detserve_builder.families.pair import decoded_pair
 from detserve_builder.families.reading import in_pixels, probe
 from detserve_builder.families.ssd.priors import PriorGrid, PriorTensors
 from detserve_builder.families.ssd.trace import Trace, float_constants, trace
-from detserve_builder.graph.operations import corners, float32, int64, layer, slice_last
+from detserve_builder.graph.layers import corners, float32, int64, layer, slice_last
 from detserve_core.card import Card
 from detserve_core.errors import CardError
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from detserve_builder.families.family import Candidates, Family
 from detserve_builder.families.reading import class_of_number, expect_anchors
 from detserve_builder.families.suppressed.rows import recognise
-from detserve_builder.graph.operations import corners, float32, int64, layer, slice_last
+from detserve_builder.graph.layers import corners, float32, int64, layer, slice_last
 from detserve_builder.preparation.batch import NotBatchable
 from detserve_core.card import Card
 from detserve_core.errors import CardError

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families.family import Candidates, Draft, Family
 from detserve_builder.families.reading import channel_parts
-from detserve_builder.graph.operations import cell_grid, corners, float32, int64, layer, slice_last
+from detserve_builder.graph.layers import cell_grid, corners, float32, int64, layer, slice_last
 from detserve_core.card import Card
 from detserve_core.errors import CardError
 

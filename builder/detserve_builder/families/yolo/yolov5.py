@@ -31,7 +31,7 @@ from detserve_builder.families.reading import (
     strides_of,
 )
 from detserve_builder.families.yolo import ultralytics
-from detserve_builder.graph.operations import cell_grid, corners, float32, int64, layer, slice_last
+from detserve_builder.graph.layers import cell_grid, corners, float32, int64, layer, slice_last
 from detserve_core.card import Card
 from detserve_core.errors import CardError
 

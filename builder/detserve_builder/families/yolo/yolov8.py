@@ -34,7 +34,7 @@ from detserve_builder.families.reading import (
     strides_of,
 )
 from detserve_builder.families.yolo import ultralytics
-from detserve_builder.graph.operations import (
+from detserve_builder.graph.layers import (
     cell_grid,
     corners,
     distribution_corners,

@@ -29,7 +29,7 @@ from detserve_builder.families.reading import (
     num_cells,
 )
 from detserve_builder.families.yolo import ultralytics
-from detserve_builder.graph.operations import cell_grid, corners, layer, slice_last
+from detserve_builder.graph.layers import cell_grid, corners, layer, slice_last
 from detserve_core.card import Card, Wh
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Runs beside the embedded server and ends it if the Python that started it dies without doing so.
 
 Started as a script with the standard library only:
-``guard.py PARENT_PID SERVER_PID REGION_PREFIX FOLDER...``.
+``orphans.py PARENT_PID SERVER_PID REGION_PREFIX FOLDER...``.
 The kernel's parent-death signal would not do: it fires when the *thread* that started the server ends, and it
 leaves the shared memory and the temporary folder behind. The parent kills this process at a regular stop.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 _INTERVAL_S = 0.3
 
 
-def guard(parent_pid: int, server_pid: int, region_prefix: str, folders: list[str]) -> None:
+def _end_with_parent(parent_pid: int, server_pid: int, region_prefix: str, folders: list[str]) -> None:
     """Wait until the parent has gone, then end the server's whole process group and remove what it left."""
     while os.getppid() == parent_pid:
         time.sleep(_INTERVAL_S)
@@ -32,8 +32,8 @@ def guard(parent_pid: int, server_pid: int, region_prefix: str, folders: list[st
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def start(server_pid: int, region_prefix: str, *folders: Path) -> subprocess.Popen[bytes]:
-    """Run :func:`guard` for a process of this one, in a process of its own."""
+def watch(server_pid: int, region_prefix: str, *folders: Path) -> subprocess.Popen[bytes]:
+    """Watch over a process of this one, in a process of its own."""
     return subprocess.Popen(
         [
             *(sys.executable, "-I", "-S", __file__),
@@ -47,4 +47,4 @@ def start(server_pid: int, region_prefix: str, *folders: Path) -> subprocess.Pop
 
 
 if __name__ == "__main__":
-    guard(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    _end_with_parent(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])

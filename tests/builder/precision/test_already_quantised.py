@@ -13,7 +13,7 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.graph.network import own_layers
 from detserve_builder.graph.session import open_session
-from detserve_builder.precision.came import slower_than_floats, without_quantisation
+from detserve_builder.precision.already_quantised import slower_than_floats, without_quantisation
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.precision.speed import Speed
 from tests.builder.precision.networks import prepared, write_pictures
@@ -139,7 +139,7 @@ def test_operators_on_integers_have_no_float_original(tmp_path) -> None:
 @pytest.mark.parametrize(("speedup", "said"), [(0.4, True), (0.95, False), (2.0, False)])
 def test_slower_than_its_float_original_is_said(tmp_path, monkeypatch, speedup, said) -> None:
     speed = Speed(float_ms=4.0, candidate_ms=4.0 / speedup, speedup=speedup)
-    monkeypatch.setattr("detserve_builder.precision.came.interleaved", lambda *_, **__: speed)
+    monkeypatch.setattr("detserve_builder.precision.already_quantised.interleaved", lambda *_, **__: speed)
     model = load_checkpoint(str(save_quantised_network(tmp_path / "net.onnx", "signed"))).model
     found = slower_than_floats(model, np.zeros((1, 64, 64, 3), np.uint8))
     assert (found is not None) == said

@@ -6,15 +6,9 @@ version-compatible plan also loads in later versions of its major and in the nex
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from detserve_core.errors import ManifestError
-from detserve_core.repository.manifest import Manifest
+from detserve_core.repository.plan_record import PlanRecord
 
 TRITON_IMAGE = "nvcr.io/nvidia/tritonserver"
 #: What docker-compose.yml serves with where TRITON_IMAGE does not say otherwise.
@@ -24,51 +18,6 @@ VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 
 #: The first and last release (year, month) of NVIDIA's image with each major version of TensorRT.
 _RELEASES = {8: ((21, 8), (24, 4)), 10: ((24, 5), (26, 5)), 11: ((26, 6), (26, 11))}
-
-
-@dataclass(frozen=True)
-class PlanRecord:
-    """What a plan's sidecar says.
-
-    ``tensorrt`` is its version and ``image`` the release of NVIDIA's image it was built in ("26.11"; "" for
-    none). ``onnx_sha256`` and ``plan_sha256`` are of the graph it was built from and of itself.
-    """
-
-    tensorrt: str
-    image: str
-    version_compatible: bool
-    onnx_sha256: str
-    plan_sha256: str
-
-    @property
-    def major(self) -> int:
-        """Major version of the TensorRT that built it."""
-        return int(self.tensorrt.split(".")[0])
-
-
-def plan_files(repository: Path, manifest: Manifest) -> list[Path]:
-    """The plans of a detector, in order of name."""
-    return sorted((repository / f"{manifest.name}_detector").glob("*/*.plan"))
-
-
-def read_record(plan: Path) -> PlanRecord:
-    """The sidecar of a plan; raises :class:`ManifestError` where it is absent or is none."""
-    sidecar = plan.with_name(plan.name + ".json")
-    try:
-        content: dict[str, Any] = json.loads(sidecar.read_bytes())
-        record = PlanRecord(
-            tensorrt=str(content["tensorrt"]),
-            image=str(content["image"]),
-            version_compatible=bool(content["version_compatible"]),
-            onnx_sha256=str(content["onnx_sha256"]),
-            plan_sha256=str(content["plan_sha256"]),
-        )
-        record.major  # noqa: B018 - a version that is none is refused here
-        return record
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ManifestError(
-            f"{sidecar.name} does not say what built the plan ({error!r}); {rebuild()}"
-        ) from None
 
 
 def tensorrt_major(image: str) -> int | None:
@@ -104,14 +53,6 @@ def obstacle(record: PlanRecord, image: str) -> tuple[str, str] | None:
         f"built with TensorRT {record.tensorrt}{built_in}, {image} has {carries}",
         f"{rebuild(image)}, or serve with TRITON_IMAGE={_image_for(record)}",
     )
-
-
-def sha256(path: Path) -> str:
-    """Of a file, "" where there is none."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""
 
 
 def rebuild(image: str = "") -> str:

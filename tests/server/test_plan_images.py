@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from detserve_core.repository.manifest import Manifest
-from detserve_core.repository.plans import SERVING_IMAGE, TRITON_IMAGE, PlanRecord, obstacle, tensorrt_major
+from detserve_core.repository.plan_record import PlanRecord
 from detserve_server.commands.doctor import app
 from detserve_server.doctor import checks
+from detserve_server.doctor.plan_images import SERVING_IMAGE, TRITON_IMAGE, obstacle, tensorrt_major
+from tests.manifests import manifest
 
-MANIFEST = Manifest("tiny", "tensorrt", {}, {})
+MANIFEST = manifest(target="tensorrt")
 
 
 def image(release: str) -> str:
@@ -98,6 +99,12 @@ def _describe(repository: Path, **changes: Any) -> None:
     sidecar = {
         "tensorrt": "11.4.0.106",
         "image": "26.11",
+        "cuda": "13.1",
+        "gpu": "NVIDIA L4",
+        "compute_capability": "8.9",
+        "hardware_compatible": False,
+        "sparse_weights": False,
+        "batch": [1, 8, 8],
         "version_compatible": False,
         "onnx_sha256": hashlib.sha256(b"graph").hexdigest(),
         "plan_sha256": hashlib.sha256(b"plan").hexdigest(),
@@ -122,7 +129,7 @@ def test_a_version_compatible_plan_wants_triton_told(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "found"),
     [
-        ("model_sm89.plan", "not the plan its sidecar describes"),
+        ("model_sm89.plan", "not the plan its record describes"),
         ("model.onnx", "built from another model.onnx"),
     ],
 )
@@ -134,7 +141,7 @@ def test_a_changed_file(repository: Path, file: str, found: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"tensorrt": "new"}'])
-def test_a_sidecar_that_is_none(repository: Path, text: str) -> None:
+def test_a_record_that_is_none(repository: Path, text: str) -> None:
     (repository / "tiny_detector/1/model_sm89.plan.json").write_text(text)
     (check,) = checks.check_plans(repository, MANIFEST, SERVING_IMAGE)
     assert "does not say what built the plan" in check.found
@@ -149,7 +156,7 @@ def test_no_plan_yet(repository: Path) -> None:
 
 
 def test_other_targets_have_no_plans(repository: Path) -> None:
-    assert checks.check_plans(repository, Manifest("tiny", "embedded", {}, {}), SERVING_IMAGE) == []
+    assert checks.check_plans(repository, manifest(), SERVING_IMAGE) == []
 
 
 @pytest.mark.parametrize(("release", "code"), [("26.11", 0), ("26.05", 1)])
@@ -157,8 +164,7 @@ def test_doctor_of_an_image(repository: Path, release: str, code: int) -> None:
     for name in ("tiny", "tiny_preprocess", "tiny_detector", "tiny_postprocess"):
         (repository / name).mkdir(exist_ok=True)
         (repository / name / "config.pbtxt").write_text(f'name: "{name}" backend: "tensorrt"')
-    manifest = {"target": "tensorrt", "versions": {}, "sha256": {}}
-    (repository / "tiny/detserve.json").write_text(json.dumps(manifest))
+    (repository / "tiny/detserve.json").write_text(MANIFEST.to_json())
     arguments = [f"--repository={repository}", f"--image={image(release)}"]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "250"})
     assert result.exit_code == code, result.output

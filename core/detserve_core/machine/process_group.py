@@ -1,0 +1,31 @@
+"""A program that was started in a session of its own, and its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+
+_KILL_S = 2.0
+_POLL_S = 0.1
+
+
+def stop_group(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    """Ask the program to end, then kill what is left of its process group, and wait for that.
+
+    Args:
+        process: started with ``start_new_session=True``.
+        patience_s: how long it may take to end by itself.
+    """
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(patience_s)
+    deadline_s = time.monotonic() + _KILL_S
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline_s:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.poll()
+            time.sleep(_POLL_S)
+    process.wait()

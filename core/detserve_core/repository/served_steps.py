@@ -1,0 +1,73 @@
+"""A repository's own step files, run in this process: what is served, without a server."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from detserve_core.errors import MissingExtra, RepositoryError
+from detserve_core.repository.manifest import read_manifest
+
+#: Encoded picture -> num_detections, boxes, scores and classes as the postprocess step gives them, padded.
+DetectOne = Callable[[bytes], Any]
+
+
+def open_steps(repository: Path, model: str, workers: int) -> list[DetectOne]:
+    """One detect function for each worker, with a session of its own on one thread.
+
+    Raises:
+        RepositoryError: the repository holds no such detector, or not all of its files.
+        MissingExtra: a library of the steps is not installed.
+    """
+    built = read_manifest(repository, model)
+    card = built.card
+    pre = _step(repository, model, "preprocess")
+    settings = pre.settings(card.model_dump(mode="json"))
+    detector = _step(repository, model, "detector")
+    post = _step(repository, model, "postprocess")
+    onnx = _step_folder(repository, model, "detector") / "model.onnx"
+    if not onnx.is_file():
+        raise RepositoryError(f"{onnx} is absent; the steps run here from the embedded target's ONNX only")
+
+    def one_worker() -> DetectOne:
+        session = detector.open_session(str(onnx), 1, runtime=built.runtime, floats=built.floats)
+
+        def detect(encoded: bytes) -> Any:
+            image, geometry = pre.preprocess(encoded, **settings)
+            boxes, scores, classes = session.run(detector.OUTPUTS, {"images": image[None]})
+            return post.postprocess(
+                boxes[0],
+                scores[0],
+                classes[0],
+                geometry,
+                score_threshold=card.thresholds.score,
+                iou_threshold=card.thresholds.iou,
+                max_detections=card.thresholds.max_detections,
+                rows=card.thresholds.max_detections,
+            )
+
+        return detect
+
+    return [one_worker() for _ in range(workers)]
+
+
+def _step_folder(repository: Path, model: str, step: str) -> Path:
+    """Where the files of a step are: in the pipeline of that name, or in the step's own model."""
+    pipeline = repository / f"{model}_pipeline" / "1"
+    return pipeline if pipeline.is_dir() else repository / f"{model}_{step}" / "1"
+
+
+def _step(repository: Path, model: str, step: str) -> ModuleType:
+    path = _step_folder(repository, model, step) / f"detserve_{step}.py"
+    spec = importlib.util.spec_from_file_location(f"detserve_served_{model}_{step}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise RepositoryError(f"{path} is absent; build the repository again")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(str(error.name), "perf") from None
+    return module
