@@ -132,7 +132,6 @@ def _section(one: Results, *, alone: bool) -> str:
         ),
         _part("Overload", _table(one, "overload")),
         _part("Accuracy", _accuracy(one)),
-        _part("Placement", _sentences(one, "placement", "recommended"), _table(one, "placement")),
         _part("Capacity", _table(one, "plan", "replicas"), _table(one, "plan", "check")),
         _part("Memory under load", _figure(memory_over_time(one), "The dotted line ends the warm-up.")),
     ]
@@ -201,10 +200,6 @@ def _accuracy(one: Results) -> str:
         return ""
     keys = ("ap", "ap50", "ap75", "pictures", "boxes", "detections")
     return _rows_as_table([{"model": one.name, **{key: table.get(key) for key in keys}}])
-
-
-def _sentences(one: Results, kind: str, key: str) -> str:
-    return "".join(f"<p>{escape(str(text))}</p>" for text in one.measured.get(kind, {}).get(key) or ())
 
 
 def _machines(results: Sequence[Results]) -> str:
