@@ -62,7 +62,7 @@ def main() -> None:
         detserve("perf", "overload", *flooded, "--pictures", pictures, "--output", OUT)
     own = ("--repository", repository, "--model", MODEL, "--pictures", pictures, "--output", OUT)
     detserve("perf", "compare", *own, "--also", INT8)
-    detserve("perf", "plan", *own, "--rate", 1000, "--p99", 100, "--check")
+    detserve("perf", "plan", *own, "--rate", 1000, "--p99", 100)
     python("examples.bench_large", repository, pictures, MODEL, INT8)
     python("examples.bench_client", pictures)
     if shutil.which("nginx"):

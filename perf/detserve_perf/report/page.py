@@ -132,7 +132,7 @@ def _section(one: Results, *, alone: bool) -> str:
         ),
         _part("Overload", _table(one, "overload")),
         _part("Accuracy", _accuracy(one)),
-        _part("Capacity", _table(one, "plan", "replicas"), _table(one, "plan", "check")),
+        _part("Capacity", _table(one, "plan", "machines"), _table(one, "plan", "rates")),
         _part("Memory under load", _figure(memory_over_time(one), "The dotted line ends the warm-up.")),
     ]
     notes = dict.fromkeys(note for data in one.measured.values() for note in data.get("notes") or ())
