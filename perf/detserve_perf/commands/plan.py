@@ -51,7 +51,7 @@ def plan(
     sent = read_pictures(pictures)
     with phases() as on_progress, ExitStack() as stack:
         own = None if repository is None else stack.enter_context(served(repository, model))
-        endpoint = Endpoint.parse(url if own is None else own.grpc_url)
+        endpoint = Endpoint.parse(str(url) if own is None else own.grpc_url)
         with TritonQueries(endpoint) as queries:
             machine = this_machine(triton=queries.version())
         pid = None if own is None else own.pid
