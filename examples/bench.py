@@ -1,7 +1,7 @@
 """Measure the committed detector on this machine: ``make bench``, or ``make bench PICTURES=DIR``.
 
 Writes into out/bench/: the sweep (speed, beside the same steps in-process), the accuracy on the sample
-scenes, overload, the comparison with other servers and with INT8, of placements, how many replicas a rate
+scenes, overload, the comparison with other servers and with INT8, how many machines a rate
 takes, large JPEGs, what the client and the gateway cost; and report.html. It takes about a quarter of an
 hour; the first time the other servers are installed. Keep the machine quiet meanwhile: the reports say so
 when other work took its cores.
@@ -62,8 +62,7 @@ def main() -> None:
         detserve("perf", "overload", *flooded, "--pictures", pictures, "--output", OUT)
     own = ("--repository", repository, "--model", MODEL, "--pictures", pictures, "--output", OUT)
     detserve("perf", "compare", *own, "--also", INT8)
-    detserve("perf", "placement", *own)
-    detserve("perf", "plan", *own, "--rate", 1000, "--p99", 100, "--check")
+    detserve("perf", "plan", *own, "--rate", 1000, "--p99", 100)
     python("examples.bench_large", repository, pictures, MODEL, INT8)
     python("examples.bench_client", pictures)
     if shutil.which("nginx"):

@@ -155,24 +155,23 @@ def _pycocotools(pictures: list[tuple[AnnotatedPicture, Detections]]) -> list[fl
     return evaluation.stats[:6].tolist()
 
 
-def test_of_a_picture_14_bytes_a_detection_stay() -> None:
+def test_of_a_picture_its_boxes_stay() -> None:
     rng = np.random.default_rng(5)
     boxes = np.concatenate([rng.uniform(0, 300, (40, 2)), rng.uniform(8, 200, (40, 2))], axis=1).tolist()
-    annotated = truth(*((0, box) for box in boxes[:5]))
-    detections = found(*((0, box, 0.5) for box in boxes))
     precision = AveragePrecision(LABELS, LABELS)
     held_bytes = []
     tracemalloc.start()
     try:
         for pictures in (5, 20):
             for _ in range(pictures):
-                precision.update(annotated, detections)
+                annotated = truth(*((0, box) for box in boxes[:5]))
+                precision.update(annotated, found(*((0, box, 0.5) for box in boxes)))
             gc.collect()
             held_bytes.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert held_bytes[1] - held_bytes[0] < 20 * len(detections) * 14 * 1.5  # arrays reserve ahead
-    assert precision.result()[0].detections == 25 * len(detections)
+    assert held_bytes[1] - held_bytes[0] < 20 * (len(boxes) * 24 + 1_000)  # and two arrays' headers
+    assert precision.result()[0].detections == 25 * len(boxes)
 
 
 def test_nothing_is_printed(capsys) -> None:

@@ -16,7 +16,7 @@ from detserve_core.machine.processes import (
     tree_memory,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="PSS is told on Linux only")
 _PARENT = """
 import subprocess, sys
 script = "held = b'x' * 60_000_000; print('held', flush=True); input()"

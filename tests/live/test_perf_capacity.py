@@ -1,4 +1,4 @@
-"""Soak and plan on the real server: a leak is found, a queue is predicted. Sleeping models take no CPU."""
+"""Soak and plan on the real server: a leak is found, rates are sent. Sleeping models take no CPU."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ import pytest
 from detserve_core.endpoint import Endpoint
 from detserve_core.machine.cores import cores
 from detserve_core.machine.processes import process_tree
-from detserve_perf.capacity.plan import busy_note, check
-from detserve_perf.capacity.plan_report import plan_report
-from detserve_perf.capacity.service_curve import measure_curve
+from detserve_perf.capacity.plan import sweep_rates
 from detserve_perf.capacity.soak import BOUND, Soak, courses, soak, what_is_wrong
 from detserve_perf.load.corpus import read_pictures
-from detserve_perf.load.wire_requests import triton_grpc_requests
 from detserve_perf.server.served import served
 from tests.live.conftest import DEFAULT, SAMPLES
 from tests.live.sleeping_model import NAME, write_sleeper
@@ -66,29 +63,25 @@ def test_a_leak_is_found_and_the_command_exits_1(tmp_path: Path) -> None:
     assert json.loads((out / "soak.json").read_text())["passed"] is False
 
 
-def test_a_plan_predicts_what_is_measured(tmp_path: Path) -> None:
-    """Threads that sleep: the queue is all there is, so the simulation must be near."""
-    repository = write_sleeper(tmp_path, service_s=0.05)
-    requests = triton_grpc_requests(NAME, read_pictures(SAMPLES))
+def test_a_plan_sends_rates_to_a_server_of_its_own(tmp_path: Path) -> None:
+    repository = write_sleeper(tmp_path, service_s=0.005)
     with served(repository, NAME) as server:
-        curve = measure_curve(server.grpc_url, NAME, requests, 3, lambda phase: None)
-        assert cores() <= curve.servers <= 2 * cores(), (
-            "a closed loop of two leaves an instance idle now and then"
+        sweep = sweep_rates(
+            Endpoint.parse(server.grpc_url),
+            NAME,
+            read_pictures(SAMPLES),
+            1,
+            lambda phase: None,
+            cores=cores(),
+            pid=server.pid,
+            shares=(0.3, 0.6),
+            rounds=1,
         )
-        assert curve.queue_size == 200
-        address = Endpoint.parse(server.grpc_url).address
-        checks = check(address, requests, curve, lambda: curve, 10, lambda phase: None, pid=server.pid)
-    assert [one.load for one in checks] == [0.3, 0.6, 0.8]
-    assert not any(one.measured.errors for one in checks)
-    # Now and then Triton leaves a request lying for half a second, with an instance idle: the mean of some
-    # hundred is moved by that, the median is not. Neighbours only make the measured ones longer.
-    least = -0.3 if busy_note(checks) is None else -0.55
-    medians = [one.error(50) for one in checks]
-    assert all(least < median < 0.3 for median in medians[:2]), medians
-    simulated_ms = [one.simulated.mean_ms for one in checks]
-    assert simulated_ms[2] > 1.25 * simulated_ms[0], "there is a queue at 80 %, on any machine"
-    report = plan_report(curve, [], checks, p99_ms=100, machine=None, source="measured")
-    assert len(report.data["check"]) == 3
+    assert [run.offered_per_s / sweep.capacities_per_s[0] for run in sweep.runs] == pytest.approx([0.3, 0.6])
+    assert all(run.requests >= 50 and run.refused == 0 for run in sweep.runs)
+    assert all(run.p99_ms is not None and run.p99_ms >= 5 for run in sweep.runs)
+    assert sweep.others_share is not None
+    assert -0.1 < sweep.others_share < 1
 
 
 def test_a_served_repository_is_gone_afterwards(tmp_path: Path) -> None:

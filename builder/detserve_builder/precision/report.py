@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from typing import TYPE_CHECKING
 
@@ -41,23 +40,26 @@ def png(outcome: PrecisionChoice) -> bytes:
 
 def page(outcome: PrecisionChoice) -> bytes:
     """The plot and the table as one HTML file that needs no other."""
+    import jinja2
+    from markupsafe import Markup
+
     drawing = io.StringIO()
     _figure(outcome).savefig(drawing, format="svg")
     svg = drawing.getvalue()[drawing.getvalue().index("<svg") :]
-    headings = "".join(f"<th>{html.escape(h)}</th>" for h in (_HEADINGS[0], outcome.figure, *_HEADINGS[1:]))
-    rows = "".join(
-        "<tr{}>{}</tr>".format(
-            ' class="built"' if measured is outcome.chosen else "",
-            "".join(f"<td>{html.escape(cell)}</td>" for cell in _row(measured, outcome)),
-        )
-        for measured in outcome.tried
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("detserve_builder", "precision"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
     )
-    style = "body{font-family:sans-serif}td,th{padding:.2em .8em;text-align:right}.built{font-weight:bold}"
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>Precision candidates</title>"
-        f"<style>{style}td:first-child{{text-align:left}}</style><body>{svg}"
-        f"<table><tr>{headings}</tr>{rows}</table></body></html>\n"
-    ).encode()
+    page = templates.get_template(
+        "report.html.j2"
+    ).render(
+        plot=Markup(svg),  # noqa: S704 - drawn here
+        headings=(_HEADINGS[0], outcome.figure, *_HEADINGS[1:]),
+        rows=[(_row(measured, outcome), measured is outcome.chosen) for measured in outcome.tried],
+    )
+    return page.encode()
 
 
 def _row(measured: Measured, outcome: PrecisionChoice) -> tuple[str, ...]:

@@ -1,12 +1,11 @@
-"""COCO's average precision, picture by picture: pycocotools scores, and only the outcome stays."""
+"""COCO's average precision: boxes are taken picture by picture, and pycocotools scores class by class."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -25,8 +24,8 @@ SIZES = ("small", "medium", "large")
 _IOU50, _IOU75 = 0, 5
 _ALL_SIZES = 0
 _AREAS = 1 + len(SIZES)
-_FLAGS = (_AREAS, 2, len(IOU_THRESHOLDS))  # of each detection: matched and ignored, at every size and IoU
-_BITS = _AREAS * 2 * len(IOU_THRESHOLDS)
+_NOT_SCORED = -1
+_CLASS = 0  # pycocotools gets one class at a time
 
 
 @dataclass(frozen=True)
@@ -81,19 +80,19 @@ class ClassMatches:
     boxes: int
 
 
-@dataclass
-class _ClassTally:
-    """All detections of one class: 14 bytes each. ``boxes`` counts what may be found, at every size."""
+@dataclass(frozen=True)
+class _ClassScores:
+    """One class, for all sizes and each: ``boxes`` int64 ``(4,)``, ``precision`` float64 ``(10, 101, 4)``."""
 
-    scores: array[float] = field(default_factory=lambda: array("f"))
-    flags: bytearray = field(default_factory=bytearray)
-    boxes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_AREAS, np.int64))
+    boxes: NDArray[np.int64]
+    detections: int
+    precision: NDArray[np.float64]
 
 
 class AveragePrecision:
     """Takes one picture after the other, then gives the figures.
 
-    What stays of a picture are 14 bytes for each of its detections, :data:`MAX_DETECTIONS` a class at most.
+    What stays of a picture are its boxes: 24 bytes for each detection.
 
     Args:
         labels: the class names of the detector.
@@ -107,48 +106,36 @@ class AveragePrecision:
     def __init__(self, labels: Sequence[str], dataset_labels: Sequence[str]) -> None:
         self.labels, self.dataset_labels = tuple(labels), tuple(dataset_labels)
         self.class_of = classes_by_name(labels, dataset_labels)
-        self._first = tuple(classes_by_name(dataset_labels, dataset_labels).values())
-        self._tallies = {index: _ClassTally() for index in sorted(set(self.class_of.values()))}
-        self._pictures = 0
+        self._first = np.array(list(classes_by_name(dataset_labels, dataset_labels).values()), np.int64)
+        self._scored = sorted(set(self.class_of.values()))
+        self._truth: list[NDArray[np.float64]] = []
+        self._found: list[NDArray[np.float32]] = []
 
     def update(self, truth: AnnotatedPicture, found: Detections) -> None:
-        """Match one picture's detections with its annotated boxes."""
-        self._pictures += 1
-        boxes = [box for box in _truth_boxes(truth, self._first) if box["category_id"] in self._tallies]
-        detections = _detection_boxes(found, self.class_of)
-        present = sorted({box["category_id"] for box in (*boxes, *detections)})
-        if not present:
-            return
-        matches = _matches(boxes, detections, present)
-        for position, index in enumerate(present):
-            tally, areas = self._tallies[index], matches[position * _AREAS : (position + 1) * _AREAS]
-            tally.boxes += [np.count_nonzero(area["gtIgnore"] == 0) for area in areas]
-            tally.scores.extend(areas[_ALL_SIZES]["dtScores"])
-            bits = np.array([[area["dtMatches"] > 0, area["dtIgnore"]] for area in areas], np.bool_)
-            tally.flags += np.packbits(bits.reshape(_BITS, bits.shape[-1]), axis=0).T.tobytes()
+        """Take one picture's annotated boxes and detections."""
+        boxes = (truth.boxes_xywh, truth.areas_px, truth.crowd, truth.difficult)
+        self._truth.append(np.column_stack([self._first[truth.classes], *boxes]).astype(np.float64))
+        classes = [self.class_of.get(index, _NOT_SCORED) for index in found.classes.tolist()]
+        self._found.append(np.column_stack([classes, found.boxes, found.scores]).astype(np.float32))
 
     def matches(self) -> list[ClassMatches]:
         """What was matched so far at every size together, class by class of those that are scored."""
-        found = []
-        for tally in self._tallies.values():
-            hit, ignored = _flags(tally)[_ALL_SIZES]
-            scores = np.array(tally.scores, np.float32)
-            found.append(ClassMatches(scores, hit, ignored, int(tally.boxes[_ALL_SIZES])))
-        return found
+        return [_class_matches(*self._boxes_of(index)) for index in self._scored]
 
     def result(self) -> tuple[AccuracyTable, PrecisionRecall]:
         """The figures of all pictures so far, and the curves behind them."""
-        precision = np.stack([_precision(tally) for tally in self._tallies.values()], axis=2)
-        boxes = np.stack([tally.boxes for tally in self._tallies.values()])
-        labels = tuple(self.dataset_labels[index] for index in self._tallies)
+        scores = [_class_scores(*self._boxes_of(index)) for index in self._scored]
+        precision = np.stack([one.precision for one in scores], axis=2)
+        boxes = np.stack([one.boxes for one in scores])
+        labels = tuple(self.dataset_labels[index] for index in self._scored)
         total = _group("", boxes[:, _ALL_SIZES], precision[..., _ALL_SIZES])
         table = AccuracyTable(
             ap=total.ap,
             ap50=total.ap50,
             ap75=total.ap75,
-            pictures=self._pictures,
+            pictures=len(self._truth),
             boxes=total.boxes,
-            detections=sum(len(tally.scores) for tally in self._tallies.values()),
+            detections=sum(one.detections for one in scores),
             sizes=tuple(
                 _group(size, boxes[:, area], precision[..., area]) for area, size in enumerate(SIZES, 1)
             ),
@@ -158,6 +145,31 @@ class AveragePrecision:
             ),
         )
         return table, PrecisionRecall(labels, precision[..., _ALL_SIZES])
+
+    def _boxes_of(self, index: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The annotated boxes and the detections of one class as pycocotools takes them."""
+        boxes = [
+            {
+                "image_id": image_id,
+                "bbox": bbox,
+                "area": area,
+                "iscrowd": int(crowd),
+                "difficult": bool(difficult),
+            }
+            for image_id, rows in enumerate(self._truth)
+            for _, *bbox, area, crowd, difficult in rows[rows[:, 0] == index].tolist()
+        ]
+        detections = [
+            {
+                "image_id": image_id,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "score": score,
+            }
+            for image_id, rows in enumerate(self._found)
+            for _, x1, y1, x2, y2, score in rows[rows[:, 0] == index].tolist()
+        ]
+        return boxes, detections
 
 
 def classes_by_name(labels: Sequence[str], dataset_labels: Sequence[str]) -> dict[int, int]:
@@ -182,58 +194,59 @@ def name_key(name: str) -> str:
     return name.strip().casefold()
 
 
-def _truth_boxes(truth: AnnotatedPicture, class_of: Sequence[int]) -> list[dict[str, Any]]:
-    rows = zip(
-        truth.boxes_xywh.tolist(),
-        truth.classes.tolist(),
-        truth.areas_px.tolist(),
-        truth.crowd.tolist(),
-        truth.difficult.tolist(),
-        strict=True,
+def _class_matches(boxes: list[dict[str, Any]], detections: list[dict[str, Any]]) -> ClassMatches:
+    every = (len(IOU_THRESHOLDS), 0)
+    scores, hits, ignored = [np.zeros(0)], [np.zeros(every, np.bool_)], [np.zeros(every, np.bool_)]
+    to_find = 0
+    for one in _by_size(_evaluated(boxes, detections))[_ALL_SIZES]:
+        scores.append(one["dtScores"])
+        hits.append(one["dtMatches"] > 0)
+        ignored.append(one["dtIgnore"].astype(np.bool_))
+        to_find += np.count_nonzero(one["gtIgnore"] == 0)
+    return ClassMatches(
+        np.concatenate(scores).astype(np.float32),
+        np.concatenate(hits, axis=1),
+        np.concatenate(ignored, axis=1),
+        to_find,
     )
-    return [
-        {
-            "bbox": box,
-            "category_id": class_of[index],
-            "area": area,
-            "iscrowd": int(crowd),
-            "difficult": difficult,
-        }
-        for box, index, area, crowd, difficult in rows
-    ]
 
 
-def _detection_boxes(found: Detections, class_of: Mapping[int, int]) -> list[dict[str, Any]]:
-    corners = found.boxes.astype(np.float64)
-    sizes = corners[:, 2:] - corners[:, :2]
-    xywh, areas = np.concatenate([corners[:, :2], sizes], axis=1).tolist(), sizes.prod(axis=1).tolist()
-    rows = zip(found.classes.tolist(), xywh, areas, found.scores.tolist(), strict=True)
-    return [
-        {"category_id": class_of[index], "bbox": box, "area": area, "score": confidence}
-        for index, box, area, confidence in rows
-        if index in class_of
-    ]
+def _class_scores(boxes: list[dict[str, Any]], detections: list[dict[str, Any]]) -> _ClassScores:
+    evaluation = _evaluated(boxes, detections)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    sizes = _by_size(evaluation)
+    return _ClassScores(
+        np.array([sum(np.count_nonzero(one["gtIgnore"] == 0) for one in size) for size in sizes]),
+        sum(len(one["dtScores"]) for one in sizes[_ALL_SIZES]),
+        evaluation.eval["precision"][:, :, 0, :, 0],
+    )
 
 
-def _matches(
-    boxes: list[dict[str, Any]], detections: list[dict[str, Any]], classes: list[int]
-) -> list[dict[str, Any]]:
-    """pycocotools' matching in one picture: a dictionary for each class and, within it, size."""
+def _evaluated(boxes: list[dict[str, Any]], detections: list[dict[str, Any]]) -> Any:
+    """pycocotools' evaluation of one class, matched and not yet accumulated."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _evaluation_type()(_indexed(boxes), _indexed(detections), "bbox")
-        evaluation.params.imgIds = [0]
-        evaluation.params.catIds = classes
+        evaluation.params.imgIds = sorted({one["image_id"] for one in (*boxes, *detections)})
+        evaluation.params.catIds = [_CLASS]
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.evaluate()
-    return list(evaluation.evalImgs)
+    return evaluation
+
+
+def _by_size(evaluation: Any) -> list[list[dict[str, Any]]]:
+    """The matches in every picture, for all sizes together and for each."""
+    pictures = len(evaluation.params.imgIds)
+    return [evaluation.evalImgs[area * pictures : (area + 1) * pictures] for area in range(_AREAS)]
 
 
 def _indexed(boxes: list[dict[str, Any]]) -> Any:
     from pycocotools.coco import COCO
 
     coco = COCO()
-    numbered = [{**box, "image_id": 0, "id": n} for n, box in enumerate(boxes, 1)]  # id 0 is "no match"
-    coco.dataset = {"images": [{"id": 0}], "categories": [], "annotations": numbered}
+    numbered = [{**box, "category_id": _CLASS, "id": n} for n, box in enumerate(boxes, 1)]  # id 0: no match
+    images = [{"id": image_id} for image_id in sorted({box["image_id"] for box in boxes})]
+    coco.dataset = {"images": images, "categories": [{"id": _CLASS}], "annotations": numbered}
     coco.createIndex()
     return coco
 
@@ -250,42 +263,12 @@ def _evaluation_type() -> Any:
 
         def computeIoU(self, image_id: int, category_id: int) -> Any:
             ious = super().computeIoU(image_id, category_id)
-            for box in self.cocoGt.loadAnns(self.cocoGt.getAnnIds(catIds=[category_id])):
+            for box in self.cocoGt.loadAnns(self.cocoGt.getAnnIds(imgIds=[image_id])):
                 if box["difficult"]:
                     box["iscrowd"] = box["ignore"] = 1
             return ious
 
     return Evaluation
-
-
-def _flags(tally: _ClassTally) -> NDArray[np.bool_]:
-    """Matched and ignored, bool ``(sizes, 2, 10 IoU thresholds, n)``."""
-    rows = len(tally.scores)
-    packed = np.frombuffer(tally.flags, np.uint8).reshape(rows, _BITS // 8)
-    return np.unpackbits(packed, axis=1).T.reshape(*_FLAGS, rows).astype(np.bool_)
-
-
-def _precision(tally: _ClassTally) -> NDArray[np.float64]:
-    """pycocotools' precision of one class, float64 ``(10 IoU thresholds, 101 recalls, 4 sizes)``."""
-    rows = len(tally.scores)
-    flags = _flags(tally)
-    evaluation = _evaluation_type()(iouType="bbox")
-    evaluation.params.imgIds = evaluation.params.catIds = [0]
-    evaluation.params.maxDets = [rows]  # each picture was cut to COCO's limit as it came
-    evaluation.evalImgs = [
-        {
-            "dtScores": np.frombuffer(tally.scores, np.float32),
-            "dtMatches": matched,
-            "dtIgnore": ignored,
-            "gtIgnore": np.zeros(boxes),
-        }
-        for (matched, ignored), boxes in zip(flags, tally.boxes, strict=True)
-    ]
-    evaluation._paramsEval = evaluation.params
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    precision: NDArray[np.float64] = evaluation.eval["precision"][:, :, 0, :, 0]
-    return precision
 
 
 def _group(name: str, boxes: NDArray[np.int64], precision: NDArray[np.float64]) -> GroupAccuracy:

@@ -1,4 +1,4 @@
-"""A server's processes: which they are, the memory and the CPU time they take. Read from /proc, Linux only.
+"""A server's processes: which they are, the memory and the CPU time they take.
 
 RSS counts a page shared by k processes in each of them. PSS counts 1/k of it in each, so that a sum over
 processes is what they really take; but it changes when another program starts that maps the same libraries.
@@ -6,24 +6,24 @@ processes is what they really take; but it changes when another program starts t
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-PROC = Path("/proc")
+from detserve_core.errors import MissingExtra
+
+if TYPE_CHECKING:
+    import psutil
+
 MIB = 1024 * 1024
-_KIB = 1024
-_STAT = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
-_BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 @dataclass(frozen=True)
 class ProcessMemory:
-    """What one process takes. ``pss_bytes`` is None where the kernel does not tell."""
+    """What one process takes. ``pss_bytes`` is None where the system does not tell."""
 
     pid: int
     name: str
@@ -38,36 +38,35 @@ class ProcessMemory:
 
 def process_tree(pid: int) -> list[int]:
     """``pid`` and everything it started that still runs, parents before children."""
-    children: dict[int, list[int]] = {}
-    for folder in PROC.iterdir():
-        if folder.name.isdigit() and (fields := _stat(int(folder.name))):
-            children.setdefault(int(fields[1]), []).append(int(folder.name))
-    tree = [pid] if _stat(pid) else []
-    for parent in tree:
-        tree += children.get(parent, [])
-    return tree
+    return [process.pid for process in _tree(pid)]
 
 
 def other_cpu_s(pids: Sequence[int]) -> float:
     """CPU seconds since the start of the machine that neither these trees nor this process used."""
-    fields = (PROC / "stat").read_text().partition("\n")[0].split()[1:]
-    busy = sum(int(ticks) for name, ticks in zip(_STAT, fields, strict=False) if name in _BUSY)
     own_s = sum(tree_cpu_s(pid) for pid in pids) + time.process_time()
-    return busy / os.sysconf("SC_CLK_TCK") - own_s
+    import psutil
+
+    times = psutil.cpu_times()
+    idle_s = times.idle + getattr(times, "iowait", 0)
+    guests_s = getattr(times, "guest", 0) + getattr(times, "guest_nice", 0)  # in user and nice too
+    return sum(times) - guests_s - idle_s - own_s
 
 
 def tree_memory(pid: int) -> list[ProcessMemory]:
     """The memory of every process of the tree; those that end meanwhile are left out."""
-    return [memory for one in process_tree(pid) if (memory := _memory(one)) is not None]
+    return [memory for one in _tree(pid) if (memory := _memory(one)) is not None]
 
 
 def tree_cpu_s(pid: int) -> float:
     """CPU seconds, user and system, that the processes of the tree have used since they were started."""
-    ticks = 0
-    for one in process_tree(pid):
-        fields = _stat(one)
-        ticks += int(fields[11]) + int(fields[12]) if fields else 0
-    return ticks / os.sysconf("SC_CLK_TCK")
+    import psutil
+
+    used_s = 0.0
+    for one in _tree(pid):
+        with suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            used_s += times.user + times.system
+    return used_s
 
 
 def total_bytes(processes: Sequence[ProcessMemory]) -> int:
@@ -95,26 +94,27 @@ def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
     act()
 
 
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat behind the name: state, parent, ...; none when the process is gone."""
+def _tree(pid: int) -> list[psutil.Process]:
     try:
-        return (PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
-    except OSError:
+        import psutil
+    except ImportError:
+        raise MissingExtra("psutil", "perf") from None
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
         return []
 
 
-def _memory(pid: int) -> ProcessMemory | None:
-    folder = PROC / str(pid)
+def _memory(process: psutil.Process) -> ProcessMemory | None:
+    import psutil
+
     try:
-        name = (folder / "comm").read_text().strip()
-        rss_bytes = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
+        name, rss_bytes = process.name(), process.memory_info().rss
+        if not rss_bytes:  # a zombie
+            return None
+        with suppress(psutil.AccessDenied, AttributeError):  # macOS and Windows tell no PSS
+            return ProcessMemory(process.pid, name, rss_bytes, process.memory_full_info().pss)
+        return ProcessMemory(process.pid, name, rss_bytes, None)
+    except psutil.NoSuchProcess:
         return None
-    if not rss_bytes:  # a zombie
-        return None
-    try:
-        lines = (folder / "smaps_rollup").read_text().splitlines()
-        pss_kib = next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), None)
-    except OSError:
-        pss_kib = None
-    return ProcessMemory(pid, name, rss_bytes, None if pss_kib is None else pss_kib * _KIB)

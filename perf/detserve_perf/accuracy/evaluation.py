@@ -116,8 +116,8 @@ def score_dataset(
 ) -> tuple[tuple[ModelAccuracy, ...], Differences | None]:
     """Score one ensemble, or two and what differs between them.
 
-    Pictures are read as they are sent, ``concurrency`` at a time. What stays of each are 14 bytes for a
-    detection and, with two ensembles, one line of counts.
+    Pictures are read as they are sent, ``concurrency`` at a time. What stays of each are its boxes and, with
+    two ensembles, one line of counts.
 
     Raises :class:`DatasetError`: labels that match no class of the dataset. Raises
     :class:`MeasurementError`: a picture that failed.

@@ -16,19 +16,9 @@ from pathlib import Path
 from statistics import mean
 
 from detserve_core.endpoint import Endpoint
-from detserve_perf.errors import MeasurementError
 from detserve_perf.load.corpus import read_pictures
-from detserve_perf.load.generator import (
-    Run,
-    Send,
-    closed_loop,
-    grpc_sender,
-    http_sender,
-    is_refusal,
-    open_loop,
-    poisson_arrivals_s,
-)
-from detserve_perf.load.wire_requests import triton_grpc_requests, triton_http_requests
+from detserve_perf.load.generator import Run, Send, answered, closed_loop, open_loop, poisson_arrivals_s
+from detserve_perf.load.wire_requests import triton_sender
 
 CALLERS = 8
 
@@ -80,16 +70,8 @@ def overload(
     Raises :class:`MeasurementError` when the server answers nothing, or fails a request otherwise than by
     refusing it.
     """
-    sender = _sender(Endpoint.parse(url), model, read_pictures(pictures_folder))
+    sender = triton_sender(Endpoint.parse(url), model, read_pictures(pictures_folder))
     return asyncio.run(_interleave(sender, loads, duration_s, on_progress, seed))
-
-
-def _sender(endpoint: Endpoint, model: str, pictures: Sequence[bytes]) -> AbstractAsyncContextManager[Send]:
-    if endpoint.tls:
-        raise MeasurementError(f"{endpoint} is behind TLS; give the server's own grpc:// or http:// address")
-    if endpoint.protocol == "grpc":
-        return grpc_sender(endpoint.address, triton_grpc_requests(model, pictures))
-    return http_sender(str(endpoint), f"/v2/models/{model}/infer", triton_http_requests(pictures))
 
 
 async def _interleave(
@@ -102,7 +84,7 @@ async def _interleave(
     async with sender as send:
 
         async def capacity(for_s: float) -> float:
-            return _checked(await closed_loop(send, concurrency=CALLERS, duration_s=for_s)).pictures_per_s
+            return answered(await closed_loop(send, concurrency=CALLERS, duration_s=for_s)).pictures_per_s
 
         on_progress("warm-up")
         await capacity(min(1.0, duration_s))
@@ -112,17 +94,10 @@ async def _interleave(
             on_progress(f"{load:g} times capacity")
             rate = load * peaks[0]
             run = await open_loop(send, poisson_arrivals_s(rate, duration_s, seed + number))
-            loaded.append((load, rate, _checked(run, refusal_is_fine=True)))
+            loaded.append((load, rate, answered(run, or_refused=True)))
             on_progress("capacity")
             peaks.append(await capacity(duration_s))
     return [
         OverloadRun(load, rate, duration_s, mean(around), run)
         for (load, rate, run), around in zip(loaded, pairwise(peaks), strict=True)
     ]
-
-
-def _checked(run: Run, *, refusal_is_fine: bool = False) -> Run:
-    for error in run.errors:
-        if not (refusal_is_fine and is_refusal(error)):
-            raise MeasurementError(f"a request failed during the measurement: {error}")
-    return run

@@ -1,196 +1,171 @@
-"""How many replicas a demand takes, by simulation of one; and whether the simulation tells the truth."""
+"""The most that a server answers within a p99, found by sending it, and the machines that a rate takes.
+
+Rates are shares of what a closed loop of a few callers gets. The rounds take all of them in turn, at
+random times. A rate holds when 99 % of the requests of every round were answered in time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from statistics import mean
 
-import numpy as np
-
+from detserve_core.endpoint import Endpoint
 from detserve_core.machine.processes import other_cpu_s
-from detserve_perf.capacity.queueing import Replica, Waited, simulate
-from detserve_perf.capacity.service_curve import ServiceCurve, pooled
+from detserve_perf.capacity.overload import CALLERS
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.generator import Run, grpc_sender, open_loop, poisson_arrivals_s
+from detserve_perf.load.generator import Run, Send, answered, closed_loop, open_loop, poisson_arrivals_s
+from detserve_perf.load.wire_requests import triton_sender
+from detserve_perf.speed.sweep import spread
 
-_REQUESTS = 20_000
-_LEAST_LOAD, _MOST_LOAD = 0.005, 0.98
-_STEPS = 12
-_SEEDS = (1, 2, 3, 4, 5)
-LOADS = (0.3, 0.6, 0.8)
-TOLERANCE = 0.15
-_MBIT = 1e6 / 8
-_BUSY_CORES = 0.1
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What is asked for: ``pictures_per_s`` in all."""
-
-    name: str
-    pictures_per_s: float
+SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+ROUNDS = 3
+MOST_DRIFT = 0.2
+MOST_OTHERS = 0.1
+_LEAST_REQUESTS = 100  # of fewer the p99 is the slowest
+_WARM_UP_S = 1.0
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a demand takes. Network is what goes to the servers, None when the pictures' size is not known."""
+class RateRun:
+    """One rate in one round; ``p99_ms`` is None where more than 1 % of the requests were refused."""
 
-    demand: Demand
-    replicas: int
-    pictures_per_s_each: float
-    p50_ms: float
-    p99_ms: float
-    mean_wait_ms: float
-    network_mbit_per_s: float | None
+    offered_per_s: float
+    requests: int
+    refused: int
+    p50_ms: float | None
+    p99_ms: float | None
 
 
 @dataclass(frozen=True)
-class Checked:
-    """Measured and simulated latencies at one load, from the same arrival times.
+class RateSweep:
+    """All rounds. ``capacities_per_s`` were measured before each and after the last.
 
-    ``other_cores`` is what other programs took of the machine meanwhile, in cores.
+    ``others_share`` is what other programs took of this machine's cores, None for a server that is not ours.
     """
 
-    load: float
-    rate_per_s: float
-    measured: Run
-    simulated: Waited
-    other_cores: float
-
-    def error(self, percent: float | None = None) -> float:
-        """Simulated over measured, less one, of a percentile or of the mean."""
-        latencies_ms = self.measured.latencies_ms
-        if percent is None:
-            return self.simulated.mean_ms / float(latencies_ms.mean()) - 1
-        return self.simulated.percentile_ms(percent) / float(np.percentile(latencies_ms, percent)) - 1
+    capacities_per_s: tuple[float, ...]
+    runs: tuple[RateRun, ...]
+    duration_s: float
+    others_share: float | None
 
 
-def largest_rate(replica: Replica, p99_ms: float) -> float:
-    """The most requests a second, arriving at random, at which 99 % are answered within ``p99_ms``.
-
-    Raises :class:`MeasurementError` when one replica cannot do it at any load.
-    """
-    capacity_per_s = replica.capacity_per_s
-
-    def holds(load: float) -> bool:
-        return _at_load(replica, load * capacity_per_s).percentile_ms(99) <= p99_ms
-
-    if not holds(_LEAST_LOAD):
-        least_ms = _at_load(replica, _LEAST_LOAD * capacity_per_s).percentile_ms(99)
-        raise MeasurementError(
-            f"a p99 of {p99_ms:g} ms cannot be had with any number of replicas: with hardly any load it is "
-            f"{least_ms:.1f} ms; take a faster detector or machine"
-        )
-    low, high = _LEAST_LOAD, _MOST_LOAD
-    if holds(high):
-        return high * capacity_per_s
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low * capacity_per_s
-
-
-def replicas_for(
-    replica: Replica, demands: Sequence[Demand], p99_ms: float, picture_bytes: float | None
-) -> list[Answer]:
-    """The most that one replica answers, then the replicas for each demand.
-
-    A demand is shared out at random among its replicas; each is simulated at its share.
-    """
-    rate_per_s = largest_rate(replica, p99_ms)
-    answers = []
-    for demand in (Demand("one replica at most", rate_per_s), *demands):
-        replicas = math.ceil(demand.pictures_per_s / rate_per_s)
-        each_per_s = demand.pictures_per_s / replicas
-        waited = _at_load(replica, each_per_s)
-        network = None if picture_bytes is None else demand.pictures_per_s * picture_bytes / _MBIT
-        answers.append(
-            Answer(
-                demand,
-                replicas,
-                each_per_s,
-                waited.percentile_ms(50),
-                waited.percentile_ms(99),
-                waited.mean_wait_ms,
-                network,
-            )
-        )
-    return answers
-
-
-def check(
-    address: str,
-    requests: Sequence[bytes],
-    curve: ServiceCurve,
-    measure: Callable[[], ServiceCurve],
+def sweep_rates(
+    endpoint: Endpoint,
+    model: str,
+    pictures: Sequence[bytes],
     duration_s: float,
     on_progress: Callable[[str], None],
     *,
-    pid: int,
-) -> list[Checked]:
-    """Load the server of process ``pid`` at random times at three loads, and simulate the same arrivals.
+    cores: int,
+    pid: int | None = None,
+    shares: Sequence[float] = SHARES,
+    rounds: int = ROUNDS,
+) -> RateSweep:
+    """Send every rate in every round.
 
-    The loads are shares of the capacity of ``curve``. ``measure`` measures it again after each load, and what
-    is simulated is the mean of the two around it: the machine's own speed moves by more than is judged here.
+    Args:
+        endpoint: the server's, without TLS.
+        model: the ensemble.
+        pictures: encoded, sent in turn.
+        duration_s: seconds of each rate and round, more where that is fewer than 100 requests.
+        on_progress: is told what comes next.
+        cores: of this machine.
+        pid: the server's, where it was started here.
+        shares: the rates, as shares of the capacity.
+        rounds: how often each is sent.
+
+    Raises:
+        MeasurementError: a request failed other than by a full queue.
     """
-    found, before = [], curve
-    for seed, load in enumerate(LOADS, 1):
-        rate_per_s = load * curve.capacity_per_s
-        on_progress(f"check at {load:.0%} of the capacity, {rate_per_s:.0f} pictures/s")
-        arrivals_s = poisson_arrivals_s(rate_per_s, duration_s, seed)
-        others_s = other_cpu_s([pid])
-        measured = asyncio.run(_measure(address, requests, arrivals_s))
-        other_cores = (other_cpu_s([pid]) - others_s) / measured.took_s
-        after = measure()
-        replica = pooled(before, after).replica()
-        before = after
-        simulated = [simulate(replica, arrivals_s, other) for other in _SEEDS]
-        waited = Waited(
-            np.concatenate([one.latencies_ms for one in simulated]),
-            np.concatenate([one.waits_ms for one in simulated]),
-            sum(one.refused for one in simulated),
+    started_s, before_s = time.perf_counter(), 0.0 if pid is None else other_cpu_s([pid])
+    sender = triton_sender(endpoint, model, pictures)
+    capacities, runs = asyncio.run(_rounds(sender, duration_s, on_progress, shares, rounds))
+    took_s = time.perf_counter() - started_s
+    others = None if pid is None else (other_cpu_s([pid]) - before_s) / took_s / cores
+    return RateSweep(tuple(capacities), tuple(runs), duration_s, others)
+
+
+def largest_rate(sweep: RateSweep, p99_ms: float) -> float:
+    """The largest rate that was sent and whose p99 held in every round, as did that of every smaller one.
+
+    Raises :class:`MeasurementError` when none held, or the machine was too unsteady to say.
+    """
+    drift = spread(sweep.capacities_per_s)
+    if drift > MOST_DRIFT:
+        raise MeasurementError(
+            f"no answer: the capacity was between {min(sweep.capacities_per_s):.1f} and "
+            f"{max(sweep.capacities_per_s):.1f} pictures/s during the sweep, {drift:.0%} apart where "
+            f"{MOST_DRIFT:.0%} is allowed; measure again on a quiet machine"
         )
-        found.append(Checked(load, rate_per_s, measured, waited, other_cores))
-    return found
+    if sweep.others_share is not None and sweep.others_share > MOST_OTHERS:
+        raise MeasurementError(
+            f"no answer: other programs took {sweep.others_share:.0%} of the cores during the sweep where "
+            f"{MOST_OTHERS:.0%} is allowed; measure again on a quiet machine"
+        )
+    held = 0.0
+    for rate_per_s, runs in by_rate(sweep).items():
+        worst_ms = max(math.inf if run.p99_ms is None else run.p99_ms for run in runs)
+        if worst_ms > p99_ms:
+            break
+        held = rate_per_s
+    if not held:
+        raise MeasurementError(
+            f"a p99 of {p99_ms:g} ms does not hold at any rate: at {rate_per_s:.1f} pictures/s, the smallest "
+            f"that was sent, it is {worst_ms:.1f} ms; take a faster detector or machine, or a larger --p99"
+        )
+    return held
 
 
-def verdict(checks: Sequence[Checked]) -> str:
-    """One sentence: whether mean and p99 were within the tolerance at every load, and the worst."""
-    errors = [(abs(one.error(percent)), one.load, name) for one in checks for name, percent in _HELD]
-    worst, load, name = max(errors)
-    held = "within" if worst <= TOLERANCE else "NOT within"
-    return (
-        f"simulated mean and p99 are {held} {TOLERANCE:.0%} of the measured ones at every load; "
-        f"the worst is the {name} at {load:.0%}, off by {worst:.0%}"
-    )
+def machines_for(rate_per_s: float, largest_per_s: float, headroom: float) -> int:
+    """Machines like the measured one that a rate takes when ``headroom`` (0..1) of each is kept free."""
+    return math.ceil(rate_per_s / (largest_per_s * (1 - headroom)))
 
 
-def busy_note(checks: Sequence[Checked]) -> str | None:
-    """What to say when the check did not have the machine to itself, None when it did."""
-    most = max((one.other_cores for one in checks), default=0.0)
-    if most < _BUSY_CORES:
-        return None
-    return f"other programs took up to {most:.1f} cores during the check; check again on a quiet machine"
+def by_rate(sweep: RateSweep) -> dict[float, list[RateRun]]:
+    """The runs of each rate, the smallest rate first."""
+    rates = sorted({run.offered_per_s for run in sweep.runs})
+    return {rate: [run for run in sweep.runs if run.offered_per_s == rate] for rate in rates}
 
 
-_HELD: tuple[tuple[str, float | None], ...] = (("mean", None), ("p99", 99))
+async def _rounds(
+    sender: AbstractAsyncContextManager[Send],
+    duration_s: float,
+    on_progress: Callable[[str], None],
+    shares: Sequence[float],
+    rounds: int,
+) -> tuple[list[float], list[RateRun]]:
+    async with sender as send:
+
+        async def capacity(for_s: float) -> float:
+            on_progress("capacity")
+            run = answered(await closed_loop(send, concurrency=CALLERS, duration_s=for_s))
+            if not run.samples:
+                raise MeasurementError(f"no request was answered within {for_s:g} s; is the server busy?")
+            return run.pictures_per_s
+
+        await capacity(_WARM_UP_S)
+        capacities, runs = [await capacity(duration_s)], []
+        for number in range(1, rounds + 1):
+            for share in shares:
+                rate_per_s = share * capacities[0]
+                on_progress(f"round {number} of {rounds}: {rate_per_s:.1f} pictures/s")
+                for_s = max(duration_s, _LEAST_REQUESTS / rate_per_s)
+                arrivals_s = poisson_arrivals_s(rate_per_s, for_s, seed=number)
+                runs.append(_rate_run(rate_per_s, await open_loop(send, arrivals_s)))
+            capacities.append(await capacity(duration_s))
+    return capacities, runs
 
 
-def mean_bytes(pictures: Sequence[bytes]) -> float:
-    """Mean size of an encoded picture."""
-    return mean(map(len, pictures))
+def _rate_run(rate_per_s: float, run: Run) -> RateRun:
+    refused = len(answered(run, or_refused=True).errors)
+    latencies_ms = sorted([*run.latencies_ms.tolist(), *[math.inf] * refused])
 
+    def within(share: float) -> float | None:
+        latency_ms = latencies_ms[math.ceil(share * len(latencies_ms)) - 1]
+        return None if math.isinf(latency_ms) else latency_ms
 
-def _at_load(replica: Replica, rate_per_s: float) -> Waited:
-    return simulate(replica, poisson_arrivals_s(rate_per_s, _REQUESTS / rate_per_s, seed=7), seed=11)
-
-
-async def _measure(address: str, requests: Sequence[bytes], arrivals_s: Sequence[float]) -> Run:
-    async with grpc_sender(address, requests) as send:
-        run = await open_loop(send, arrivals_s)
-    if not len(run.latencies_ms):
-        raise MeasurementError(f"no request was answered: {run.errors[0] if run.errors else 'none was sent'}")
-    return run
+    return RateRun(rate_per_s, len(latencies_ms), refused, within(0.5), within(0.99))

@@ -1,143 +1,154 @@
-"""A plan as tables."""
+"""A plan as tables and a figure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from statistics import mean, median
 
-import numpy as np
-
-from detserve_perf.capacity.plan import Answer, Checked, busy_note, verdict
-from detserve_perf.capacity.service_curve import ServiceCurve
+from detserve_perf.capacity.overload import CALLERS
+from detserve_perf.capacity.plan import RateSweep, by_rate, largest_rate, machines_for
+from detserve_perf.load.corpus import corpus_note
 from detserve_perf.report.machine import Machine
-from detserve_perf.report.tables import Cell, Column, Report, Table
+from detserve_perf.report.tables import Cell, Column, Figure, Report, Table
+from detserve_perf.speed.sweep import spread
 
-_ANSWER = (
-    Column("demand", "demand"),
-    Column("pictures/s", "pictures_per_s", 1),
-    Column("replicas", "replicas"),
+_MACHINES = (
+    Column("wanted, pictures/s", "pictures_per_s", 1),
+    Column("p99 ms", "p99_ms", 0),
+    Column("a machine at most, pictures/s", "largest_per_s", 1),
+    Column("head-room %", "headroom_percent", 0),
+    Column("machines", "machines"),
     Column("each, pictures/s", "pictures_per_s_each", 1),
-    Column("p50 ms", "p50_ms", 1),
-    Column("p99 ms", "p99_ms", 1),
-    Column("mean wait ms", "mean_wait_ms", 2),
     Column("network in, Mbit/s", "network_mbit_per_s", 1),
 )
-_CHECK = (
-    Column("load %", "load_percent", 0),
-    Column("pictures/s", "pictures_per_s", 1),
-    Column("mean ms", "mean_ms", 1),
-    Column("simulated", "simulated_mean_ms", 1),
-    Column("off %", "mean_off_percent", 0),
+_RATES = (
+    Column("offered, pictures/s", "offered_per_s", 1),
+    Column("of the capacity %", "share_percent", 0),
     Column("p50 ms", "p50_ms", 1),
-    Column("simulated", "simulated_p50_ms", 1),
-    Column("off %", "p50_off_percent", 0),
-    Column("p99 ms", "p99_ms", 1),
-    Column("simulated", "simulated_p99_ms", 1),
-    Column("off %", "p99_off_percent", 0),
-    Column("failed", "failed"),
+    Column("p99 ms, best round", "best_p99_ms", 1),
+    Column("p99 ms, worst round", "worst_p99_ms", 1),
+    Column("refused %", "refused_percent", 1),
+    Column("holds", "holds"),
 )
-_CURVE = (
-    Column("concurrency", "concurrency"),
-    Column("pictures/s", "pictures_per_s", 1),
-    Column("mean ms", "mean_ms", 1),
-    Column("p50 ms", "p50_ms", 1),
-    Column("p99 ms", "p99_ms", 1),
-)
-_MODEL = (
-    "a replica is a queue whose requests share the machine at the measured speeds, simulated; no batches",
-    "requests arrive at random and independently, and are shared out at random among the replicas: cameras "
-    "that fire at the same moment need more, a balancer that knows the queues needs less",
-    "every replica is a machine like the measured one, load generator included; one more covers a failure",
-)
+_MBIT = 1e6 / 8
 
 
-_CHECKED = "each load is simulated with the mean of the service curves measured before and after it"
+@dataclass(frozen=True)
+class Wanted:
+    """A rate in all, within a p99, with a share of each machine kept free."""
+
+    pictures_per_s: float
+    p99_ms: float
+    headroom: float
 
 
 def plan_report(
-    curve: ServiceCurve,
-    answers: Sequence[Answer],
-    checks: Sequence[Checked],
-    *,
-    p99_ms: float,
-    machine: Machine | None,
-    source: str,
+    sweep: RateSweep, wanted: Wanted, pictures: Sequence[bytes], machine: Machine, *, server: str, model: str
 ) -> Report:
-    """What each demand takes, the check where one was made, and the curve it rests on."""
-    answer_table = Table(f"Replicas for a p99 of {p99_ms:g} ms", _ANSWER, [_answer(one) for one in answers])
-    curve_table = Table("Service curve", _CURVE, curve_rows(curve))
-    check_table = Table("Measured and simulated", _CHECK, [_check(one) for one in checks])
-    tables = [answer_table, *([check_table] if checks else []), curve_table]
-    said = (
-        [verdict(checks), _CHECKED, busy_note(checks)]
-        if checks
-        else ["not checked by measurement: see --check"]
-    )
-    notes = [*filter(None, said), *_MODEL]
-    data: dict[str, Any] = {
-        "p99_ms": p99_ms,
-        "servers": curve.servers,
-        "queue_size": curve.queue_size,
-        "capacity_per_s": curve.capacity_per_s,
-        "replicas": _as_objects(answer_table),
-        "check": _as_objects(check_table),
-        "curve": _as_objects(curve_table),
-        "verdict": verdict(checks) if checks else None,
-        "machine": None if machine is None else asdict(machine),
+    """The machines, and every rate it rests on. Raises as :func:`largest_rate` does."""
+    largest_per_s = largest_rate(sweep, wanted.p99_ms)
+    machines = machines_for(wanted.pictures_per_s, largest_per_s, wanted.headroom)
+    machine_table = Table("Machines", _MACHINES, [_machines(wanted, largest_per_s, machines, pictures)])
+    rate_table = Table("Rates that were sent", _RATES, rate_rows(sweep, largest_per_s))
+    rounds = len(sweep.capacities_per_s) - 1
+    facts = [
+        ("server", f"{server}, Triton {machine.triton}"),
+        ("measured from", f"{machine.cpu}, {machine.cores} cores"),
+        (
+            "capacity",
+            f"{median(sweep.capacities_per_s):.1f} pictures/s to {CALLERS} callers that wait, spread "
+            f"{spread(sweep.capacities_per_s):.0%}",
+        ),
+        (
+            "load",
+            f"at random times, {rounds} rounds, {sweep.duration_s:g} s or more a rate and round",
+        ),
+        ("date", machine.date),
+        ("command", f"`{machine.command}`"),
+    ]
+    notes = [*filter(None, [_largest_note(sweep, largest_per_s), corpus_note(len(pictures)), *_ASSUMED])]
+    data = {
+        "model": model,
+        **asdict(wanted),
+        "largest_per_s": largest_per_s,
+        "machines": _as_objects(machine_table),
+        "rates": _as_objects(rate_table),
+        "sweep": asdict(sweep),
+        "machine": asdict(machine),
         "notes": notes,
     }
-    return Report(
-        name="plan",
-        title="How many replicas",
-        tables=tables,
-        facts=[
-            ("service curve", source),
-            (
-                "a replica",
-                f"{curve.capacity_per_s:.1f} pictures/s at most, works on {curve.servers} requests at once, "
-                f"queue of {curve.queue_size or 'any length'}",
-            ),
-            ("machine", f"{machine.cpu}, {machine.cores} cores" if machine else ""),
-            ("date", machine.date if machine else ""),
-            ("command", f"`{machine.command}`" if machine else ""),
-        ],
-        notes=notes,
-        data=data,
-    )
+    figure = Figure("p99 over the rate", "plan.png", partial(rates_png, sweep, wanted.p99_ms, largest_per_s))
+    return Report("plan", "How many machines", [machine_table, rate_table], facts, notes, data, [figure])
 
 
-def curve_rows(curve: ServiceCurve) -> list[list[Cell]]:
-    """One row a point."""
-    rows: list[list[Cell]] = []
-    for point in curve.points:
-        p50_ms, p99_ms = np.percentile(1e3 * point.latencies_s, (50, 99))
-        mean_ms = 1e3 * float(point.latencies_s.mean())
-        rows.append([point.concurrency, point.pictures_per_s, mean_ms, float(p50_ms), float(p99_ms)])
-    return rows
+_ASSUMED = (
+    "a rate holds when 99 % of all its requests, refused ones too, were answered in time in every round, "
+    "and so at every smaller rate",
+    "requests arrive at random and independently: cameras that fire at the same moment need more machines",
+    "every machine is like the measured one and takes an equal share; one more covers a failure",
+)
 
 
-def _answer(one: Answer) -> list[Cell]:
+def rate_rows(sweep: RateSweep, largest_per_s: float) -> list[list[Cell]]:
+    """One row a rate over its rounds."""
+    capacity_per_s = sweep.capacities_per_s[0]
     return [
-        one.demand.name,
-        one.demand.pictures_per_s,
-        one.replicas,
-        one.pictures_per_s_each,
-        one.p50_ms,
-        one.p99_ms,
-        one.mean_wait_ms,
-        one.network_mbit_per_s,
+        [
+            rate_per_s,
+            100 * rate_per_s / capacity_per_s,
+            _known(median, [run.p50_ms for run in runs]),
+            _known(min, [run.p99_ms for run in runs]),
+            _known(max, [run.p99_ms for run in runs]),
+            100 * sum(run.refused for run in runs) / sum(run.requests for run in runs),
+            "yes" if rate_per_s <= largest_per_s else "no",
+        ]
+        for rate_per_s, runs in by_rate(sweep).items()
     ]
 
 
-def _check(one: Checked) -> list[Cell]:
-    latencies_ms, simulated = one.measured.latencies_ms, one.simulated
-    cells: list[Cell] = [100 * one.load, one.rate_per_s]
-    cells += [float(latencies_ms.mean()), simulated.mean_ms, 100 * one.error()]
-    for percent in (50, 99):
-        measured_ms = float(np.percentile(latencies_ms, percent))
-        cells += [measured_ms, simulated.percentile_ms(percent), 100 * one.error(percent)]
-    return [*cells, len(one.measured.errors)]
+def rates_png(sweep: RateSweep, p99_ms: float, largest_per_s: float) -> bytes:
+    """p50 and p99 of every round over the rate, the target and the largest rate that holds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Drawing
+
+    drawing = Drawing(figsize=(9, 4.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(drawing)
+    panel = drawing.subplots()
+    for field, style, colour in (("p99_ms", "o", "C0"), ("p50_ms", "s", "C2")):
+        points = [(run.offered_per_s, y) for run in sweep.runs if (y := getattr(run, field)) is not None]
+        panel.plot(*zip(*points, strict=True), style, color=colour, label=f"{field[:3]}, one round")
+    panel.axhline(p99_ms, color="0.5", linestyle="--", label=f"wanted: {p99_ms:g} ms")
+    panel.axvline(largest_per_s, color="C1", linestyle=":", label=f"holds up to {largest_per_s:.1f}/s")
+    panel.set_xlim(left=0)
+    panel.set_ylim(bottom=0)
+    panel.set_xlabel("offered, pictures/s")
+    panel.set_ylabel("latency, ms")
+    panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _machines(wanted: Wanted, largest_per_s: float, machines: int, pictures: Sequence[bytes]) -> list[Cell]:
+    network_mbit = wanted.pictures_per_s * mean(map(len, pictures)) / _MBIT
+    each_per_s = wanted.pictures_per_s / machines
+    percent = 100 * wanted.headroom
+    return [wanted.pictures_per_s, wanted.p99_ms, largest_per_s, percent, machines, each_per_s, network_mbit]
+
+
+def _largest_note(sweep: RateSweep, largest_per_s: float) -> str | None:
+    if largest_per_s < max(by_rate(sweep)):
+        return None
+    return "the largest rate that was sent holds too: here the capacity is the limit, not the p99"
+
+
+def _known(pick: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
+    """``pick`` of the values; None where one of them is not known."""
+    known = [value for value in values if value is not None]
+    return pick(known) if len(known) == len(values) else None
 
 
 def _as_objects(table: Table) -> list[dict[str, Cell]]:

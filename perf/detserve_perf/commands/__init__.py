@@ -7,7 +7,6 @@ import typer
 from detserve_perf.commands.accuracy import accuracy
 from detserve_perf.commands.compare import compare
 from detserve_perf.commands.overload import overload
-from detserve_perf.commands.placement import placement
 from detserve_perf.commands.plan import plan
 from detserve_perf.commands.report import report
 from detserve_perf.commands.soak import soak
@@ -20,7 +19,6 @@ app.command()(sweep)
 app.command()(accuracy)
 app.command()(compare)
 app.command()(soak)
-app.command()(placement)
 app.command()(plan)
 app.command()(report)
 app.command()(overload)

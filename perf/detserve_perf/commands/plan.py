@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,98 +12,53 @@ from rich.console import Console
 from detserve_perf.commands.progress import phases
 from detserve_perf.errors import MeasurementError
 
-if TYPE_CHECKING:
-    from detserve_perf.capacity.plan import Checked
-    from detserve_perf.capacity.service_curve import ServiceCurve
-    from detserve_perf.report.machine import Machine
-
-_CURVE_POINT_S = 5.0
-_CHECK_S = 40.0
-
 
 def plan(
     rate: Annotated[float, typer.Option(min=0.001, help="Pictures a second, in all.")],
     p99: Annotated[float, typer.Option(min=0.001, help="Milliseconds within which 99 of 100 are answered.")],
-    curve: Annotated[
-        Path | None, typer.Option(help="A sweep.json with the service curve.", show_default="measure now")
+    model: Annotated[str, typer.Option(help="The ensemble to send pictures to.")],
+    pictures: Annotated[Path, typer.Option(help="Folder of pictures to send, 16 or more.")],
+    repository: Annotated[
+        Path | None, typer.Option(help="The repository, served here for the measurement.")
     ] = None,
-    repository: Annotated[Path | None, typer.Option(help="The repository to measure now.")] = None,
-    model: Annotated[str | None, typer.Option(help="The ensemble to measure now.")] = None,
-    pictures: Annotated[
-        Path | None, typer.Option(help="Folder of pictures to send; their size gives the network's load.")
+    url: Annotated[
+        str | None, typer.Option(help="Instead: a server that runs, http://HOST:PORT or grpc://.")
     ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Measure at three loads what was simulated; takes five minutes.")
-    ] = False,
-    cameras: Annotated[str, typer.Option(help="Numbers of cameras to answer for.")] = "10,1000,1000000",
-    fps: Annotated[float, typer.Option(min=0.001, help="Pictures a second of one camera.")] = 5.0,
+    headroom: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of each machine's largest rate to keep free.")
+    ] = 0.2,
+    duration_s: Annotated[float, typer.Option(min=1, help="Seconds of each rate and round.")] = 10,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for plan.md, plan.json, plan.csv and plan_2.csv.")
+        Path | None, typer.Option(help="Folder for plan.md, plan.json, plan.csv, plan_2.csv and plan.png.")
     ] = None,
 ) -> None:
-    """How many replicas a demand takes, by a queueing simulation on a measured service curve."""
-    from detserve_perf.capacity.plan import Demand, mean_bytes, replicas_for
-    from detserve_perf.capacity.plan_report import plan_report
-    from detserve_perf.capacity.service_curve import curve_from_sweep
-    from detserve_perf.commands.sweep import _numbers
-    from detserve_perf.load.corpus import read_pictures
-
-    demands = [Demand("--rate", rate)]
-    demands += [Demand(f"{n:,} cameras", n * fps) for n in _numbers(cameras, "--cameras")]
-    sent = read_pictures(pictures) if pictures is not None else []
-    checks: list[Checked] = []
-    machine: Machine | None = None
-    if curve is not None:
-        if check:
-            raise MeasurementError("--check measures a server, so it needs --repository, not --curve")
-        service, source = curve_from_sweep(curve), str(curve)
-    elif repository is None or model is None or not sent:
-        raise MeasurementError(
-            "no service curve; give --curve sweep.json, or --repository, --model and --pictures to measure it"
-        )
-    else:
-        service, checks, machine = _measured(repository, model, sent, check=check)
-        source = f"measured, {_CURVE_POINT_S:g} s a point, {len(sent)} distinct pictures"
-    answers = replicas_for(service.replica(), demands, p99, mean_bytes(sent) if sent else None)
-    report = plan_report(service, answers, checks, p99_ms=p99, machine=machine, source=source)
-    written = report.write(output) if output is not None else []
-    report.print(Console(markup=False, emoji=False))
-    if written:
-        typer.echo(f"written: {', '.join(map(str, written))}")
-
-
-def _measured(
-    repository: Path, model: str, pictures: list[bytes], *, check: bool
-) -> tuple[ServiceCurve, list[Checked], Machine]:
+    """How many machines a rate takes: measures the largest rate whose p99 holds, for five minutes."""
     from detserve_core.endpoint import Endpoint
-    from detserve_perf.capacity.plan import check as check_loads
-    from detserve_perf.capacity.service_curve import measure_curve
-    from detserve_perf.load.wire_requests import triton_grpc_requests
+    from detserve_perf.accuracy.curves import require_plotting
+    from detserve_perf.capacity.plan import sweep_rates
+    from detserve_perf.capacity.plan_report import Wanted, plan_report
+    from detserve_perf.load.corpus import read_pictures
     from detserve_perf.report.machine import this_machine
     from detserve_perf.server.served import served
     from detserve_perf.server.triton import TritonQueries
 
-    requests = triton_grpc_requests(model, pictures)
-    with phases() as on_progress, served(repository, model) as server:
-        endpoint = Endpoint.parse(server.grpc_url)
+    if (repository is None) == (url is None):
+        raise MeasurementError(
+            "no server; give either --repository to serve it here, or --url of one that runs"
+        )
+    if output is not None:
+        require_plotting()
+    sent = read_pictures(pictures)
+    with phases() as on_progress, ExitStack() as stack:
+        own = None if repository is None else stack.enter_context(served(repository, model))
+        endpoint = Endpoint.parse(str(url) if own is None else own.grpc_url)
         with TritonQueries(endpoint) as queries:
             machine = this_machine(triton=queries.version())
-
-        def measure() -> ServiceCurve:
-            return measure_curve(server.grpc_url, model, requests, _CURVE_POINT_S, on_progress)
-
-        service = measure()
-        checks = (
-            check_loads(
-                endpoint.address,
-                requests,
-                service,
-                measure,
-                _CHECK_S,
-                on_progress,
-                pid=server.pid,
-            )
-            if check
-            else []
-        )
-    return service, checks, machine
+        pid = None if own is None else own.pid
+        sweep = sweep_rates(endpoint, model, sent, duration_s, on_progress, cores=machine.cores, pid=pid)
+    server = str(endpoint if repository is None else repository)
+    report = plan_report(sweep, Wanted(rate, p99, headroom), sent, machine, server=server, model=model)
+    written = report.write(output) if output is not None else []
+    report.print(Console(markup=False, emoji=False))
+    if written:
+        typer.echo(f"written: {', '.join(map(str, written))}")

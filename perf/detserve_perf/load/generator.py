@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from detserve_client.engine.faults import error_from_grpc, error_from_http
 from detserve_core.errors import Overloaded
+from detserve_perf.errors import MeasurementError
 from detserve_perf.load.http_connections import HttpConnections, HttpFailed, post_message
 
 _TIMEOUT_S = 60.0
@@ -156,6 +157,14 @@ def poisson_arrivals_s(rate_per_s: float, duration_s: float, seed: int) -> list[
     random = np.random.default_rng(seed)
     count = random.poisson(rate_per_s * duration_s)
     return [float(time_s) for time_s in np.sort(random.uniform(0, duration_s, count))]
+
+
+def answered(run: Run, *, or_refused: bool = False) -> Run:
+    """The run itself; raises :class:`MeasurementError` when a request failed (other than by a full queue)."""
+    for error in run.errors:
+        if not (or_refused and is_refusal(error)):
+            raise MeasurementError(f"a request failed during the measurement: {error}")
+    return run
 
 
 def is_refusal(error: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from detserve_perf.errors import MeasurementError
 
 #: The measurements that a report knows, in the order it shows them.
-KINDS = ("sweep", "compare", "overload", "accuracy", "placement", "plan", "soak")
+KINDS = ("sweep", "compare", "overload", "accuracy", "plan", "soak")
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,7 @@ def metrics(results: Results) -> list[Metric]:
 
     Raises :class:`MeasurementError` when a file is not as this version writes it.
     """
-    readers = {
-        "sweep": _of_sweep,
-        "compare": _of_compare,
-        "accuracy": _of_accuracy,
-        "placement": _of_placement,
-    }
+    readers = {"sweep": _of_sweep, "compare": _of_compare, "accuracy": _of_accuracy}
     found: list[Metric] = []
     for kind, reader in readers.items():
         if kind in results.measured:
@@ -106,16 +101,6 @@ def _of_compare(data: dict[str, Any]) -> Iterator[Metric]:
         where = f"{data['model']} behind {name}, {protocol}"
         yield from _speed(where, [run["pictures_per_s"] for run in runs], [run["ratio"] for run in runs])
         yield Metric(f"{where}: p99", "ms", False, tuple(run["p99_ms"] for run in runs))
-
-
-def _of_placement(data: dict[str, Any]) -> Iterator[Metric]:
-    choices: dict[str, list[float]] = {}
-    for run in data["runs"]:
-        one = run["choice"]
-        name = f"{one['placement']}, {one['instances']} instances, {one['picture']}, {one['transport']}"
-        choices.setdefault(name, []).append(run["pictures_per_s"])
-    for name, speeds in choices.items():
-        yield from _speed(f"{data['model']}, {name}", speeds, [])
 
 
 def _of_accuracy(data: dict[str, Any]) -> Iterator[Metric]:

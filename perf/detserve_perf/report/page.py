@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from detserve_core.errors import MissingExtra
 from detserve_perf.errors import MeasurementError
 from detserve_perf.report.earlier import Results, metrics
 from detserve_perf.report.page_figures import (
@@ -17,22 +18,6 @@ from detserve_perf.report.page_figures import (
 )
 from detserve_perf.report.regressions import RULE, Change, changes
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --bad: #c62828; --good: #1b7f4b; }
-@media (prefers-color-scheme: dark) { :root { --bad: #ff8a80; --good: #69d19b; } }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; }
-h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--line); }
-h3 { margin-top: 1.8rem; } .quiet { opacity: .75; }
-.wide { overflow-x: auto; } svg { width: 100%; height: auto; } svg text { font-family: inherit; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
-th { vertical-align: bottom; background: var(--soft); font-weight: 600; }
-th.text, td.text { text-align: left; } td.text { overflow-wrap: break-word; }
-td.fixed { white-space: nowrap; } table.facts td:last-child { overflow-wrap: anywhere; }
-.worse { color: var(--bad); font-weight: 600; } .better { color: var(--good); font-weight: 600; }
-figure { margin: 1rem 0; } figcaption { font-size: .9rem; opacity: .75; }
-"""
 _MACHINE = {
     "cpu": "CPU",
     "cores": "cores",
@@ -41,42 +26,69 @@ _MACHINE = {
     "opencv": "OpenCV",
     "date": "measured",
 }
+_CHANGE = (("figure", "text"), ("then", ""), ("now", ""), ("change", ""), ("noise", ""), ("verdict", "text"))
+_ACCURACY = ("ap", "ap50", "ap75", "pictures", "boxes", "detections")
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A table: texts, each with its CSS class."""
+
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class _Figure:
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    title: str
+    figure: _Figure | None = None
+    grids: Sequence[_Grid] = ()
 
 
 def html_report(results: Sequence[Results], earlier: Results | None = None) -> str:
     """The page; with ``earlier``, what changed since then comes first.
 
-    Raises :class:`MeasurementError` when ``earlier`` has no figure in common with ``results``.
+    Raises :class:`MeasurementError` when ``earlier`` has no figure in common with ``results``, and
+    :class:`MissingExtra` without Jinja2.
     """
-    body = [
-        "<h1>What detserve measured</h1>",
-        f'<p class="quiet">{escape(", ".join(one.name for one in results))}</p>',
-    ]
-    if earlier is not None:
-        body.append(_since(results, earlier))
-    body += [
-        "<h2>Speed</h2>",
-        _figure(
-            throughput_against_latency(results),
-            "Throughput against latency; left and up is better. The numbers are requests under way.",
+    try:
+        import jinja2
+    except ImportError:
+        raise MissingExtra("jinja2", "perf") from None
+
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("detserve_perf", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    throughput = "Throughput against latency; left and up is better. The numbers are requests under way."
+    return templates.get_template("page.html.j2").render(
+        names=", ".join(one.name for one in results),
+        since=None if earlier is None else _since(results, earlier),
+        figures=_figures(
+            (throughput_against_latency(results), throughput),
+            (accuracy_against_latency(results), "Accuracy against latency; left and up is better."),
         ),
-        _figure(accuracy_against_latency(results), "Accuracy against latency; left and up is better."),
-    ]
-    for one in results:
-        body.append(_section(one, alone=len(results) == 1))
-    body.append("<h2>Machine and versions</h2>")
-    body.append(_machines(results))
-    title = escape(f"detserve: {', '.join(one.name for one in results)}")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</body></html>\n"
+        sections=[{"name": one.name, "parts": list(_parts(one)), "notes": _notes(one)} for one in results],
+        machines=[fact for one in results for fact in _machine(one)],
     )
 
 
-def _since(results: Sequence[Results], earlier: Results) -> str:
+def _figures(*drawn: tuple[str | None, str]) -> list[_Figure]:
+    """Those that could be drawn; the SVG is ours and is not escaped."""
+    from markupsafe import Markup
+
+    return [_Figure(Markup(svg), caption) for svg, caption in drawn if svg]  # noqa: S704
+
+
+def _since(results: Sequence[Results], earlier: Results) -> dict[str, Any]:
     now = [metric for one in results for metric in metrics(one)]
     found = changes(now, metrics(earlier))
     if not found:
@@ -84,96 +96,70 @@ def _since(results: Sequence[Results], earlier: Results) -> str:
             f"{earlier.folder} has no figure in common with {', '.join(str(one.folder) for one in results)}; "
             "--against takes an earlier run of the same measurements"
         )
-    worse = sum(change.verdict == "worse" for change in found)
-    headline = f"{worse} of {len(found)} figures are worse" if worse else "No figure is worse"
-    rows = [_change_row(change) for change in found]
-    head = "".join(
-        f'<th class="{kind}">{name}</th>'
-        for name, kind in (
-            ("figure", "text"),
-            ("then", ""),
-            ("now", ""),
-            ("change", ""),
-            ("noise", ""),
-            ("verdict", "text"),
-        )
-    )
-    return (
-        f"<h2>Since {escape(str(earlier.machine.get('date') or earlier.folder))}</h2>"
-        f'<p class="{"worse" if worse else "better"}">{headline}.</p><p class="quiet">{escape(RULE)}</p>'
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    )
+    return {
+        "when": earlier.machine.get("date") or earlier.folder,
+        "worse": sum(change.verdict == "worse" for change in found),
+        "rule": RULE,
+        "grid": _Grid(_CHANGE, [_change_row(change) for change in found]),
+    }
 
 
-def _change_row(change: Change) -> str:
+def _change_row(change: Change) -> list[tuple[str, str]]:
     relative = f"{change.now / change.earlier - 1:+.1%}" if change.earlier else "-"
     noise = "-" if change.noise is None else f"±{change.noise:.3g}"
     cells = [f"{change.earlier:.4g}", f"{change.now:.4g}", relative, noise]
     name = f"{change.metric.name} {change.metric.unit}".strip()
-    return (
-        f'<tr><td class="text">{escape(name)}</td>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-        + f'<td class="text fixed {change.verdict.replace(" ", "-")}">{change.verdict}</td></tr>'
+    verdict = (change.verdict, f"text fixed {change.verdict.replace(' ', '-')}")
+    return [(name, "text"), *((cell, "") for cell in cells), verdict]
+
+
+def _parts(one: Results) -> Iterator[_Part]:
+    """What was measured in one folder, in the order of the page."""
+
+    def part(
+        title: str, *grids: Sequence[dict[str, Any]], drawn: str | None = None, caption: str = ""
+    ) -> _Part:
+        figure = next(iter(_figures((drawn, caption))), None)
+        return _Part(title, figure, [_grid(rows) for rows in grids if rows])
+
+    compared = "The same ONNX and steps; the thin lines span the rounds, the dashed line is in-process."
+    memory = "The dotted line ends the warm-up."
+    yield part("Load points", _rows(one, "sweep"))
+    yield part("Where the time goes", drawn=stage_breakdown(one), caption="Time of a request in each step.")
+    yield part("Beside other servers", _rows(one, "compare"), drawn=servers_compared(one), caption=compared)
+    yield part("Overload", _rows(one, "overload"))
+    yield part("Accuracy", _accuracy(one))
+    yield part("Capacity", _rows(one, "plan", "machines"), _rows(one, "plan", "rates"))
+    yield part("Memory under load", drawn=memory_over_time(one), caption=memory)
+
+
+def _notes(one: Results) -> list[str]:
+    return list(
+        dict.fromkeys(str(note) for data in one.measured.values() for note in data.get("notes") or ())
     )
 
 
-def _section(one: Results, *, alone: bool) -> str:
-    parts = [] if alone else [f"<h2>{escape(one.name)}</h2>"]
-    parts += [
-        _part("Load points", _table(one, "sweep")),
-        _part("Where the time goes", _figure(stage_breakdown(one), "Time of a request in each step.")),
-        _part(
-            "Beside other servers",
-            _figure(
-                servers_compared(one),
-                "The same ONNX and steps; the thin lines span the rounds, the dashed line is in-process.",
-            ),
-            _table(one, "compare"),
-        ),
-        _part("Overload", _table(one, "overload")),
-        _part("Accuracy", _accuracy(one)),
-        _part("Placement", _sentences(one, "placement", "recommended"), _table(one, "placement")),
-        _part("Capacity", _table(one, "plan", "replicas"), _table(one, "plan", "check")),
-        _part("Memory under load", _figure(memory_over_time(one), "The dotted line ends the warm-up.")),
-    ]
-    notes = dict.fromkeys(note for data in one.measured.values() for note in data.get("notes") or ())
-    if notes:
-        items = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
-        parts.append(f"<h3>Notes</h3><ul>{items}</ul>")
-    return "\n".join(part for part in parts if part)
-
-
-def _part(title: str, *content: str) -> str:
-    shown = [one for one in content if one]
-    return f"<h3>{escape(title)}</h3>" + "".join(shown) if shown else ""
-
-
-def _figure(svg: str | None, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>" if svg else ""
-
-
-def _table(one: Results, kind: str, key: str = "table") -> str:
+def _rows(one: Results, kind: str, key: str = "table") -> list[dict[str, Any]]:
     rows = one.measured.get(kind, {}).get(key)
-    if not isinstance(rows, list) or not rows:
-        return ""
-    return _rows_as_table(rows)
+    return rows if isinstance(rows, list) else []
 
 
-def _rows_as_table(rows: Sequence[dict[str, Any]]) -> str:
+def _accuracy(one: Results) -> list[dict[str, Any]]:
+    table = one.measured.get("accuracy", {}).get("table")
+    if not isinstance(table, dict):
+        return []
+    return [{"model": one.name, **{key: table.get(key) for key in _ACCURACY}}]
+
+
+def _grid(rows: Sequence[dict[str, Any]]) -> _Grid:
+    """A column for each key that has a value in some row."""
     keys = [key for key in rows[0] if any(row.get(key) is not None for row in rows)]
     kinds = ["text" if any(isinstance(row.get(key), str) for row in rows) else "" for key in keys]
-    head = "".join(
-        f'<th class="{kind}">{escape(_heading(key))}</th>' for key, kind in zip(keys, kinds, strict=True)
+    columns = [(_heading(key), kind) for key, kind in zip(keys, kinds, strict=True)]
+    return _Grid(
+        columns,
+        [[(_cell(row.get(key)), kind) for key, kind in zip(keys, kinds, strict=True)] for row in rows],
     )
-    lines = []
-    for row in rows:
-        cells = "".join(
-            f'<td class="{kind}">{escape(_cell(row.get(key)))}</td>'
-            for key, kind in zip(keys, kinds, strict=True)
-        )
-        lines.append(f"<tr>{cells}</tr>")
-    body = "".join(lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _heading(key: str) -> str:
@@ -195,38 +181,12 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _accuracy(one: Results) -> str:
-    table = one.measured.get("accuracy", {}).get("table")
-    if not isinstance(table, dict):
-        return ""
-    keys = ("ap", "ap50", "ap75", "pictures", "boxes", "detections")
-    return _rows_as_table([{"model": one.name, **{key: table.get(key) for key in keys}}])
-
-
-def _sentences(one: Results, kind: str, key: str) -> str:
-    return "".join(f"<p>{escape(str(text))}</p>" for text in one.measured.get(kind, {}).get(key) or ())
-
-
-def _machines(results: Sequence[Results]) -> str:
-    rows = []
-    for one in results:
-        machine = one.machine
-        rows.append(
-            {
-                "measurements": one.name,
-                **{name: str(machine.get(field) or "-") for field, name in _MACHINE.items()},
-                "commands": "; ".join(
-                    dict.fromkeys(
-                        str(data["machine"]["command"])
-                        for data in one.measured.values()
-                        if data.get("machine")
-                    )
-                ),
-            }
-        )
-    facts = [
-        f'<tr><td class="text">{escape(key)}</td><td class="text">{escape(value)}</td></tr>'
-        for row in rows
-        for key, value in row.items()
+def _machine(one: Results) -> list[tuple[str, str]]:
+    commands = dict.fromkeys(
+        str(data["machine"]["command"]) for data in one.measured.values() if data.get("machine")
+    )
+    return [
+        ("measurements", one.name),
+        *((name, str(one.machine.get(field) or "-")) for field, name in _MACHINE.items()),
+        ("commands", "; ".join(commands)),
     ]
-    return f"<table class='facts'><tbody>{''.join(facts)}</tbody></table>"
