@@ -48,6 +48,12 @@ def process_tree(pid: int) -> list[int]:
     return tree
 
 
+def has_dead_child(pid: int) -> bool:
+    """Whether a process that ``pid`` started has ended and ``pid`` has not asked how."""
+    stats = (_stat(int(folder.name)) for folder in PROC.iterdir() if folder.name.isdigit())
+    return any(fields[:2] == ["Z", str(pid)] for fields in stats)
+
+
 def other_cpu_s(pids: Sequence[int]) -> float:
     """CPU seconds since the start of the machine that neither these trees nor this process used."""
     fields = (PROC / "stat").read_text().partition("\n")[0].split()[1:]
