@@ -9,6 +9,7 @@ from typer import Argument, Option, Typer
 
 from detserve_builder.commands.card_table import DECIDE_GUESSES, guess_lines
 from detserve_builder.commands.input_size import INPUT_SIZE_HELP, input_size
+from detserve_builder.commands.zoo import download_first
 from detserve_builder.errors import BuildError
 from detserve_builder.precision import report
 from detserve_builder.precision.request import Precision, PrecisionRequest
@@ -80,6 +81,7 @@ def build(
     from detserve_builder.build import build as build_repository
 
     console = Console(stderr=True, markup=False, emoji=False)
+    download_first(checkpoint)
     request = PrecisionRequest(
         precision, prune, calibrate, force_calibration, evaluate, images, max_ap_drop, min_speedup, runtime
     )

@@ -10,6 +10,7 @@ from typer import Argument, Option, Typer
 
 from detserve_builder.commands.card_table import DECIDE_GUESSES, card_table
 from detserve_builder.commands.input_size import INPUT_SIZE_HELP, input_size
+from detserve_builder.commands.zoo import download_first
 from detserve_builder.errors import BuildError, naming_the_card
 from detserve_core.errors import CardError, OutputError
 
@@ -48,6 +49,7 @@ def inspect(
     if evaluate and not images:
         raise BuildError("--evaluate names labels without their pictures; name the folder with --images")
     console = Console(markup=False, emoji=False)
+    download_first(checkpoint)
     loaded = load_checkpoint(checkpoint, structure_only=images is None)
     try:
         inferred = read_card(loaded, said=card, input_wh=input_size(size))

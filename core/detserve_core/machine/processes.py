@@ -41,6 +41,18 @@ def process_tree(pid: int) -> list[int]:
     return [process.pid for process in _tree(pid)]
 
 
+def has_dead_child(pid: int) -> bool:
+    """Whether a process that ``pid`` started has ended and ``pid`` has not asked how."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    return True
+    return False
+
+
 def other_cpu_s(pids: Sequence[int]) -> float:
     """CPU seconds since the start of the machine that neither these trees nor this process used."""
     own_s = sum(tree_cpu_s(pid) for pid in pids) + time.process_time()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -11,13 +12,15 @@ from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from detserve_core.machine.ports import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT
 from detserve_server.errors import GatewayError
 from detserve_server.gateway.guarded import GuardedServer, guarded_server
+from detserve_server.triton.detached import announce, start_detached, stop_detached
 from detserve_server.triton.embedded import RunningServer, embedded_server
 
+_STARTING = "starting; the first time the backend for the steps is compiled, 12 s"
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Server = TypeVar("_Server")
@@ -27,7 +30,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def serve(
-    repository: Annotated[Path, typer.Option(help="Folder of models, as made by detserve build.")],
+    repository: Annotated[
+        Path | None, typer.Option(help="Folder of models, as made by detserve build.", show_default=False)
+    ] = None,
     grpc_port: Annotated[int, typer.Option(min=1, max=65535)] = GRPC_PORT,
     http_port: Annotated[int, typer.Option(min=1, max=65535)] = HTTP_PORT,
     metrics_port: Annotated[int, typer.Option(min=1, max=65535)] = METRICS_PORT,
@@ -66,13 +71,25 @@ def serve(
         Path | None,
         typer.Option(help="Public key (PEM): serve only what detserve sign signed with its other half."),
     ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when it serves; it goes on until detserve serve --stop.")
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the detached server.")] = False,
 ) -> None:
-    """Serve a model repository on 127.0.0.1 until Ctrl-C.
+    """Serve a model repository on 127.0.0.1 until Ctrl-C, or --detach it.
 
     For one machine and for tests: production is the container of docker-compose.yml. With --gateway-port
     Triton itself answers nobody but the gateway, which wants --tls and --keys or client certificates.
     """
     console = Console(markup=False, emoji=False)
+    if stop:
+        console.print(f"Stopped the detached server, process {stop_detached().pid}.", highlight=False)
+        return
+    if repository is None:
+        raise typer.BadParameter("give the folder of models", param_hint="--repository")
+    if detach:
+        _detach(console)
+        return
     for number in _ENDING_SIGNALS:
         signal.signal(number, _interrupt_once)
     try:
@@ -95,8 +112,10 @@ def serve(
                 require_signature=require_signature,
             )
             with _started(starting, console) as guarded:
-                console.print(_guarded_table(guarded))
+                rows = _guarded_rows(guarded)
+                console.print(_table(rows))
                 console.print("Serving until Ctrl-C.")
+                announce(sys.argv[1:], rows)
                 guarded.wait()
         alone = embedded_server(
             repository,
@@ -109,18 +128,30 @@ def serve(
             require_signature=require_signature,
         )
         with _started(alone, console) as server:
-            console.print(_table(server))
+            rows = _rows(server)
+            console.print(_table(rows))
             console.print("Serving until Ctrl-C.")
+            announce(sys.argv[1:], rows)
             server.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")
+
+
+def _detach(console: Console) -> None:
+    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    with console.status(_STARTING):
+        server, started = start_detached(arguments)
+    if not started:
+        console.print("It is running already.")
+    console.print(_table(server.rows))
+    console.print("Serving in the background; stop it with: detserve serve --stop", highlight=False)
 
 
 @contextmanager
 def _started(starting: AbstractContextManager[_Server], console: Console) -> Iterator[_Server]:
     """Enter ``starting``, with something to look at meanwhile."""
     with ExitStack() as stack:
-        with console.status("starting; the first time the backend for the steps is compiled, 12 s"):
+        with console.status(_STARTING):
             server = stack.enter_context(starting)
         yield server
 
@@ -132,24 +163,34 @@ def _interrupt_once(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _guarded_table(guarded: GuardedServer) -> Table:
-    table = Table("what", "where", title="detserve", title_justify="left")
-    table.add_row("gRPC", guarded.gateway.grpc_url)
-    table.add_row("HTTP", guarded.gateway.http_url)
-    table.add_row("metrics", guarded.triton.metrics_url)
-    table.add_row("models", "\n".join(guarded.triton.models))
-    table.add_row("steps run", guarded.triton.steps_run)
-    table.add_row("access log", str(guarded.gateway.access_log))
-    table.add_row("log", str(guarded.triton.log_file))
-    return table
+Rows = Sequence[tuple[str, str]]
 
 
-def _table(server: RunningServer) -> Table:
-    table = Table("what", "where", title="detserve", title_justify="left")
-    table.add_row("gRPC", server.grpc_url)
-    table.add_row("HTTP", server.http_url)
-    table.add_row("metrics", server.metrics_url)
-    table.add_row("models", "\n".join(server.models))
-    table.add_row("steps run", server.steps_run)
-    table.add_row("log", str(server.log_file))
+def _guarded_rows(guarded: GuardedServer) -> Rows:
+    return (
+        ("gRPC", guarded.gateway.grpc_url),
+        ("HTTP", guarded.gateway.http_url),
+        ("metrics", guarded.triton.metrics_url),
+        ("models", "\n".join(guarded.triton.models)),
+        ("steps run", guarded.triton.steps_run),
+        ("access log", str(guarded.gateway.access_log)),
+        ("log", str(guarded.triton.log_file)),
+    )
+
+
+def _rows(server: RunningServer) -> Rows:
+    return (
+        ("gRPC", server.grpc_url),
+        ("HTTP", server.http_url),
+        ("metrics", server.metrics_url),
+        ("models", "\n".join(server.models)),
+        ("steps run", server.steps_run),
+        ("log", str(server.log_file)),
+    )
+
+
+def _table(rows: Rows) -> Table:
+    table = Table("what", Column("where", overflow="fold"), title="detserve", title_justify="left")
+    for row in rows:
+        table.add_row(*row)
     return table

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from detserve_core.errors import MissingExtra, ServerStartError
+from detserve_server.triton.plain_paths import temporary_folder
 
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -85,10 +85,10 @@ def assembled_backends(found: TritonDistribution, in_process: Sequence[Path] = (
 
     Or consists of the files ``in_process``, for pipelines in the server's own process.
     """
-    with TemporaryDirectory(prefix="detserve-backends-") as folder:
-        python = Path(folder) / "python"
+    with temporary_folder("detserve-backends-") as folder:
+        python = folder / "python"
         python.mkdir()
         for source in in_process or (*found.python_backend_dir.iterdir(), found.stub):
             if source.is_file():
                 (python / source.name).symlink_to(source)
-        yield Path(folder)
+        yield folder

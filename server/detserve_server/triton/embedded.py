@@ -18,6 +18,7 @@ from typing import NoReturn
 from detserve_core.errors import ServerStartError
 from detserve_core.machine.ports import LOOPBACK, choose_ports
 from detserve_core.machine.process_group import stop_group
+from detserve_core.machine.processes import has_dead_child
 from detserve_core.machine.readiness import answers
 from detserve_server.errors import ServerStopped
 from detserve_server.in_process.choice import Choice, choose
@@ -25,6 +26,7 @@ from detserve_server.triton import orphans
 from detserve_server.triton.command_line import server_arguments, server_environment
 from detserve_server.triton.distribution import assembled_backends, find_distribution
 from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause
+from detserve_server.triton.plain_paths import plainly_named
 from detserve_server.triton.repository import ModelOutline, check_names, read_repository, with_steps
 from detserve_server.triton.shared_memory import MIB, SHM_DIR, free_bytes, remove_regions, start_bytes
 
@@ -98,7 +100,7 @@ def embedded_server(
     ):
         arguments = server_arguments(
             found.binary,
-            repository,
+            plainly_named(repository, backends),
             backends=backends,
             grpc_port=ports["gRPC"],
             http_port=ports["HTTP"],
@@ -219,10 +221,16 @@ def _wait_until_ready(
     process: subprocess.Popen[bytes], http_port: int, timeout_s: float, log: ServerLog
 ) -> None:
     deadline_s = time.monotonic() + timeout_s
+    look_at_stubs_s = time.monotonic() + _DYING_S
     while not answers(http_port):
         # Triton waits for ever on some models that cannot load; the reason in the log is final all the same.
         if process.poll() is not None or known_cause(log.text()):
             raise _start_error(process, log)
+        if time.monotonic() > look_at_stubs_s:
+            # Triton waits for ever on a stub that ends before it says a word.
+            if has_dead_child(process.pid):
+                raise _start_error(process, log, "has lost the process of a Python model")
+            look_at_stubs_s = time.monotonic() + 1
         if time.monotonic() > deadline_s:
             raise ServerStartError(
                 f"the server was not ready after {timeout_s:g} s; its log is at {log.path}"
@@ -232,10 +240,13 @@ def _wait_until_ready(
         raise _start_error(process, log)
 
 
-def _start_error(process: subprocess.Popen[bytes], log: ServerLog) -> ServerStartError:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_DYING_S)
-    cause = cause_of_death(log.text(), _ending(process))
+def _start_error(
+    process: subprocess.Popen[bytes], log: ServerLog, ending: str | None = None
+) -> ServerStartError:
+    if ending is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_DYING_S)
+    cause = cause_of_death(log.text(), ending or _ending(process))
     return ServerStartError(f"{cause}; the whole log is at {log.path}")
 
 

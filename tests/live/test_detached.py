@@ -1,0 +1,72 @@
+"""``detserve serve --detach`` and ``--stop``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detserve_client import DetectionClient
+from detserve_core.machine.cache import cache_folder
+from detserve_core.machine.ports import choose_ports
+from tests.live.conftest import CHECKOUT, DEFAULT
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """The command with a cache of its own, but for the compiled backend."""
+    (tmp_path / "detserve").mkdir()
+    for compiled in cache_folder().glob("in-process-*"):
+        (tmp_path / "detserve" / compiled.name).symlink_to(compiled)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "detserve.command", "serve", *arguments],
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), "COLUMNS": "80"},
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def test_it_goes_on_until_it_is_stopped(run: Run, sample: Path) -> None:
+    ports = choose_ports({"grpc": None, "http": None, "metrics": None})
+    named = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
+    start = ["--detach", "--repository", "model_repository", "--model", DEFAULT, *named]
+    try:
+        started = run(*start)
+        assert started.returncode == 0, started.stderr
+        assert f"grpc://127.0.0.1:{ports['grpc']}" in started.stdout
+        assert "detserve serve --stop" in started.stdout
+        with DetectionClient(f"grpc://127.0.0.1:{ports['grpc']}", DEFAULT) as client:
+            assert len(client.detect(sample))
+        again = run(*start)
+        assert again.returncode == 0
+        assert "It is running already." in again.stdout
+        other = run("--detach", "--repository", "elsewhere")
+        assert other.returncode == 1
+        assert "another detached server runs" in other.stderr
+    finally:
+        stopped = run("--stop")
+    assert stopped.returncode == 0, stopped.stderr
+    assert choose_ports(dict(ports)) == ports
+    assert run("--stop").stderr == (
+        "detserve: no detached server runs; start one with: detserve serve --detach\n"
+    )
+
+
+def test_what_keeps_it_from_starting_is_said(run: Run, tmp_path: Path) -> None:
+    refused = run("--detach", "--repository", str(tmp_path / "nowhere"))
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"detserve: the model repository {tmp_path}/nowhere does not exist; give the folder that holds the "
+        "models\n"
+    )
