@@ -1,7 +1,7 @@
 """Pictures in, detections out: the client of a detector served by detserve."""
 
-from detserve_client.async_client import AsyncDetectionClient
-from detserve_client.client import DetectionClient
+from detserve_client.async_client import AsyncClient
+from detserve_client.client import Client
 from detserve_client.engine.wire import DetectionRequest
 from detserve_client.pictures.encoding import PictureSource
 from detserve_client.results.outcomes import Outcome
@@ -37,15 +37,15 @@ from detserve_core.security import Security
 
 __all__ = [
     "AccessDenied",
-    "AsyncDetectionClient",
+    "AsyncClient",
     "AsyncFakeTransport",
     "AsyncTransport",
     "Card",
     "CardError",
+    "Client",
     "ContractViolation",
     "DeadlineExceeded",
     "Detection",
-    "DetectionClient",
     "DetectionRequest",
     "Detections",
     "DetserveError",

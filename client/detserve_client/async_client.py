@@ -32,15 +32,15 @@ from detserve_core.security import UNSECURED, Security
 _Result = TypeVar("_Result")
 
 
-class AsyncDetectionClient(BaseClient):
-    """A :class:`~detserve_client.DetectionClient` for one event loop, in which it is made, used and closed.
+class AsyncClient(BaseClient):
+    """A :class:`~detserve_client.Client` for one event loop, in which it is made, used and closed.
 
     Usage::
 
-        async with AsyncDetectionClient("grpc://localhost:8001", "codes") as client:
+        async with AsyncClient("grpc://localhost:8001", "codes") as client:
             detections = await client.detect("desk.jpg")
 
-    Arguments, errors and retries are those of :class:`~detserve_client.DetectionClient`. Cancelling a task
+    Arguments, errors and retries are those of :class:`~detserve_client.Client`. Cancelling a task
     ends its request on this side; a picture that the server's pipeline has taken is finished there all the
     same, unless its ``timeout_s`` is over before a thread is free for it.
     """
@@ -61,7 +61,7 @@ class AsyncDetectionClient(BaseClient):
             transport = async_transport_to(self.endpoint)
         self._transport = transport
 
-    async def __aenter__(self) -> AsyncDetectionClient:
+    async def __aenter__(self) -> AsyncClient:
         """Return the client itself."""
         return self
 
@@ -106,7 +106,7 @@ class AsyncDetectionClient(BaseClient):
         max_detections: int | None = None,
         timeout_s: float | None = None,
     ) -> Detections:
-        """Detect in one picture; see :meth:`detserve_client.DetectionClient.detect`."""
+        """Detect in one picture; see :meth:`detserve_client.Client.detect`."""
         limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
         return await self._run(self._flows.detect(source, limits))
 
@@ -119,7 +119,7 @@ class AsyncDetectionClient(BaseClient):
         max_detections: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Outcome]:
-        """Detect in pictures that travel together; see :class:`~detserve_client.DetectionClient`."""
+        """Detect in pictures that travel together; see :class:`~detserve_client.Client`."""
         limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
         batches = await self._run(self._flows.batches(sources, self._deadline_s()))
         outcomes: list[Outcome] = []
@@ -140,7 +140,7 @@ class AsyncDetectionClient(BaseClient):
     ) -> AsyncGenerator[Outcome, None]:
         """Detect in many pictures with ``window`` requests under way at a time.
 
-        As :meth:`detserve_client.DetectionClient.detect_stream`. A source that waits for its next picture
+        As :meth:`detserve_client.Client.detect_stream`. A source that waits for its next picture
         should be asynchronous: a plain iterable is read in the event loop. To leave a loop over the outcomes
         early, use ``contextlib.aclosing``, which cancels what is under way at once.
         """

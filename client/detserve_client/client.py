@@ -33,12 +33,12 @@ from detserve_core.security import UNSECURED, Security
 _Result = TypeVar("_Result")
 
 
-class DetectionClient(BaseClient):
+class Client(BaseClient):
     """Detects objects with one model of one server. May be used from several threads.
 
     Usage::
 
-        with DetectionClient("grpc://localhost:8001", "codes") as client:
+        with Client("grpc://localhost:8001", "codes") as client:
             for detection in client.detect("desk.jpg").above(0.5):
                 print(detection.label, detection.score, detection.box_px)
 
@@ -75,7 +75,7 @@ class DetectionClient(BaseClient):
             transport = transport_to(self.endpoint)
         self._transport = transport
 
-    def __enter__(self) -> DetectionClient:
+    def __enter__(self) -> Client:
         """Return the client itself."""
         return self
 

@@ -8,9 +8,9 @@ import pytest
 
 from detserve_client import (
     Card,
+    Client,
     ContractViolation,
     DeadlineExceeded,
-    DetectionClient,
     Detections,
     EndpointError,
     FakeTransport,
@@ -60,8 +60,8 @@ def failing(*errors: InferenceError, then: Detections) -> Callable[[DetectionReq
     return answer
 
 
-def client_of(transport: FakeTransport, **options: Any) -> DetectionClient:
-    return DetectionClient("grpc://fake", "pets", transport=transport, **options)
+def client_of(transport: FakeTransport, **options: Any) -> Client:
+    return Client("grpc://fake", "pets", transport=transport, **options)
 
 
 def test_detect(card: Card, found: Detections, tmp_path: Path) -> None:
@@ -82,9 +82,7 @@ def test_detect(card: Card, found: Detections, tmp_path: Path) -> None:
 
 
 def test_another_model_is_not_found(card: Card, found: Detections) -> None:
-    with DetectionClient(
-        "grpc://fake", "cars", transport=FakeTransport(card, lambda request: found)
-    ) as client:
+    with Client("grpc://fake", "cars", transport=FakeTransport(card, lambda request: found)) as client:
         assert not client.ready()
         with pytest.raises(ModelNotFound, match="'cars'"):
             client.detect(b"picture")
@@ -92,7 +90,7 @@ def test_another_model_is_not_found(card: Card, found: Detections) -> None:
 
 def test_wrong_address() -> None:
     with pytest.raises(EndpointError, match="'pets:8001'"):
-        DetectionClient("pets:8001", "pets")
+        Client("pets:8001", "pets")
 
 
 def test_an_answer_against_the_contract(card: Card) -> None:

@@ -48,7 +48,7 @@ def test_the_command_loads_no_heavy_library(unused: str) -> None:
 
 PUBLIC = {
     "AccessDenied": "",
-    "AsyncDetectionClient": "card close detect detect_batch detect_stream frame_transfer ready",
+    "AsyncClient": "card close detect detect_batch detect_stream frame_transfer ready",
     "AsyncFakeTransport": TRANSPORT,
     "AsyncTransport": TRANSPORT,
     "Card": "from_json load to_json",
@@ -56,7 +56,7 @@ PUBLIC = {
     "ContractViolation": "",
     "DeadlineExceeded": "",
     "Detection": "",
-    "DetectionClient": "card close detect detect_batch detect_stream frame_transfer ready",
+    "Client": "card close detect detect_batch detect_stream frame_transfer ready",
     "DetectionRequest": "count picture",
     "Detections": "above empty label_of of to_coco to_dicts to_supervision",
     "DetserveError": "",
@@ -99,9 +99,9 @@ def test_the_public_surface_is_this_and_no_more() -> None:
 
 
 def test_both_clients_take_the_same_arguments() -> None:
-    for name in PUBLIC["DetectionClient"].split():
-        threaded = inspect.signature(getattr(detserve_client.DetectionClient, name)).parameters
-        looped = inspect.signature(getattr(detserve_client.AsyncDetectionClient, name)).parameters
+    for name in PUBLIC["Client"].split():
+        threaded = inspect.signature(getattr(detserve_client.Client, name)).parameters
+        looped = inspect.signature(getattr(detserve_client.AsyncClient, name)).parameters
         assert list(threaded) == list(looped)
         assert [p.default for p in threaded.values()] == [p.default for p in looped.values()]
 

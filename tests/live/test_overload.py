@@ -8,7 +8,7 @@ import time
 
 import urllib3
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_perf.capacity.overload import overload
 from detserve_perf.capacity.overload_report import percentile
 from tests.live.conftest import DEFAULT, SAMPLES
@@ -38,7 +38,7 @@ def test_overload_is_refused_at_once_and_the_rest_is_answered_in_bounded_time(se
     assert figures["rejected p50 ms"] < 50
     # 32 may wait while a few are under way; twice that for a busy machine
     assert figures["accepted p99 ms"] < 2 * 1e3 * 40 / (0.5 * thrice.peak_per_s)
-    with DetectionClient(server.grpc_url, DEFAULT) as client:
+    with Client(server.grpc_url, DEFAULT) as client:
         assert len(client.detect(sample)) > 0
     time.sleep(1.5)  # the pipeline reports once a second
     after = _queue_metrics(server)

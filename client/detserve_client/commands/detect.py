@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from detserve_client.client import DetectionClient
+from detserve_client.client import Client
 from detserve_client.commands.detect_report import print_report, progress_of
 from detserve_client.commands.detect_video import VideoOptions, detect_video
 from detserve_client.pictures.drawing import drawn_path, require_drawing, save_drawn
@@ -105,7 +105,7 @@ def detect(
         security = UNSECURED  # the environment's key is for the gateway, not for a server without TLS
     video = video_source(sources)
     _require_sense(video, show, track, coco)
-    with DetectionClient(url, model, security=security) as client:
+    with Client(url, model, security=security) as client:
         if video is not None:
             options = VideoOptions(save, json, show, track, window, thresholds)
             raise typer.Exit(detect_video(client, video, options))
@@ -128,7 +128,7 @@ def _require_sense(video: VideoSource | None, show: bool, track: bool, coco: Pat
 
 
 def _detect_pictures(
-    client: DetectionClient,
+    client: Client,
     pictures: list[PictureFile],
     save: Path | None,
     window: int,

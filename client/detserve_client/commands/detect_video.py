@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from detserve_client import (
     AccessDenied,
-    DetectionClient,
+    Client,
     ModelNotFound,
     Outcome,
     OutputError,
@@ -54,7 +54,7 @@ class VideoOptions:
     thresholds: dict[str, Any]
 
 
-def detect_video(client: DetectionClient, source: VideoSource, options: VideoOptions) -> int:
+def detect_video(client: Client, source: VideoSource, options: VideoOptions) -> int:
     """Detect in every frame of a file, or in the latest frame of a live source until told to stop.
 
     Whatever the reason that the video ends, what was written is finished and kept.
@@ -143,7 +143,7 @@ class _Feed:
 
 
 def _detected(
-    client: DetectionClient, feed: _Feed, source: VideoSource, options: VideoOptions
+    client: Client, feed: _Feed, source: VideoSource, options: VideoOptions
 ) -> Iterator[tuple[Frame, Outcome]]:
     """Each frame with its outcome, in order; of a live source one at a time, so that none grows old."""
     stream = client.detect_stream(

@@ -1,8 +1,8 @@
 """What a client does, step by step, without doing any of it.
 
 A flow is a generator: it yields the next :data:`~detserve_client.engine.steps.Step`, is sent the answer or
-has the error thrown in, and returns the result. :class:`~detserve_client.DetectionClient` runs flows with
-threads, :class:`~detserve_client.AsyncDetectionClient` in an event loop; what they do is written here, once.
+has the error thrown in, and returns the result. :class:`~detserve_client.Client` runs flows with
+threads, :class:`~detserve_client.AsyncClient` in an event loop; what they do is written here, once.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class FakeTransport:
     Usage::
 
         transport = FakeTransport(card, lambda request: Detections.empty(card.labels))
-        client = DetectionClient("grpc://fake", card.name, transport=transport)
+        client = Client("grpc://fake", card.name, transport=transport)
 
     Args:
         card: the served detector; its ``name`` is the model's.
@@ -83,7 +83,7 @@ class FakeTransport:
 
 
 class AsyncFakeTransport:
-    """As :class:`FakeTransport`, for an :class:`~detserve_client.AsyncDetectionClient`."""
+    """As :class:`FakeTransport`, for an :class:`~detserve_client.AsyncClient`."""
 
     def __init__(self, card: Card, answer: Answer) -> None:
         self._fake = FakeTransport(card, answer)
