@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 
 from detserve_client import Client, Detections
-from detserve_client.pictures.drawing import save_drawn
+from detserve_core.pictures.drawing import save_drawn
 from detserve_server.triton.embedded import RunningServer, embedded_server
 
 CHECKOUT = Path(__file__).parents[1]

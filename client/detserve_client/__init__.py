@@ -4,7 +4,7 @@ from detserve_client.async_client import AsyncClient
 from detserve_client.client import Client
 from detserve_client.engine.wire import DetectionRequest
 from detserve_client.pictures.encoding import PictureSource
-from detserve_client.results.outcomes import Outcome
+from detserve_client.results.outcomes import Detected, Failed, Outcome
 from detserve_client.shared_memory.frames import FrameTransfer
 from detserve_client.transports import (
     AsyncFakeTransport,
@@ -45,12 +45,14 @@ __all__ = [
     "Client",
     "ContractViolation",
     "DeadlineExceeded",
+    "Detected",
     "Detection",
     "DetectionRequest",
     "Detections",
     "DetserveError",
     "Endpoint",
     "EndpointError",
+    "Failed",
     "FakeTransport",
     "FrameTransfer",
     "InferenceError",

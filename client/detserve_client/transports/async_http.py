@@ -46,10 +46,15 @@ class AsyncHttpTransport:
             return False
         return True
 
+    async def models(self, timeout_s: float) -> list[str]:
+        """The names of all models that are ready, steps of pipelines included."""
+        answer = await self._send("POST", messages.INDEX_PATH, "", timeout_s, messages.INDEX_BODY)
+        return messages.names_of(answer.body, self._endpoint)
+
     async def shared_regions(self, timeout_s: float) -> list[str]:
         """The names of the registered regions of shared memory."""
         answer = await self._send("GET", messages.REGIONS_PATH, "", timeout_s)
-        return messages.regions_of(answer.body, self._endpoint)
+        return messages.names_of(answer.body, self._endpoint)
 
     async def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
         """Have the server map a region."""

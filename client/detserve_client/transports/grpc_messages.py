@@ -59,6 +59,7 @@ class Calls:
         self.infer = method("ModelInfer")
         self.model_config = method("ModelConfig")
         self.model_ready = method("ModelReady")
+        self.index = method("RepositoryIndex")
         self.regions = method("SystemSharedMemoryStatus")
         self.register_region = method("SystemSharedMemoryRegister")
         self.unregister_region = method("SystemSharedMemoryUnregister")
@@ -98,6 +99,13 @@ def ready_message(model: str) -> Any:
     from tritonclient.grpc import service_pb2
 
     return service_pb2.ModelReadyRequest(name=model)
+
+
+def index_message() -> Any:
+    """The ``RepositoryIndexRequest`` for the models that are ready."""
+    from tritonclient.grpc import service_pb2
+
+    return service_pb2.RepositoryIndexRequest(ready=True)
 
 
 def regions_message() -> Any:

@@ -37,6 +37,8 @@ def model_path(model: str, action: str) -> str:
     return f"/v2/models/{quote(model, safe='')}/{action}"
 
 
+INDEX_PATH = "/v2/repository/index"
+INDEX_BODY = b'{"ready": true}'
 REGIONS_PATH = "/v2/systemsharedmemory/status"
 
 
@@ -50,18 +52,16 @@ def register_body(key: str, size_bytes: int) -> bytes:
     return json.dumps({"key": key, "offset": 0, "byte_size": size_bytes}).encode()
 
 
-def regions_of(body: bytes, endpoint: Endpoint) -> list[str]:
-    """The names of the registered regions.
+def names_of(body: bytes, endpoint: Endpoint) -> list[str]:
+    """The names of the models or registered regions that the body lists.
 
     Raises:
-        ContractViolation: the body is no list of regions.
+        ContractViolation: the body is no list of named things.
     """
     try:
-        return [str(region["name"]) for region in json.loads(body)]
+        return [str(entry["name"]) for entry in json.loads(body)]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ContractViolation(
-            f"{endpoint} does not answer as a Triton server: no list of regions"
-        ) from None
+        raise ContractViolation(f"{endpoint} does not answer as a Triton server: no list of names") from None
 
 
 def infer_body(request: DetectionRequest, timeout_s: float) -> tuple[bytes, dict[str, str]]:

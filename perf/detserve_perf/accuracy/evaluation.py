@@ -166,7 +166,7 @@ def _answers(
         max_detections=MAX_DETECTIONS,
     )
     for outcome, truth in zip(outcomes, under_way, strict=True):
-        if outcome.detections is None:
+        if not outcome.ok:
             raise MeasurementError(f"{truth.path} failed, so nothing was scored: {outcome.error}")
         yield truth, outcome.detections
 
