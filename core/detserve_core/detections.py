@@ -216,7 +216,7 @@ class Detections:
         wanted = [index for index, name in enumerate(self.names) if name in names]
         return self[np.isin(self.classes, wanted)]
 
-    def draw(self, picture: Path | str | bytes | NDArray[np.uint8] | Image) -> Drawing:
+    def draw(self, picture: Path | str | bytes | NDArray[Any] | Image) -> Drawing:
         """Draw boxes, labels and track ids into a copy of the picture: ``found.draw("a.jpg").save("b.jpg")``.
 
         Args:

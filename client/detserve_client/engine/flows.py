@@ -91,14 +91,17 @@ class Flows:
     def detectors(self, deadline_s: float) -> Flow[list[str]]:
         """The names of the detectors that the server has ready, in alphabetical order."""
         names = yield from self._retried(ListModels, deadline_s)
-        found = []
+        found: list[str] = []
+        steps: set[str] = set()
         for name in sorted(set(names)):
             try:
-                card_of((yield from self._config(name, deadline_s)), name)
+                config = yield from self._config(name, deadline_s)
+                card_of(config, name)
             except (ContractViolation, ModelNotFound, AccessDenied):
                 continue
             found.append(name)
-        return found
+            steps.update(step["model_name"] for step in config.get("ensemble_scheduling", {}).get("step", ()))
+        return [name for name in found if name not in steps]
 
     def _config(self, model: str, deadline_s: float) -> Flow[dict[str, Any]]:
         config: dict[str, Any] = yield from self._retried(

@@ -26,7 +26,7 @@ class ReadableFile(Protocol):
         """Everything up to the end."""
 
 
-PictureSource: TypeAlias = "str | Path | bytes | NDArray[np.uint8] | Image | ReadableFile"
+PictureSource: TypeAlias = "str | Path | bytes | NDArray[Any] | Image | ReadableFile"
 """A path, a URL, an encoded picture or a file of one, BGR pixels uint8 ``(h, w, 3)``, or a PIL image."""
 
 _Source = TypeVar("_Source")

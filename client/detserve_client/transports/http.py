@@ -50,13 +50,13 @@ class HttpTransport:
 
     def models(self, timeout_s: float) -> list[str]:
         """The names of all models that are ready, steps of pipelines included."""
-        answer = self._send("POST", messages.INDEX_PATH, "", timeout_s, messages.INDEX_BODY)
-        return messages.names_of(answer.body, self._endpoint)
+        answer = self._send("GET", messages.STATISTICS_PATH, "", timeout_s)
+        return messages.models_of(answer.body, self._endpoint)
 
     def shared_regions(self, timeout_s: float) -> list[str]:
         """The names of the registered regions of shared memory."""
         answer = self._send("GET", messages.REGIONS_PATH, "", timeout_s)
-        return messages.names_of(answer.body, self._endpoint)
+        return messages.regions_of(answer.body, self._endpoint)
 
     def register_region(self, name: str, key: str, size_bytes: int, timeout_s: float) -> None:
         """Have the server map a region."""

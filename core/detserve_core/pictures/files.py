@@ -30,7 +30,7 @@ def upright_pixels(path: Path) -> NDArray[np.uint8]:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def pixels_of(picture: Path | str | bytes | NDArray[np.uint8] | Image) -> NDArray[np.uint8]:
+def pixels_of(picture: Path | str | bytes | NDArray[Any] | Image) -> NDArray[np.uint8]:
     """BGR uint8 ``(h, w, 3)`` of a path, an encoded picture, such pixels themselves or a PIL image.
 
     Raises:
