@@ -1,4 +1,4 @@
-"""What the client costs: DetectionClient, perf_analyzer, DetectionClient in turn, one request at a time.
+"""What the client costs: Client, perf_analyzer, Client in turn, one request at a time.
 
 ``make bench`` runs it, on the same pictures. perf_analyzer does not look into the answers; the client makes
 Detections of them.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_core.endpoint import Endpoint
 from detserve_perf.load.corpus import input_data, read_pictures
 from detserve_perf.load.perf_analyzer import find_perf_analyzer
@@ -38,7 +38,7 @@ COLUMNS = (
 def client_p50_ms(url: str, pictures: list[bytes]) -> float:
     """Median of REQUESTS detections."""
     taken_s = []
-    with DetectionClient(url, MODEL) as client:
+    with Client(url, MODEL) as client:
         for number in range(WARM_UP + REQUESTS):
             started_s = time.perf_counter()
             client.detect(pictures[number % len(pictures)])

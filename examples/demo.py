@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from detserve_client import DetectionClient, Detections
-from detserve_client.pictures.drawing import save_drawn
+from detserve_client import Client, Detections
+from detserve_core.pictures.drawing import save_drawn
 from detserve_server.triton.embedded import RunningServer, embedded_server
 
 CHECKOUT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ MODELS = ("codes_yolo", "codes_ssd", "codes_rcnn")
 REPEATS = 20
 
 
-def timed_ms(client: DetectionClient, picture: Path) -> tuple[Detections, float]:
+def timed_ms(client: Client, picture: Path) -> tuple[Detections, float]:
     """Detections, and the median milliseconds of one request after a first one."""
     encoded = picture.read_bytes()
     found = client.detect(encoded)
@@ -46,7 +46,7 @@ def show(server: RunningServer, model: str) -> dict[str, list[dict[str, object]]
         "picture", "found", f"latency (median of {REPEATS})", title=f"{model}, one request at a time"
     )
     results = {}
-    with DetectionClient(server.grpc_url, model) as client:
+    with Client(server.grpc_url, model) as client:
         for picture in track(sorted(SAMPLES.glob("*.jpg")), model):
             found, latency_ms = timed_ms(client, picture)
             save_drawn(picture, found, folder / picture.name)

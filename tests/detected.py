@@ -30,5 +30,5 @@ def found() -> Detections:
         boxes=np.array([[10, 20, 110, 70], [0, 0, 5.5, 8.25]], np.float32),
         scores=np.array([0.86, 0.31], np.float32),
         classes=np.array([1, 0], np.int32),
-        labels=LABELS,
+        names=LABELS,
     )

@@ -1,10 +1,10 @@
 """Pictures in, detections out: the client of a detector served by detserve."""
 
-from detserve_client.async_client import AsyncDetectionClient
-from detserve_client.client import DetectionClient
+from detserve_client.async_client import AsyncClient
+from detserve_client.client import Client
 from detserve_client.engine.wire import DetectionRequest
 from detserve_client.pictures.encoding import PictureSource
-from detserve_client.results.outcomes import Outcome
+from detserve_client.results.outcomes import Detected, Failed, Outcome
 from detserve_client.shared_memory.frames import FrameTransfer
 from detserve_client.transports import (
     AsyncFakeTransport,
@@ -37,20 +37,22 @@ from detserve_core.security import Security
 
 __all__ = [
     "AccessDenied",
-    "AsyncDetectionClient",
+    "AsyncClient",
     "AsyncFakeTransport",
     "AsyncTransport",
     "Card",
     "CardError",
+    "Client",
     "ContractViolation",
     "DeadlineExceeded",
+    "Detected",
     "Detection",
-    "DetectionClient",
     "DetectionRequest",
     "Detections",
     "DetserveError",
     "Endpoint",
     "EndpointError",
+    "Failed",
     "FakeTransport",
     "FrameTransfer",
     "InferenceError",

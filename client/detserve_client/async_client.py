@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from detserve_client.engine.async_streams import stream
 from detserve_client.engine.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseClient, checked_window
@@ -13,6 +14,7 @@ from detserve_client.engine.steps import (
     FetchConfig,
     Flow,
     Infer,
+    ListModels,
     ListRegions,
     Pause,
     RegisterRegion,
@@ -20,8 +22,9 @@ from detserve_client.engine.steps import (
     UnregisterRegion,
     Work,
 )
-from detserve_client.pictures.encoding import PictureSource
-from detserve_client.results.outcomes import Outcome
+from detserve_client.pictures.encoding import PictureSource, from_rgb
+from detserve_client.pictures.several import one_or_several
+from detserve_client.results.outcomes import Outcome, of_several
 from detserve_client.shared_memory.frames import FrameTransfer
 from detserve_client.transports.base import AsyncTransport
 from detserve_core.card import Card
@@ -32,15 +35,15 @@ from detserve_core.security import UNSECURED, Security
 _Result = TypeVar("_Result")
 
 
-class AsyncDetectionClient(BaseClient):
-    """A :class:`~detserve_client.DetectionClient` for one event loop, in which it is made, used and closed.
+class AsyncClient(BaseClient):
+    """A :class:`~detserve_client.Client` for one event loop, in which it is made, used and closed.
 
     Usage::
 
-        async with AsyncDetectionClient("grpc://localhost:8001", "codes") as client:
+        async with AsyncClient("localhost:8001", "codes") as client:
             detections = await client.detect("desk.jpg")
 
-    Arguments, errors and retries are those of :class:`~detserve_client.DetectionClient`. Cancelling a task
+    Arguments, errors and retries are those of :class:`~detserve_client.Client`. Cancelling a task
     ends its request on this side; a picture that the server's pipeline has taken is finished there all the
     same, unless its ``timeout_s`` is over before a thread is free for it.
     """
@@ -48,7 +51,7 @@ class AsyncDetectionClient(BaseClient):
     def __init__(
         self,
         url: str,
-        model: str,
+        model: str | None = None,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         transport: AsyncTransport | None = None,
@@ -61,7 +64,7 @@ class AsyncDetectionClient(BaseClient):
             transport = async_transport_to(self.endpoint)
         self._transport = transport
 
-    async def __aenter__(self) -> AsyncDetectionClient:
+    async def __aenter__(self) -> AsyncClient:
         """Return the client itself."""
         return self
 
@@ -79,6 +82,8 @@ class AsyncDetectionClient(BaseClient):
     async def ready(self) -> bool:
         """Whether the server is there and the model takes requests. Makes one attempt."""
         try:
+            if not self.model:
+                await self.card()
             ready = await self._transport.ready(self.model, self.timeout_s)
         except ServerUnavailable:
             return False
@@ -89,6 +94,10 @@ class AsyncDetectionClient(BaseClient):
         """The detector's card, asked for once and kept."""
         return await self._run(self._flows.card(self._deadline_s()))
 
+    async def models(self) -> list[str]:
+        """The names of the detectors that the server has ready; see :meth:`detserve_client.Client.models`."""
+        return await self._run(self._flows.detectors(self._deadline_s()))
+
     async def frame_transfer(self) -> FrameTransfer:
         """How frames, BGR pixels in numpy arrays, travel to this server.
 
@@ -97,18 +106,52 @@ class AsyncDetectionClient(BaseClient):
         """
         return await self._run(self._flows.frame_transfer(self._deadline_s()))
 
-    async def detect(
+    @overload
+    async def detect(  # type: ignore[overload-overlap]
         self,
         source: PictureSource,
         *,
+        rgb: bool = False,
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
         timeout_s: float | None = None,
-    ) -> Detections:
-        """Detect in one picture; see :meth:`detserve_client.DetectionClient.detect`."""
-        limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
-        return await self._run(self._flows.detect(source, limits))
+    ) -> Detections: ...
+    @overload
+    async def detect(
+        self,
+        source: Iterable[PictureSource],
+        *,
+        rgb: bool = False,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Detections]: ...
+    async def detect(
+        self,
+        source: PictureSource | Iterable[PictureSource],
+        *,
+        rgb: bool = False,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Detections | list[Detections]:
+        """Detect in one picture or in several; see :meth:`detserve_client.Client.detect`."""
+        given = one_or_several(source)
+        if not isinstance(given, list):
+            limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
+            return await self._run(self._flows.detect(from_rgb(given) if rgb else given, limits))
+        outcomes = self.detect_stream(
+            [from_rgb(each) for each in given] if rgb else given,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+            timeout_s=timeout_s,
+        )
+        async with aclosing(outcomes):
+            return [of_several(outcome) async for outcome in outcomes]
 
     async def detect_batch(
         self,
@@ -119,7 +162,7 @@ class AsyncDetectionClient(BaseClient):
         max_detections: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Outcome]:
-        """Detect in pictures that travel together; see :class:`~detserve_client.DetectionClient`."""
+        """Detect in pictures that travel together; see :class:`~detserve_client.Client`."""
         limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
         batches = await self._run(self._flows.batches(sources, self._deadline_s()))
         outcomes: list[Outcome] = []
@@ -138,9 +181,9 @@ class AsyncDetectionClient(BaseClient):
         max_detections: int | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Outcome, None]:
-        """Detect in many pictures with ``window`` requests under way at a time.
+        """Detect in many pictures with ``window`` requests in flight at a time.
 
-        As :meth:`detserve_client.DetectionClient.detect_stream`. A source that waits for its next picture
+        As :meth:`detserve_client.Client.detect_stream`. A source that waits for its next picture
         should be asynchronous: a plain iterable is read in the event loop. To leave a loop over the outcomes
         early, use ``contextlib.aclosing``, which cancels what is under way at once.
         """
@@ -183,6 +226,8 @@ class AsyncDetectionClient(BaseClient):
                 return await asyncio.to_thread(function)
             case FetchConfig(model, timeout_s):
                 return await self._transport.model_config(model, timeout_s)
+            case ListModels(timeout_s):
+                return await self._transport.models(timeout_s)
             case ListRegions(timeout_s):
                 return await self._transport.shared_regions(timeout_s)
             case RegisterRegion(name, key, size_bytes, timeout_s):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from detserve_client.engine.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseClient, checked_window
 from detserve_client.engine.cancellation import Cancellation
@@ -13,6 +15,7 @@ from detserve_client.engine.steps import (
     FetchConfig,
     Flow,
     Infer,
+    ListModels,
     ListRegions,
     Pause,
     RegisterRegion,
@@ -21,8 +24,9 @@ from detserve_client.engine.steps import (
     Work,
 )
 from detserve_client.engine.streams import stream
-from detserve_client.pictures.encoding import PictureSource
-from detserve_client.results.outcomes import Outcome
+from detserve_client.pictures.encoding import PictureSource, from_rgb
+from detserve_client.pictures.several import one_or_several
+from detserve_client.results.outcomes import Outcome, of_several
 from detserve_client.shared_memory.frames import FrameTransfer
 from detserve_client.transports.base import Transport
 from detserve_core.card import Card
@@ -30,15 +34,19 @@ from detserve_core.detections import Detections
 from detserve_core.errors import DetserveError, ServerUnavailable
 from detserve_core.security import UNSECURED, Security
 
+if TYPE_CHECKING:
+    from detserve_client.video.detection import DetectedFrame
+    from detserve_core.datasets.average_precision import AccuracyTable
+
 _Result = TypeVar("_Result")
 
 
-class DetectionClient(BaseClient):
-    """Detects objects with one model of one server. May be used from several threads.
+class Client(BaseClient):
+    """Detects objects with one detector of one server. May be used from several threads.
 
     Usage::
 
-        with DetectionClient("grpc://localhost:8001", "codes") as client:
+        with Client("localhost:8001", "codes") as client:
             for detection in client.detect("desk.jpg").above(0.5):
                 print(detection.label, detection.score, detection.box_px)
 
@@ -48,8 +56,9 @@ class DetectionClient(BaseClient):
     no longer knows, as while the server goes down, for at most 8 s. Nothing else is tried again.
 
     Args:
-        url: where the server listens: ``grpc://HOST:PORT`` or ``http://HOST:PORT``.
-        model: name of the ensemble.
+        url: where the server listens: ``grpc://HOST:PORT`` or ``http://HOST:PORT``; ``HOST:PORT`` alone is
+            gRPC, or HTTP where the port is 8000.
+        model: name of the detector; None is the only one that the server has.
         timeout_s: how long one request may take, retries included.
         transport: another way to the server than the one ``url`` names, e.g. a
             :class:`~detserve_client.transports.FakeTransport`. The client closes it.
@@ -62,7 +71,7 @@ class DetectionClient(BaseClient):
     def __init__(
         self,
         url: str,
-        model: str,
+        model: str | None = None,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         transport: Transport | None = None,
@@ -75,7 +84,7 @@ class DetectionClient(BaseClient):
             transport = transport_to(self.endpoint)
         self._transport = transport
 
-    def __enter__(self) -> DetectionClient:
+    def __enter__(self) -> Client:
         """Return the client itself."""
         return self
 
@@ -93,6 +102,8 @@ class DetectionClient(BaseClient):
     def ready(self) -> bool:
         """Whether the server is there and the model takes requests. Makes one attempt."""
         try:
+            if not self.model:
+                self.card()
             ready = self._transport.ready(self.model, self.timeout_s)
         except ServerUnavailable:
             return False
@@ -107,6 +118,19 @@ class DetectionClient(BaseClient):
         """
         return self._run(self._flows.card(self._deadline_s()))
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class names of the detector, asked for once and kept."""
+        return tuple(self.card().labels)
+
+    def models(self) -> list[str]:
+        """The names of the detectors that the server has ready, in alphabetical order.
+
+        Raises:
+            AccessDenied: a gateway does not list them.
+        """
+        return self._run(self._flows.detectors(self._deadline_s()))
+
     def frame_transfer(self) -> FrameTransfer:
         """How frames, BGR pixels in numpy arrays, travel to this server.
 
@@ -115,30 +139,73 @@ class DetectionClient(BaseClient):
         """
         return self._run(self._flows.frame_transfer(self._deadline_s()))
 
-    def detect(
+    @overload
+    def detect(  # type: ignore[overload-overlap]
         self,
         source: PictureSource,
         *,
+        rgb: bool = False,
         score_threshold: float | None = None,
         iou_threshold: float | None = None,
         max_detections: int | None = None,
         timeout_s: float | None = None,
-    ) -> Detections:
-        """Detect in one picture.
+    ) -> Detections: ...
+    @overload
+    def detect(
+        self,
+        source: Iterable[PictureSource],
+        *,
+        rgb: bool = False,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Detections]: ...
+    def detect(
+        self,
+        source: PictureSource | Iterable[PictureSource],
+        *,
+        rgb: bool = False,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Detections | list[Detections]:
+        """Detect in one picture, or in several: a list, or a folder, which is searched through.
+
+        Several travel with 8 requests in flight at a time; to go on after one that fails, use
+        :meth:`detect_stream`. A type checker cannot tell a folder's path from a picture's; for it, say
+        ``detect(Path(folder).glob("*.jpg"))``.
 
         Args:
-            source: a path, an encoded picture, BGR pixels uint8 ``(h, w, 3)``, or a PIL image.
+            source: a path, an http(s) URL, an encoded picture, a file opened for reading bytes, BGR pixels
+                uint8 ``(h, w, 3)`` as ``cv2.imread`` gives them, or a PIL image; or several of these.
+            rgb: the pixels of arrays are in RGB, not BGR.
             score_threshold: least score, 0 to 1; None is the card's.
             iou_threshold: most overlap of two boxes of a class, 0 to 1; None is the card's.
             max_detections: most detections; None is the card's.
             timeout_s: how long the request may take, retries included; None is the client's.
 
+        Returns:
+            The detections; of several pictures a list of them, in the order of the pictures.
+
         Raises:
-            SourceError: the source cannot be read on this side.
+            SourceError: a source cannot be read on this side.
             RequestRejected: a threshold is out of range, or the server cannot decode the picture.
         """
-        limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
-        return self._run(self._flows.detect(source, limits))
+        given = one_or_several(source)
+        if not isinstance(given, list):
+            limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)
+            return self._run(self._flows.detect(from_rgb(given) if rgb else given, limits))
+        outcomes = self.detect_stream(
+            [from_rgb(each) for each in given] if rgb else given,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+            timeout_s=timeout_s,
+        )
+        with closing(outcomes):
+            return [of_several(outcome) for outcome in outcomes]
 
     def detect_batch(
         self,
@@ -176,8 +243,8 @@ class DetectionClient(BaseClient):
         iou_threshold: float | None = None,
         max_detections: int | None = None,
         timeout_s: float | None = None,
-    ) -> Iterator[Outcome]:
-        """Detect in many pictures with ``window`` requests under way at a time.
+    ) -> Generator[Outcome, None, None]:
+        """Detect in many pictures with ``window`` requests in flight at a time.
 
         Yields one :class:`Outcome` for each source, one that fails included: in order, or with
         ``ordered=False`` as they are completed. ``sources`` is read by the thread that reads the outcomes,
@@ -199,6 +266,68 @@ class DetectionClient(BaseClient):
             return self._run(self._flows.outcome(index, source, limits), cancellation)
 
         return stream(outcome_of, sources, window=window, ordered=ordered)
+
+    def video(
+        self,
+        source: str | Path | int,
+        *,
+        track: bool = False,
+        window: int = DEFAULT_WINDOW,
+        score_threshold: float | None = None,
+        iou_threshold: float | None = None,
+        max_detections: int | None = None,
+    ) -> Iterator[DetectedFrame]:
+        """Detect in every frame of a video file, or in the latest frame of a camera or stream.
+
+        Leaving the loop closes the video.
+
+        Args:
+            source: a video file, a camera's number, or ``rtsp://...``.
+            track: give each object an id that it keeps, by ByteTrack: ``frame.detections.track_ids``.
+            window: how many frames of a file are in flight at a time; one of a live source.
+            score_threshold: least score, 0 to 1; None is the card's.
+            iou_threshold: most overlap of two boxes of a class, 0 to 1; None is the card's.
+            max_detections: most detections in a frame; None is the card's.
+
+        Raises:
+            SourceError: there is no such video, it cannot be read, or it breaks off.
+            MissingExtra: PyAV, OpenCV or supervision is not installed.
+            InferenceError: a frame failed.
+        """
+        from detserve_client.video.detection import detected_frames
+
+        thresholds = {
+            "score_threshold": score_threshold,
+            "iou_threshold": iou_threshold,
+            "max_detections": max_detections,
+        }
+        return detected_frames(self, source, track=track, window=window, thresholds=thresholds)
+
+    def evaluate(
+        self,
+        annotations: str | Path,
+        pictures: str | Path | None = None,
+        *,
+        iou_threshold: float | None = None,
+    ) -> AccuracyTable:
+        """Send annotated pictures to the server and score what comes back as COCO does.
+
+        Args:
+            annotations: a COCO json file; a YOLO dataset's ``data.yaml`` or folder; a Pascal VOC folder.
+            pictures: the folder of the pictures; None is where the format has them.
+            iou_threshold: of the detector's NMS; None is the card's.
+
+        Returns:
+            ``ap``, ``ap50``, ``ap75``, 0 to 1 and None where nothing is annotated, and each size's and
+            class's.
+
+        Raises:
+            DatasetError: the annotations are not readable, or share no class with the detector.
+            SourceError, InferenceError: a picture failed, so nothing is scored.
+        """
+        from detserve_client.evaluation import evaluated
+
+        return evaluated(self, Path(annotations), pictures, iou_threshold)
 
     def _run(self, flow: Flow[_Result], cancellation: Cancellation | None = None) -> _Result:
         try:
@@ -228,6 +357,8 @@ class DetectionClient(BaseClient):
                 return function()
             case FetchConfig(model, timeout_s):
                 return self._transport.model_config(model, timeout_s)
+            case ListModels(timeout_s):
+                return self._transport.models(timeout_s)
             case ListRegions(timeout_s):
                 return self._transport.shared_regions(timeout_s)
             case RegisterRegion(name, key, size_bytes, timeout_s):

@@ -31,26 +31,30 @@ class Endpoint:
     def parse(cls, url: str) -> Endpoint:
         """Read ``grpc://HOST[:PORT]`` or ``http://HOST[:PORT]``; ``grpcs`` and ``https`` mean TLS.
 
-        Without a port it is Triton's: 8001 for gRPC, 8000 for HTTP; 443 for HTTPS.
+        Without a port it is Triton's: 8001 for gRPC, 8000 for HTTP; 443 for HTTPS. ``HOST:PORT`` alone is
+        gRPC, or HTTP where the port is 8000, on which Triton listens for it.
 
         Raises:
             EndpointError: ``url`` is something else.
         """
-        scheme, separator, _ = url.partition("://")
-        if not separator or scheme.lower() not in _SCHEMES:
-            raise _mistake(url, "grpc://HOST:PORT or http://HOST:PORT")
+        given = url
+        if "://" not in url and url:
+            url = f"{'http' if url.rpartition(':')[2] == '8000' else 'grpc'}://{url}"
+        scheme, _, _ = url.partition("://")
+        if scheme.lower() not in _SCHEMES:
+            raise _mistake(given, "grpc://HOST:PORT or http://HOST:PORT")
         protocol, tls, default_port = _SCHEMES[scheme.lower()]
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise _mistake(url, f"a host and a port of 1 to 65535 ({error})") from None
+            raise _mistake(given, f"a host and a port of 1 to 65535 ({error})") from None
         if not host or any(character.isspace() for character in host) or not _can_be_looked_up(host):
-            raise _mistake(url, f"a host name after {scheme}://")
+            raise _mistake(given, f"a host name after {scheme}://")
         if port == 0:
-            raise _mistake(url, "a port of 1 to 65535")
+            raise _mistake(given, "a port of 1 to 65535")
         if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise _mistake(url, f"nothing but {scheme}://HOST:PORT")
+            raise _mistake(given, f"nothing but {scheme}://HOST:PORT")
         return cls(protocol, host, default_port if port is None else port, tls)
 
     def secured(self, security: Security) -> Endpoint:

@@ -90,7 +90,7 @@ def test_thresholds_reach_the_server(url: str, folder: Path) -> None:
     ("arguments", "sentence"),
     [
         (["absent.jpg"], "there is no file or folder 'absent.jpg'"),
-        (["{folder}", "--url", "localhost:8001"], "cannot read the server address 'localhost:8001'"),
+        (["{folder}", "--url", "localhost:no"], "cannot read the server address 'localhost:no'"),
         (["{folder}", "--url", "grpc://127.0.0.1:1"], "cannot be reached: Connection refused"),
         (["{folder}", "--save", "{folder}"], "would overwrite the picture"),
     ],

@@ -8,9 +8,9 @@ import pytest
 
 from detserve_client import (
     Card,
+    Client,
     ContractViolation,
     DeadlineExceeded,
-    DetectionClient,
     Detections,
     EndpointError,
     FakeTransport,
@@ -60,8 +60,8 @@ def failing(*errors: InferenceError, then: Detections) -> Callable[[DetectionReq
     return answer
 
 
-def client_of(transport: FakeTransport, **options: Any) -> DetectionClient:
-    return DetectionClient("grpc://fake", "pets", transport=transport, **options)
+def client_of(transport: FakeTransport, **options: Any) -> Client:
+    return Client("grpc://fake", "pets", transport=transport, **options)
 
 
 def test_detect(card: Card, found: Detections, tmp_path: Path) -> None:
@@ -82,17 +82,15 @@ def test_detect(card: Card, found: Detections, tmp_path: Path) -> None:
 
 
 def test_another_model_is_not_found(card: Card, found: Detections) -> None:
-    with DetectionClient(
-        "grpc://fake", "cars", transport=FakeTransport(card, lambda request: found)
-    ) as client:
+    with Client("grpc://fake", "cars", transport=FakeTransport(card, lambda request: found)) as client:
         assert not client.ready()
         with pytest.raises(ModelNotFound, match="'cars'"):
             client.detect(b"picture")
 
 
 def test_wrong_address() -> None:
-    with pytest.raises(EndpointError, match="'pets:8001'"):
-        DetectionClient("pets:8001", "pets")
+    with pytest.raises(EndpointError, match="'pets:no'"):
+        Client("pets:no", "pets")
 
 
 def test_an_answer_against_the_contract(card: Card) -> None:
@@ -179,7 +177,7 @@ def test_a_model_that_never_was_there_is_not_waited_for(card: Card, found: Detec
     transport = Without(card, lambda request: found)
     with client_of(transport) as client, pytest.raises(ModelNotFound):
         client.detect(b"picture", timeout_s=20)
-    assert transport.configs == 1
+    assert transport.configs == 2  # once more while looking for the detectors that there are
 
 
 def test_the_card_is_fetched_with_retries_too(card: Card, found: Detections) -> None:

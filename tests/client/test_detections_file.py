@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detserve_client import Detections, Outcome, RequestRejected, SourceError
+from detserve_client import Detected, Detections, Failed, RequestRejected, SourceError
 from detserve_client.results.detections_file import detections_of
 from detserve_client.results.run_files import write_json
 
@@ -30,7 +30,7 @@ def test_what_was_written_is_read(rows: list, tmp_path_factory: pytest.TempPathF
         LABELS,
     )
     path = tmp_path_factory.mktemp("json") / "d.json"
-    write_json(path, [Outcome("a.jpg", written)])
+    write_json(path, [Detected("a.jpg", written)])
     read = detections_of(path, Path("a.jpg"))
     for name in ("boxes", "scores", "classes"):
         assert np.array_equal(getattr(read, name), getattr(written, name))
@@ -41,7 +41,7 @@ def test_what_was_written_is_read(rows: list, tmp_path_factory: pytest.TempPathF
 
 def test_which_picture_is_meant(tmp_path: Path, found: Detections) -> None:
     none, path = Detections.empty(LABELS), tmp_path / "d.json"
-    write_json(path, [Outcome("x/a.jpg", found), Outcome("y/a.jpg", none), Outcome("y/b.jpg", found)])
+    write_json(path, [Detected("x/a.jpg", found), Detected("y/a.jpg", none), Detected("y/b.jpg", found)])
     assert len(detections_of(path, Path("x/a.jpg"))) == 2
     assert len(detections_of(path, Path("y/a.jpg"))) == 0
     assert len(detections_of(path, Path("z/b.jpg"))) == 2
@@ -51,7 +51,7 @@ def test_which_picture_is_meant(tmp_path: Path, found: Detections) -> None:
         detections_of(path, Path("z/a.jpg"))
     with pytest.raises(SourceError, match=r"of c.jpg: none of its 3 pictures has that name"):
         detections_of(path, Path("c.jpg"))
-    write_json(path, [Outcome("a.jpg", found)])
+    write_json(path, [Detected("a.jpg", found)])
     assert len(detections_of(path, Path("another.png"))) == 2
 
 
@@ -82,6 +82,6 @@ def test_mistakes(tmp_path: Path, content: str, sentence: str) -> None:
 
 
 def test_a_picture_that_failed(tmp_path: Path) -> None:
-    write_json(tmp_path / "d.json", [Outcome("a.jpg", error=RequestRejected("not a picture"))])
+    write_json(tmp_path / "d.json", [Failed("a.jpg", RequestRejected("not a picture"))])
     with pytest.raises(SourceError, match=r"has no detections of a.jpg: not a picture"):
         detections_of(tmp_path / "d.json", Path("a.jpg"))

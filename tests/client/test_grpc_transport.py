@@ -9,9 +9,9 @@ import pytest
 
 from detserve_client import (
     Card,
+    Client,
     ContractViolation,
     DeadlineExceeded,
-    DetectionClient,
     Detections,
     InferenceError,
     Overloaded,
@@ -37,7 +37,7 @@ def test_a_picture_and_its_parameters_arrive(card: Card, found: Detections) -> N
         requests.append(request)
         return infer_response(found)
 
-    with grpc_server(card, answer) as url, DetectionClient(url, "pets") as client:
+    with grpc_server(card, answer) as url, Client(url, "pets") as client:
         assert client.ready()
         assert client.card() == card
         picture = b"\0\xff" * (3 << 20)
@@ -56,7 +56,7 @@ def test_a_picture_and_its_parameters_arrive(card: Card, found: Detections) -> N
 
 
 def test_another_model_is_not_ready(card: Card, found: Detections) -> None:
-    with grpc_server(card, lambda *_: infer_response(found)) as url, DetectionClient(url, "cars") as client:
+    with grpc_server(card, lambda *_: infer_response(found)) as url, Client(url, "cars") as client:
         assert not client.ready()
 
 
@@ -65,7 +65,7 @@ def test_every_status_becomes_its_error(card: Card, code: str, kind: type[Infere
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
         context.abort(getattr(grpc.StatusCode, code), "some words")
 
-    with grpc_server(card, answer) as url, DetectionClient(url, "pets") as client:
+    with grpc_server(card, answer) as url, Client(url, "pets") as client:
         client.card()
         with pytest.raises(kind) as caught:
             client.detect(b"picture", timeout_s=0.5)
@@ -102,7 +102,7 @@ def test_what_triton_says_counts_more_than_its_status(
 
     with (
         grpc_server(card, answer) as url,
-        DetectionClient(url, "pets") as client,
+        Client(url, "pets") as client,
         pytest.raises(kind, match=sentence),
     ):
         client.detect(b"picture")
@@ -119,7 +119,7 @@ def test_an_unavailable_server_is_tried_again(card: Card, found: Detections) -> 
             context.abort(grpc.StatusCode.UNAVAILABLE, "loading")
         return infer_response(found)
 
-    with grpc_server(card, answer) as url, DetectionClient(url, "pets") as client:
+    with grpc_server(card, answer) as url, Client(url, "pets") as client:
         assert client.detect(b"picture") == found
     assert calls == 3
 
@@ -133,7 +133,7 @@ def test_no_answer_in_time(card: Card, found: Detections) -> None:
         done.wait(10)
         return infer_response(found)
 
-    with grpc_server(card, answer) as url, DetectionClient(url, "pets") as client:
+    with grpc_server(card, answer) as url, Client(url, "pets") as client:
         client.card()
         with pytest.raises(DeadlineExceeded, match=rf"no answer from {url} within 0\.\d+ s"):
             client.detect(b"picture", timeout_s=0.2)
@@ -143,7 +143,7 @@ def test_no_answer_in_time(card: Card, found: Detections) -> None:
 
 def test_nobody_listens() -> None:
     url = f"grpc://127.0.0.1:{closed_port()}"
-    with DetectionClient(url, "pets") as client:
+    with Client(url, "pets") as client:
         assert not client.ready()
         with pytest.raises(ServerUnavailable, match=f"^{url} cannot be reached: Connection refused; is the"):
             client.detect(b"picture")
@@ -151,7 +151,7 @@ def test_nobody_listens() -> None:
 
 def test_a_server_that_comes_back_is_found_again(card: Card, found: Detections) -> None:
     port = closed_port()
-    with DetectionClient(f"grpc://127.0.0.1:{port}", "pets") as client:
+    with Client(f"grpc://127.0.0.1:{port}", "pets") as client:
         with pytest.raises(ServerUnavailable):
             client.detect(b"picture")
         with grpc_server(card, lambda *_: infer_response(found), f"127.0.0.1:{port}"):
@@ -170,7 +170,7 @@ def test_a_torn_tensor(card: Card, found: Detections) -> None:
 
     with (
         grpc_server(card, answer) as url,
-        DetectionClient(url, "pets") as client,
+        Client(url, "pets") as client,
         pytest.raises(ContractViolation, match="cannot be read"),
     ):
         client.detect(b"picture")

@@ -7,9 +7,9 @@ import pytest
 
 from detserve_client import (
     Card,
+    Client,
     ContractViolation,
     DeadlineExceeded,
-    DetectionClient,
     Detections,
     InferenceError,
     ModelNotFound,
@@ -38,7 +38,7 @@ def test_a_picture_and_its_parameters_arrive(card: Card, found: Detections) -> N
         received.append(request)
         return infer_reply(found)
 
-    with http_server(card, answer) as url, DetectionClient(url, "pets") as client:
+    with http_server(card, answer) as url, Client(url, "pets") as client:
         assert client.ready()
         assert client.card() == card
         assert client.detect(b"\xff\xd8\0picture", iou_threshold=1, max_detections=3) == found
@@ -52,7 +52,7 @@ def test_a_picture_and_its_parameters_arrive(card: Card, found: Detections) -> N
 def test_many_share_the_pool(card: Card, found: Detections) -> None:
     with (
         http_server(card, lambda request: infer_reply(found)) as url,
-        DetectionClient(url, "pets") as client,
+        Client(url, "pets") as client,
     ):
         outcomes = list(client.detect_stream([b"picture"] * 40, window=8))
     assert [outcome.get() for outcome in outcomes] == [found] * 40
@@ -61,7 +61,7 @@ def test_many_share_the_pool(card: Card, found: Detections) -> None:
 def test_another_model_is_not_ready_and_not_found(card: Card, found: Detections) -> None:
     with (
         http_server(card, lambda request: infer_reply(found)) as url,
-        DetectionClient(url, "a/b") as client,
+        Client(url, "a/b") as client,
     ):
         assert not client.ready()
         with pytest.raises(ModelNotFound, match="has no model 'a/b' ready"):
@@ -71,7 +71,7 @@ def test_another_model_is_not_ready_and_not_found(card: Card, found: Detections)
 @pytest.mark.parametrize(("status", "kind"), [*BY_HTTP_STATUS.items(), (302, ContractViolation)])
 def test_every_status_becomes_its_error(card: Card, status: int, kind: type[InferenceError]) -> None:
     reply = Reply(status, b"<html>a gateway</html>", {"Location": "http://elsewhere.invalid/"})
-    with http_server(card, lambda request: reply) as url, DetectionClient(url, "pets") as client:
+    with http_server(card, lambda request: reply) as url, Client(url, "pets") as client:
         client.card()
         with pytest.raises(kind) as caught:
             client.detect(b"picture", timeout_s=0.5)
@@ -95,7 +95,7 @@ def test_what_triton_says_counts_more_than_its_status(
 ) -> None:
     with (
         http_server(card, lambda request: error_reply(status, text)) as url,
-        DetectionClient(url, "pets") as client,
+        Client(url, "pets") as client,
         pytest.raises(kind, match=sentence),
     ):
         client.detect(b"picture")
@@ -103,7 +103,7 @@ def test_what_triton_says_counts_more_than_its_status(
 
 def test_an_unavailable_server_is_tried_again(card: Card, found: Detections) -> None:
     replies = [error_reply(503, "loading"), error_reply(503, "loading"), infer_reply(found)]
-    with http_server(card, lambda request: replies.pop(0)) as url, DetectionClient(url, "pets") as client:
+    with http_server(card, lambda request: replies.pop(0)) as url, Client(url, "pets") as client:
         assert client.detect(b"picture") == found
     assert replies == []
 
@@ -115,7 +115,7 @@ def test_no_answer_in_time(card: Card, found: Detections) -> None:
         done.wait(10)
         return infer_reply(found)
 
-    with http_server(card, answer) as url, DetectionClient(url, "pets") as client:
+    with http_server(card, answer) as url, Client(url, "pets") as client:
         client.card()
         with pytest.raises(DeadlineExceeded, match=rf"no answer from {url} within 0\.\d+ s"):
             client.detect(b"picture", timeout_s=0.2)
@@ -135,7 +135,7 @@ def test_nobody_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with DetectionClient(url, "pets") as client:
+        with Client(url, "pets") as client:
             assert not client.ready()
             with pytest.raises(ServerUnavailable, match=f"^{url} cannot be reached: Connection refused; is"):
                 client.detect(b"picture")
@@ -143,7 +143,7 @@ def test_nobody_listens() -> None:
 
 def test_no_such_host() -> None:
     with (
-        DetectionClient("http://no-such-host.invalid", "pets") as client,
+        Client("http://no-such-host.invalid", "pets") as client,
         pytest.raises(ServerUnavailable, match=r"no-such-host\.invalid:8000 cannot be reached"),
     ):
         client.detect(b"picture")
@@ -172,7 +172,7 @@ def test_a_peer_that_is_no_http_server(first_bytes: bytes, kind: type[InferenceE
         thread = threading.Thread(target=say, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with DetectionClient(url, "pets") as client, pytest.raises(kind, match=sentence):
+        with Client(url, "pets") as client, pytest.raises(kind, match=sentence):
             client.detect(b"picture")
         listener.shutdown(socket.SHUT_RDWR)
     thread.join(5)
@@ -192,7 +192,7 @@ def test_an_answer_that_cannot_be_read(card: Card, found: Detections, change: ob
     reply = change(infer_reply(found))  # type: ignore[operator]
     with (
         http_server(card, lambda request: reply) as url,
-        DetectionClient(url, "pets") as client,
+        Client(url, "pets") as client,
         pytest.raises(ContractViolation),
     ):
         client.detect(b"picture")

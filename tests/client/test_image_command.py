@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detserve_client import Detections, Outcome
-from detserve_client.pictures.drawing import annotated
+from detserve_client import Detected, Detections
 from detserve_client.results.run_files import write_json
+from detserve_core.pictures.drawing import annotated
 
 
 def image(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -62,7 +62,7 @@ def test_resize(picture: Path, tmp_path: Path, options: list[str], wh: tuple[int
 def test_draw(picture: Path, tmp_path: Path, found: Detections) -> None:
     json = tmp_path / "found.json"
     write_json(
-        json, [Outcome(str(tmp_path / "b.jpg"), Detections.empty(["cat"])), Outcome(str(picture), found)]
+        json, [Detected(str(tmp_path / "b.jpg"), Detections.empty(["cat"])), Detected(str(picture), found)]
     )
     assert image("draw", picture, tmp_path / "out.png", "--json", json).returncode == 0
     expected = annotated(cv2.imread(str(picture)), found)

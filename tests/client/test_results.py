@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detserve_client import Detections, Outcome, OutputError, RequestRejected
+from detserve_client import Detected, Detections, Failed, Outcome, OutputError, RequestRejected
 from detserve_client.results.run_files import coco_image_ids, write_coco, write_json
 from detserve_core.machine.whole_files import write_whole
 
@@ -15,9 +15,9 @@ from detserve_core.machine.whole_files import write_whole
 @pytest.fixture
 def outcomes(found: Detections) -> list[Outcome]:
     return [
-        Outcome(Path("x/000000000139.jpg"), found),
-        Outcome(Path("torn.jpg"), error=RequestRejected("the picture is rejected: torn")),
-        Outcome(Path("dog.jpg"), found.of("dog")),
+        Detected(Path("x/000000000139.jpg"), found),
+        Failed(Path("torn.jpg"), RequestRejected("the picture is rejected: torn")),
+        Detected(Path("dog.jpg"), found.of("dog")),
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_client import DetectionClient, Endpoint, EndpointError, Security, SecurityError
+from detserve_client import Client, Endpoint, EndpointError, Security, SecurityError
 
 
 def test_headers_and_metadata() -> None:
@@ -30,7 +30,7 @@ def test_a_key_that_is_none(key) -> None:
 @pytest.mark.parametrize("url", ["grpc://h", "http://h"])
 def test_no_key_without_tls(url) -> None:
     with pytest.raises(EndpointError, match="need TLS"):
-        DetectionClient(url, "m", security=Security(api_key="k"))
+        Client(url, "m", security=Security(api_key="k"))
 
 
 def test_files_that_are_not_there_or_no_certificates(tmp_path: Path) -> None:

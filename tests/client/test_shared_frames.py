@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detserve_client import AsyncDetectionClient, AsyncFakeTransport, Card, DetectionClient, FakeTransport
+from detserve_client import AsyncClient, AsyncFakeTransport, Card, Client, FakeTransport
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.wire import DetectionRequest, Outputs, padded_outputs
 from detserve_core.detections import Detections
@@ -28,12 +28,12 @@ def names_in_shm() -> set[str]:
     return {path.name for path in SHM.glob(f"detserve-client-*-{os.getpid()}-*")}
 
 
-def pool_bytes(client: DetectionClient | AsyncDetectionClient) -> int:
+def pool_bytes(client: Client | AsyncClient) -> int:
     """What the pool takes for held, free or not."""
     return sum(client._flows._frames._pool._sizes_bytes.values())
 
 
-def free_bytes(client: DetectionClient | AsyncDetectionClient) -> int:
+def free_bytes(client: Client | AsyncClient) -> int:
     return sum(region.size_bytes for region in client._flows._frames._pool._free)
 
 
@@ -87,7 +87,7 @@ class AsyncSharing(AsyncFakeTransport):
         return self.server.infer(request, timeout_s)
 
 
-async def cancelled(client: AsyncDetectionClient, begun: Callable[[], Awaitable[object]]) -> None:
+async def cancelled(client: AsyncClient, begun: Callable[[], Awaitable[object]]) -> None:
     task = asyncio.create_task(client.detect(FRAME))
     await asyncio.wait_for(begun(), 10)
     task.cancel()
@@ -98,7 +98,7 @@ async def cancelled(client: AsyncDetectionClient, begun: Callable[[], Awaitable[
 def test_a_task_cancelled_while_its_region_is_registered_leaves_none(card: Card) -> None:
     async def go() -> None:
         transport = AsyncSharing(card)
-        async with AsyncDetectionClient("grpc://localhost:1", "pets", transport=transport) as client:
+        async with AsyncClient("grpc://localhost:1", "pets", transport=transport) as client:
             await client.card()
             before = names_in_shm()
             transport.held = True
@@ -124,7 +124,7 @@ def test_a_task_cancelled_while_its_frame_is_written_leaves_none(card: Card) -> 
     async def go() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         transport = AsyncSharing(card)
-        async with AsyncDetectionClient("grpc://localhost:1", "pets", transport=transport) as client:
+        async with AsyncClient("grpc://localhost:1", "pets", transport=transport) as client:
             await client.detect(FRAME)
             before = names_in_shm()
             (first,) = transport.server.registered
@@ -169,7 +169,7 @@ class Waiting(Sharing):
 def test_a_stream_of_frames_left_early_leaves_no_region(card: Card, ordered: bool) -> None:
     before = names_in_shm()
     transport = Waiting(card)
-    with DetectionClient("grpc://localhost:1", "pets", transport=transport) as client:
+    with Client("grpc://localhost:1", "pets", transport=transport) as client:
         stream = client.detect_stream([b"picture", *[FRAME] * 100], window=4, ordered=ordered)
         assert next(stream).index == 0
         release = threading.Timer(0.3, transport.told.set)

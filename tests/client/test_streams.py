@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from detserve_client import (
-    AsyncDetectionClient,
+    AsyncClient,
     AsyncFakeTransport,
     Card,
-    DetectionClient,
+    Client,
     DetectionRequest,
     Detections,
     FakeTransport,
@@ -32,8 +32,8 @@ from detserve_client.engine.wire import Outputs
 Answer = Callable[[DetectionRequest], Detections]
 
 
-def client_of(card: Card, answer: Answer) -> DetectionClient:
-    return DetectionClient("grpc://fake", "pets", transport=FakeTransport(card, answer))
+def client_of(card: Card, answer: Answer) -> Client:
+    return Client("grpc://fake", "pets", transport=FakeTransport(card, answer))
 
 
 def threaded(card: Card, answer: Answer, sources: Iterable[Any], **options: Any) -> list[Outcome]:
@@ -44,7 +44,7 @@ def threaded(card: Card, answer: Answer, sources: Iterable[Any], **options: Any)
 def asynchronous(card: Card, answer: Answer, sources: Iterable[Any], **options: Any) -> list[Outcome]:
     async def go() -> list[Outcome]:
         transport = AsyncFakeTransport(card, answer)
-        async with AsyncDetectionClient("grpc://fake", "pets", transport=transport) as client:
+        async with AsyncClient("grpc://fake", "pets", transport=transport) as client:
             return [outcome async for outcome in client.detect_stream(sources, **options)]
 
     return asyncio.run(go())
@@ -154,7 +154,7 @@ def test_the_asynchronous_source_is_read_no_further_than_the_window(card: Card) 
 
     async def go() -> None:
         transport = AsyncFakeTransport(card, lambda request: Detections.empty(card.labels))
-        client = AsyncDetectionClient("grpc://fake", "pets", transport=transport)
+        client = AsyncClient("grpc://fake", "pets", transport=transport)
         async with aclosing(client.detect_stream(sources(), window=3)) as stream:
             for yielded in range(40):
                 assert taken <= yielded + 3
@@ -227,7 +227,7 @@ class WaitingTransport(FakeTransport):
 def test_leaving_early_cancels_what_is_under_way_and_leaves_no_thread(card: Card) -> None:
     transport = WaitingTransport(card)
     before = threading.active_count()
-    with DetectionClient("grpc://fake", "pets", transport=transport) as client:
+    with Client("grpc://fake", "pets", transport=transport) as client:
         for _ in client.detect_stream(numbered(100), window=5):
             break
         assert threading.active_count() == before
@@ -252,7 +252,7 @@ def test_leaving_early_cancels_tasks(card: Card) -> None:
 
     async def go() -> None:
         transport = Waiting(card, lambda request: Detections.empty(card.labels))
-        client = AsyncDetectionClient("grpc://fake", "pets", transport=transport)
+        client = AsyncClient("grpc://fake", "pets", transport=transport)
         async with aclosing(client.detect_stream(numbered(100), window=5)) as outcomes:
             async for _ in outcomes:
                 break
@@ -272,7 +272,7 @@ def test_an_outcome_does_not_wait_for_the_next_picture_of_an_asynchronous_source
             yield b"1"
 
         transport = AsyncFakeTransport(card, lambda request: Detections.empty(card.labels))
-        client = AsyncDetectionClient("grpc://fake", "pets", transport=transport)
+        client = AsyncClient("grpc://fake", "pets", transport=transport)
         stream = client.detect_stream(camera(), window=4)
         assert (await asyncio.wait_for(anext(stream), 5)).index == 0
         asked.set()
@@ -305,11 +305,11 @@ def test_a_batch_travels_in_as_few_requests_as_it_can(card: Card, tmp_path: Path
     sources[12] = tmp_path / "absent.jpg"
 
     async def go() -> list[Outcome]:
-        client = AsyncDetectionClient("grpc://fake", "pets", transport=AsyncCounting(card, answer))
+        client = AsyncClient("grpc://fake", "pets", transport=AsyncCounting(card, answer))
         return await client.detect_batch(sources)
 
     if kind == "threads":
-        with DetectionClient("grpc://fake", "pets", transport=Counting(card, answer)) as client:
+        with Client("grpc://fake", "pets", transport=Counting(card, answer)) as client:
             outcomes = client.detect_batch(sources)
             assert client.detect_batch([]) == []
     else:

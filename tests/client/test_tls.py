@@ -17,9 +17,9 @@ import pytest
 
 from detserve_client import (
     AccessDenied,
-    AsyncDetectionClient,
+    AsyncClient,
     Card,
-    DetectionClient,
+    Client,
     Detections,
     EndpointError,
     RequestRejected,
@@ -78,12 +78,12 @@ def tls_server(protocol: str, card: Card, found: Detections, folder: Path) -> It
 
 def detect(kind: str, url: str, security: Security, picture: bytes = b"picture") -> Detections:
     async def go() -> Detections:
-        async with AsyncDetectionClient(url, "pets", security=security) as client:
+        async with AsyncClient(url, "pets", security=security) as client:
             return await client.detect(picture, timeout_s=5)
 
     if kind == "event loop":
         return asyncio.run(go())
-    with DetectionClient(url, "pets", security=security) as client:
+    with Client(url, "pets", security=security) as client:
         return client.detect(picture, timeout_s=5)
 
 
@@ -122,7 +122,7 @@ def test_a_refusal_before_all_is_sent(card: Card, folder: Path, kind: str) -> No
         detect(kind, url.replace("http", "https"), Security(ca=folder / "ca.crt"), picture)
 
 
-@pytest.mark.parametrize("client", [DetectionClient, AsyncDetectionClient])
+@pytest.mark.parametrize("client", [Client, AsyncClient])
 def test_a_key_does_not_travel_without_tls(client: Any) -> None:
     with pytest.raises(EndpointError, match="an API key and certificates need TLS"):
         client("grpc://localhost", "pets", security=Security(KEY))

@@ -14,32 +14,38 @@ def at(*lefts: float, score: float = 0.8) -> Detections:
     return Detections(boxes, np.full(count, score, np.float32), np.zeros(count, np.int32), ("code",))
 
 
+def ids(tracker: Tracker, found: Detections) -> list[int | None]:
+    tracked = tracker.tracked(found)
+    assert tracked.track_ids is not None
+    return list(tracked.track_ids)
+
+
 def test_an_object_keeps_its_id_when_rows_change_places() -> None:
     tracker = Tracker(25)
-    first = tracker.update(at(100, 300))
+    first = ids(tracker, at(100, 300))
     assert first == [1, 2]
     for step in range(1, 10):
-        assert tracker.update(at(300 - 3 * step, 100 + 3 * step)) == [2, 1]
+        assert ids(tracker, at(300 - 3 * step, 100 + 3 * step)) == [2, 1]
 
 
 def test_out_of_sight_for_half_a_second_is_the_same_object_for_three_seconds_a_new_one() -> None:
     for missing_frames, same in ((12, True), (75, False)):
         tracker = Tracker(25)
-        (before,) = [tracker.update(at(100)) for _ in range(10)][-1]
+        (before,) = [ids(tracker, at(100)) for _ in range(10)][-1]
         for _ in range(missing_frames):
-            assert tracker.update(Detections.empty(["code"])) == []
-        after = [tracker.update(at(100)) for _ in range(3)][-1]
+            assert ids(tracker, Detections.empty(["code"])) == []
+        after = [ids(tracker, at(100)) for _ in range(3)][-1]
         assert (after == [before]) is same
 
 
 def test_a_faint_newcomer_has_no_id() -> None:
     tracker = Tracker(25)
-    tracker.update(at(100))
-    assert tracker.update(at(100, 400, score=0.2))[1] is None
+    ids(tracker, at(100))
+    assert ids(tracker, at(100, 400, score=0.2))[1] is None
 
 
 def test_two_videos_count_for_themselves_and_nothing_is_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert [Tracker(25).update(at(100)) for _ in range(2)] == [[1], [1]]
-        assert Tracker(0.2).update(at(100)) == [1]
+        assert [ids(Tracker(25), at(100)) for _ in range(2)] == [[1], [1]]
+        assert ids(Tracker(0.2), at(100)) == [1]

@@ -16,7 +16,7 @@ import httptools
 import pytest
 
 from detserve_client import (
-    AsyncDetectionClient,
+    AsyncClient,
     Card,
     ContractViolation,
     DeadlineExceeded,
@@ -89,7 +89,7 @@ def test_both_kinds_of_grpc_error(code: grpc.StatusCode) -> None:
 
 
 async def detected(url: str, *, model: str = "pets", timeout_s: float = 5) -> Detections:
-    async with AsyncDetectionClient(url, model) as client:
+    async with AsyncClient(url, model) as client:
         await client.card()
         return await client.detect(b"picture", timeout_s=timeout_s)
 
@@ -130,7 +130,7 @@ def test_a_picture_and_its_answer_in_an_event_loop(card: Card, found: Detections
         return infer_reply(found)
 
     async def go(url: str, model: str) -> tuple[bool, Detections | None]:
-        async with AsyncDetectionClient(url, model) as client:
+        async with AsyncClient(url, model) as client:
             ready = await client.ready()
             return ready, await client.detect(b"picture") if ready else None
 
@@ -150,7 +150,7 @@ def test_nobody_listens_in_an_event_loop(scheme: str) -> None:
         url = f"{scheme}://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ServerUnavailable, match=f"^{url} cannot be reached: .*; is the server running"):
             asyncio.run(detected(url))
-        assert not asyncio.run(AsyncDetectionClient(url, "pets").ready())
+        assert not asyncio.run(AsyncClient(url, "pets").ready())
 
 
 def test_no_answer_in_time_in_an_event_loop(card: Card, found: Detections) -> None:

@@ -22,7 +22,7 @@ from tests.core.test_detections import detections
 @given(detections())
 def test_decode_inverts_padding(found: Detections) -> None:
     outputs = padded_outputs(found, rows=8)
-    (decoded,) = decode(outputs, model="pets", labels=found.labels)
+    (decoded,) = decode(outputs, model="pets", names=found.names)
     assert sorted(decoded) == sorted(found)
     assert (np.diff(decoded.scores) <= 0).all()
 
@@ -59,7 +59,7 @@ def test_an_answer_that_breaks_the_contract(
     else:
         outputs[name] = tensor
     with pytest.raises(ContractViolation, match="the answer of model 'pets' breaks the contract: ") as caught:
-        decode(outputs, model="pets", labels=found.labels)
+        decode(outputs, model="pets", names=found.names)
     assert caught.match(sentence)
 
 

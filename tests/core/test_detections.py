@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def arrays(**changes: Any) -> dict[str, Any]:
         "boxes": np.array([[0, 0, 2, 2]], np.float32),
         "scores": np.array([0.5], np.float32),
         "classes": np.array([0], np.int32),
-        "labels": LABELS,
+        "names": LABELS,
     }
     return {**good, **changes}
 
@@ -66,7 +67,7 @@ def test_nothing_can_be_changed_afterwards() -> None:
     with pytest.raises(ValueError, match="read-only"):
         found.boxes[0, 0] = 7
     with pytest.raises(AttributeError):
-        found.labels = ()  # type: ignore[misc]
+        found.names = ()  # type: ignore[misc]
 
 
 def test_empty() -> None:
@@ -84,7 +85,9 @@ def test_rows(found: Detections) -> None:
     assert first.box_px == (10, 20, 110, 70)
     assert first.score == pytest.approx(0.86)
     assert (first.class_id, first.label) == (1, "dog")
-    assert [found.label_of(row) for row in range(len(found))] == ["dog", "cat"]
+    assert found.labels == ("dog", "cat")
+    assert repr(found) == "<Detections 2: 1 dog, 1 cat>"
+    assert repr(Detections.empty(LABELS)) == "<Detections 0>"
 
 
 @given(detections(), st.floats(0, 1))
@@ -100,8 +103,51 @@ def test_filters_keep_whole_rows(found: Detections, score: float) -> None:
 def test_filter_mistakes(found: Detections) -> None:
     with pytest.raises(ValueError, match="no class 'horse'; it has cat, dog, bicycle"):
         found.of("horse")
-    with pytest.raises(ValueError, match=r"the mask is int64 \(2,\); expected bool \(2,\)"):
-        found[np.array([0, 1])]
+    with pytest.raises(ValueError, match=r"the rows are float32 \(2,\); expected .* a mask, bool \(2,\)"):
+        found[found.scores]  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match=r"the rows are bool \(3,\); expected .* a mask, bool \(2,\)"):
+        found[[True, False, True]]
+    with pytest.raises(ValueError, match=r"the rows are bool \(\)"):
+        found[found.labels == "dog"]
+    for row in (2, -3):
+        with pytest.raises(IndexError, match=f"there is no row {row}; there are 2 detections"):
+            found[row]
+    with pytest.raises(IndexError, match="there is no row 7"):
+        found[[0, 7]]
+
+
+@given(detections(), st.data())
+def test_rows_by_number_slice_list_and_mask(found: Detections, data: st.DataObject) -> None:
+    rows = list(found)
+    numbers = data.draw(st.lists(st.integers(-len(found), len(found) - 1)) if rows else st.just([]))
+    cut = data.draw(st.slices(len(found)))
+    mask = data.draw(st.lists(st.booleans(), min_size=len(found), max_size=len(found)))
+    assert [found[number] for number in numbers] == [rows[number] for number in numbers]
+    assert list(found[numbers]) == list(found[np.array(numbers, np.int64)]) == [rows[n] for n in numbers]
+    assert list(found[cut]) == rows[cut]
+    kept = [row for row, keep in zip(rows, mask, strict=True) if keep]
+    assert list(found[mask]) == list(found[np.array(mask, bool)]) == kept
+
+
+def test_the_names_of_supervision(found: Detections) -> None:
+    assert found.xyxy is found.boxes
+    assert found.confidence is found.scores
+    assert found.class_id is found.classes
+    assert found.area.tolist() == [5000, 45.375]
+    assert found[found.area > 1024].labels == ("dog",)
+
+
+def test_track_ids_stay_with_their_rows(found: Detections) -> None:
+    tracked = replace(found, track_ids=(7, None))
+    assert tracked != found
+    assert [row.track_id for row in tracked] == [7, None]
+    assert tracked[[1, 0]].track_ids == (None, 7)
+    assert tracked.above(0.5).track_ids == (7,)
+    assert [row["track_id"] for row in tracked.to_dicts()] == [7, None]
+    assert tracked.to_supervision().tracker_id.tolist() == [7, -1]
+    assert found.to_supervision().tracker_id is None
+    with pytest.raises(ValueError, match="track_ids has 1 rows and boxes has 2"):
+        replace(found, track_ids=(7,))
 
 
 @given(detections())

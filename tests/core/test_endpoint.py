@@ -25,9 +25,23 @@ def test_addresses(url: str, expected: Endpoint, written: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("alone", "written"),
+    [
+        ("localhost:8001", "grpc://localhost:8001"),
+        ("localhost", "grpc://localhost:8001"),
+        ("gpu7:9001", "grpc://gpu7:9001"),
+        ("localhost:8000", "http://localhost:8000"),
+        ("[::1]:8001", "grpc://[::1]:8001"),
+    ],
+)
+def test_without_a_scheme(alone: str, written: str) -> None:
+    assert str(Endpoint.parse(alone)) == written
+
+
+@pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("localhost:8001", "grpc://HOST:PORT or http://HOST:PORT"),
+        ("localhost:no", "a host and a port"),
         ("", "grpc://HOST:PORT or http://HOST:PORT"),
         ("ftp://host", "grpc://HOST:PORT or http://HOST:PORT"),
         ("grpc://", "a host name after grpc://"),

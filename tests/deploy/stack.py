@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detserve_client import DetectionClient, Security
+from detserve_client import Client, Security
 from detserve_core.machine.ports import choose_ports
 from tests.deploy.base_images import base_images
 
@@ -86,12 +86,10 @@ class Stack:
 
     def client(
         self, protocol: str, model: str = "codes_yolo", *, key: str = "", timeout_s: float = 20
-    ) -> DetectionClient:
+    ) -> Client:
         """A client of the gateway with a key; ``protocol`` is grpcs or https."""
         security = Security(api_key=key or self.key, ca=self.state / "tls/ca/ca.crt")
-        return DetectionClient(
-            f"{protocol}://localhost:{self.port}", model, security=security, timeout_s=timeout_s
-        )
+        return Client(f"{protocol}://localhost:{self.port}", model, security=security, timeout_s=timeout_s)
 
     def container(self, service: str) -> dict[str, Any]:
         """What ``docker inspect`` says of the container of a service."""

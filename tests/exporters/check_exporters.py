@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from detserve_builder.build import build
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_core.errors import DetserveError
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.exporters.table import Row, write_table
@@ -98,7 +98,7 @@ def test_detections_are_the_exporters(case: Case, served: Served, table: list[Ro
         row.passed = True
         return
     assert not case.expected["refused"], "built, though it cannot be served"
-    with DetectionClient(served.server.grpc_url, case.name) as client:
+    with Client(served.server.grpc_url, case.name) as client:
         lost = [
             f"{picture}: {line}"
             for picture, expected in case.expected["pictures"].items()
@@ -109,9 +109,7 @@ def test_detections_are_the_exporters(case: Case, served: Served, table: list[Ro
     row.passed = True
 
 
-def compare(
-    case: Case, picture: Path, expected: dict[str, Any], client: DetectionClient, row: Row
-) -> list[str]:
+def compare(case: Case, picture: Path, expected: dict[str, Any], client: Client, row: Row) -> list[str]:
     """The rows of either side that the other lacks; the largest differences of the others go into ``row``."""
     threshold, iou_threshold = expected["score_threshold"], case.expected["iou_threshold"]
     options = {} if iou_threshold is None else {"iou_threshold": iou_threshold}

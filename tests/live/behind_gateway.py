@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_core.machine.ports import choose_ports
 from detserve_core.security import Security
 from detserve_server.audit.record import is_inference, record_of
@@ -147,7 +147,7 @@ def load(
     encoded = picture.read_bytes()
 
     def run() -> None:
-        with DetectionClient(gateway.url, model, security=gateway.security) as client:
+        with Client(gateway.url, model, security=gateway.security) as client:
             while going.is_set():
                 started_s = time.monotonic()
                 try:

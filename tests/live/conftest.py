@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from detserve_builder.build import build
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.shared_data import FASTESTDET, SHARED, YOLO_FASTEST, YOLOX
 from tests.ssd_checkpoints import save_ssd_checkpoints
@@ -54,9 +54,9 @@ def url(request: pytest.FixtureRequest, server: RunningServer) -> str:
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[DetectionClient]:
+def client(url: str) -> Iterator[Client]:
     """A client of the default detector."""
-    with DetectionClient(url, DEFAULT) as connected:
+    with Client(url, DEFAULT) as connected:
         yield connected
 
 

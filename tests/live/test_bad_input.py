@@ -12,8 +12,8 @@ import pytest
 import tritonclient.grpc as grpcclient
 
 from detserve_client import (
+    Client,
     DeadlineExceeded,
-    DetectionClient,
     InferenceError,
     ModelNotFound,
     RequestRejected,
@@ -48,7 +48,7 @@ def bad_picture(kind: str, sample) -> bytes:
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_picture_is_one_sentence(client: DetectionClient, sample, kind) -> None:
+def test_a_bad_picture_is_one_sentence(client: Client, sample, kind) -> None:
     with pytest.raises((RequestRejected, SourceError)) as caught:
         client.detect(bad_picture(kind, sample))
     assert BAD[kind][1] in str(caught.value)
@@ -61,7 +61,7 @@ def test_one_bad_request_among_seven_good_ones_fails_alone(server, sample, kind)
     """Sent at once, so that dynamic batching puts them together."""
     good = sample.read_bytes()
     pictures = [good] * 3 + [bad_picture(kind, sample)] + [good] * 4
-    with DetectionClient(server.grpc_url, DEFAULT) as client, ThreadPoolExecutor(8) as pool:
+    with Client(server.grpc_url, DEFAULT) as client, ThreadPoolExecutor(8) as pool:
         expected = client.detect(good)
 
         def outcome(picture: bytes):
@@ -95,12 +95,12 @@ def test_a_wrong_dtype_is_refused(server) -> None:
 
 
 def test_a_wrong_model_name(url) -> None:
-    with DetectionClient(url, "no_such_model") as client, pytest.raises(ModelNotFound, match="no_such_model"):
+    with Client(url, "no_such_model") as client, pytest.raises(ModelNotFound, match="no_such_model"):
         client.detect(b"anything")
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5])
-def test_a_threshold_out_of_range(client: DetectionClient, sample, value) -> None:
+def test_a_threshold_out_of_range(client: Client, sample, value) -> None:
     with pytest.raises(RequestRejected, match="score_threshold"):
         client.detect(sample, score_threshold=value)
 
@@ -116,12 +116,12 @@ def test_the_server_checks_parameters_by_itself(server, sample, value) -> None:
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_a_server_that_is_down(scheme, sample) -> None:
-    with DetectionClient(f"{scheme}://127.0.0.1:9", DEFAULT, timeout_s=2) as client:
+    with Client(f"{scheme}://127.0.0.1:9", DEFAULT, timeout_s=2) as client:
         with pytest.raises(ServerUnavailable, match="127.0.0.1:9"):
             client.detect(sample)
 
 
-def test_a_deadline_that_passes(client: DetectionClient) -> None:
+def test_a_deadline_that_passes(client: Client) -> None:
     client.card()
     noise = np.random.default_rng(0).integers(0, 255, (4000, 5000, 3), np.uint8)
     from PIL import Image

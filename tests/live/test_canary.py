@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_server.gateway.secret import new_secret
 from detserve_server.rollout.traffic import Gateway
 from detserve_server.triton.embedded import RunningServer, embedded_server
@@ -83,7 +83,7 @@ def broken(
 
 @pytest.fixture
 def boxes(gateway: NginxGateway) -> int:
-    with DetectionClient(gateway.url, DEFAULT, security=gateway.security) as client:
+    with Client(gateway.url, DEFAULT, security=gateway.security) as client:
         return len(client.detect(PICTURE))
 
 

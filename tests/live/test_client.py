@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from detserve_client import (
-    AsyncDetectionClient,
+    AsyncClient,
+    Client,
     DeadlineExceeded,
-    DetectionClient,
     FrameTransfer,
     Outcome,
     Overloaded,
@@ -60,7 +60,7 @@ def frames(count: int) -> list[np.ndarray]:
 
 
 def regions(url: str) -> list[str]:
-    with DetectionClient(url, NAME) as client:
+    with Client(url, NAME) as client:
         return client._transport.shared_regions(5)
 
 
@@ -69,14 +69,14 @@ def names_in_shm() -> list[str]:
 
 
 async def streamed(url: str, pictures: list, **options) -> list[Outcome]:
-    async with AsyncDetectionClient(url, NAME) as client:
+    async with AsyncClient(url, NAME) as client:
         return [outcome async for outcome in client.detect_stream(pictures, **options)]
 
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_every_answer_belongs_to_its_picture(echo_url: str, ordered: bool) -> None:
     pictures = [b"%d" % number for number in range(300)]
-    with DetectionClient(echo_url, NAME) as client:
+    with Client(echo_url, NAME) as client:
         threaded = list(client.detect_stream(pictures, window=16, ordered=ordered))
         batched = client.detect_batch(pictures)
     looped = asyncio.run(streamed(echo_url, pictures, window=16, ordered=ordered))
@@ -87,11 +87,11 @@ def test_every_answer_belongs_to_its_picture(echo_url: str, ordered: bool) -> No
     assert numbers(batched) == list(range(300))
 
 
-def test_both_clients_agree_on_a_real_picture(url: str, client: DetectionClient, sample: Path) -> None:
+def test_both_clients_agree_on_a_real_picture(url: str, client: Client, sample: Path) -> None:
     pixels = cv2.imread(str(sample))
 
     async def go() -> None:
-        async with AsyncDetectionClient(url, DEFAULT) as looped:
+        async with AsyncClient(url, DEFAULT) as looped:
             assert await looped.card() == client.card()
             assert await looped.detect(sample) == client.detect(sample)
             assert await looped.detect(pixels) == client.detect(pixels)
@@ -116,7 +116,7 @@ def executed(server: RunningServer) -> tuple[float, float]:
 
 
 def test_a_deadline_cancels_on_the_server(echo: RunningServer, echo_url: str) -> None:
-    with DetectionClient(echo_url, NAME) as client:
+    with Client(echo_url, NAME) as client:
         client.card()
         ran, dropped = executed(echo)
         slow = [b"%d 300" % number for number in range(24)]
@@ -142,7 +142,7 @@ def test_the_default_detector_drops_what_waits_past_its_deadline(server: Running
     """Fewer than the queue holds, so that none is refused for its length."""
     count = 28
     slow = cv2.imencode(".png", np.zeros((4000, 5000, 3), np.uint8))[1].tobytes()
-    with DetectionClient(url, DEFAULT) as client:
+    with Client(url, DEFAULT) as client:
         client.card()
         before = pipeline_queue(server)
         outcomes = list(client.detect_stream([slow] * count, window=count, timeout_s=0.2))
@@ -161,7 +161,7 @@ def test_the_default_detector_drops_what_waits_past_its_deadline(server: Running
 
 
 def test_leaving_a_stream_ends_its_requests_and_threads(echo_url: str) -> None:
-    with DetectionClient(echo_url, NAME) as client:
+    with Client(echo_url, NAME) as client:
         pictures = [b"0", *(b"%d 100" % number for number in range(1, 60))]
         stream = client.detect_stream(pictures, window=32)
         next(stream)
@@ -174,7 +174,7 @@ def test_leaving_a_stream_ends_its_requests_and_threads(echo_url: str) -> None:
 
 def test_frames_travel_by_shared_memory_where_it_is_allowed(echo_url: str) -> None:
     pictures = frames(200)
-    with DetectionClient(echo_url, NAME) as client:
+    with Client(echo_url, NAME) as client:
         assert client.frame_transfer().kind == "shared_memory"
         outcomes = list(client.detect_stream(pictures, window=8))
         assert numbers(outcomes) == list(range(1, 201))
@@ -185,7 +185,7 @@ def test_frames_travel_by_shared_memory_where_it_is_allowed(echo_url: str) -> No
     assert regions(echo_url) == []
 
 
-def test_frames_travel_as_jpeg_where_it_is_not_allowed(client: DetectionClient, sample: Path) -> None:
+def test_frames_travel_as_jpeg_where_it_is_not_allowed(client: Client, sample: Path) -> None:
     transfer = client.frame_transfer()
     assert transfer.kind == "jpeg"
     assert "refuses this client" in transfer.reason
@@ -197,7 +197,7 @@ def test_a_frame_in_shared_memory_is_seen_as_it_is(repository: Path, sample: Pat
     pixels = cv2.imread(str(sample))
     with embedded_server(repository, models=[DEFAULT], allow_shared_memory=True) as running:
         for url in (running.grpc_url, running.http_url):
-            with DetectionClient(url, DEFAULT) as client:
+            with Client(url, DEFAULT) as client:
                 assert client.frame_transfer().kind == "shared_memory"
                 for view in (pixels, pixels[:-1, :-1], pixels[:, 3:], np.ascontiguousarray(pixels[::-1])):
                     png = cv2.imencode(".png", view)[1].tobytes()
@@ -206,8 +206,8 @@ def test_a_frame_in_shared_memory_is_seen_as_it_is(repository: Path, sample: Pat
 
 KILLED = """
 import sys, numpy
-from detserve_client import DetectionClient
-client = DetectionClient(sys.argv[1], sys.argv[2])
+from detserve_client import Client
+client = Client(sys.argv[1], sys.argv[2])
 frames = (numpy.zeros((480, 640, 3), numpy.uint8) for _ in range(10**9))
 for outcome in client.detect_stream(frames, window=8):
     outcome.get()
@@ -228,7 +228,7 @@ def test_what_a_killed_client_leaves_is_cleaned_up(echo_url: str) -> None:
         process.kill()
         process.wait()
     assert names_in_shm() == []
-    with DetectionClient(echo_url, NAME) as client:
+    with Client(echo_url, NAME) as client:
         assert numbers([*client.detect_stream(frames(50), window=8)]) == list(range(1, 51))
     assert not set(left) & set(regions(echo_url))
 
@@ -266,7 +266,7 @@ def test_a_killed_and_restarted_server_loses_and_duplicates_nothing(
                 kill_now.set()
 
         async def loop() -> None:
-            async with AsyncDetectionClient(url, NAME, timeout_s=60) as client:
+            async with AsyncClient(url, NAME, timeout_s=60) as client:
                 async for outcome in client.detect_stream(pictures, window=8):
                     take(outcome)
 
@@ -274,7 +274,7 @@ def test_a_killed_and_restarted_server_loses_and_duplicates_nothing(
             if kind == "event loop":
                 asyncio.run(loop())
             else:
-                with DetectionClient(url, NAME, timeout_s=60) as client:
+                with Client(url, NAME, timeout_s=60) as client:
                     for outcome in client.detect_stream(pictures, window=8):
                         take(outcome)
                     assert kind != "frames" or client.frame_transfer() == FrameTransfer("shared_memory")

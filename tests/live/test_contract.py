@@ -9,7 +9,7 @@ import pytest
 import tritonclient.grpc as grpcclient
 from PIL import Image
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_core.contract import BOXES, CLASSES, IMAGE, NUM_DETECTIONS, OUTPUTS, SCORES
 from tests.live.conftest import DEFAULT, SAMPLES
 from tests.shared_data import SINGLE, needs_shared
@@ -71,7 +71,7 @@ def test_shapes_dtypes_and_padding(server, sample) -> None:
     assert (answer[SCORES][0, count:] == 0).all()
 
 
-def test_parameters_of_one_request(client: DetectionClient) -> None:
+def test_parameters_of_one_request(client: Client) -> None:
     def found(**parameters) -> list[int]:
         return [len(client.detect(path, **parameters)) for path in sorted(SAMPLES.glob("*.jpg"))]
 
@@ -89,7 +89,7 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
 
 
 @pytest.mark.parametrize("variant", ["exif", "grey", "rgba", "16 bit", "cmyk", "webp", "bmp"])
-def test_every_kind_of_picture_gives_the_same_detections(client: DetectionClient, sample, variant) -> None:
+def test_every_kind_of_picture_gives_the_same_detections(client: Client, sample, variant) -> None:
     original = Image.open(sample).convert("RGB")
     expected = client.detect(saved(original, "PNG"))
     assert len(expected) > 0
@@ -113,7 +113,7 @@ def test_every_kind_of_picture_gives_the_same_detections(client: DetectionClient
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8000, 6000)])
-def test_tiny_and_huge_pictures(client: DetectionClient, sample, size) -> None:
+def test_tiny_and_huge_pictures(client: Client, sample, size) -> None:
     picture = Image.open(sample).convert("RGB").resize(size)
     found = client.detect(saved(picture, "JPEG", quality=90))
     assert (found.boxes >= 0).all()
@@ -122,5 +122,5 @@ def test_tiny_and_huge_pictures(client: DetectionClient, sample, size) -> None:
         assert len(found) > 0
 
 
-def test_the_card_travels_with_the_model(client: DetectionClient) -> None:
+def test_the_card_travels_with_the_model(client: Client) -> None:
     assert client.card().labels == ["qr", "datamatrix", "aztec", "pdf417", "linear"]

@@ -15,7 +15,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.behind_gateway import nginx_gateway, upstream
 from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
@@ -105,7 +105,7 @@ def test_requests_of_others_at_the_same_time_are_answered(running: RunningServer
 
 def test_the_audit_log_calls_it_rejected(running: RunningServer, tmp_path: Path) -> None:
     with nginx_gateway(tmp_path / "gateway", [upstream(running)]) as gateway:
-        with DetectionClient(gateway.url, DEFAULT, security=gateway.security) as client:
+        with Client(gateway.url, DEFAULT, security=gateway.security) as client:
             boxes = len(client.detect(PICTURE))
         trusted = grpc.ssl_channel_credentials((gateway.folder / "ca.crt").read_bytes())
         with grpc.secure_channel(gateway.url.partition("://")[2], trusted) as channel:

@@ -13,7 +13,7 @@ import pytest
 
 from detserve_builder.build import build
 from detserve_builder.triton_config import Placement, Preprocess, Target
-from detserve_client import DetectionClient, InferenceError, RequestRejected
+from detserve_client import Client, InferenceError, RequestRejected
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.test_yolox import average_precision, rows
 from tests.shared_data import SINGLE, VAL64, YOLOX, needs_shared
@@ -50,7 +50,7 @@ def test_the_same_average_precision(both: RunningServer) -> None:
     precision = {}
     for name in ("python", "dali"):
         found = []
-        with DetectionClient(both.grpc_url, name) as client:
+        with Client(both.grpc_url, name) as client:
             labels = client.card().labels
             outcomes = client.detect_stream(paths.values(), score_threshold=0.001)
             for image_id, outcome in zip(paths, outcomes, strict=True):
@@ -66,7 +66,7 @@ def test_the_same_average_precision(both: RunningServer) -> None:
 def test_a_bad_picture_fails_alone(both: RunningServer) -> None:
     good = (SINGLE / "dog.jpg").read_bytes()
     pictures = [good] * 3 + [good[:-2000]] + [good] * 4
-    with DetectionClient(both.grpc_url, "dali") as client, ThreadPoolExecutor(8) as pool:
+    with Client(both.grpc_url, "dali") as client, ThreadPoolExecutor(8) as pool:
         expected = client.detect(good)
 
         def outcome(picture: bytes):

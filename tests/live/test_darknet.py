@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from tests.reference.coco import average_precision, rows
 from tests.reference.darknet import DarknetReference
 from tests.shared_data import SINGLE, VAL64, YOLO_FASTEST, needs_shared
@@ -20,7 +20,7 @@ pytestmark = needs_shared
 
 def test_dog_bicycle_and_car(server) -> None:
     picture = SINGLE / "dog.jpg"
-    with DetectionClient(server.grpc_url, "yolo_fastest") as client:
+    with Client(server.grpc_url, "yolo_fastest") as client:
         found = client.detect(picture, score_threshold=0.5)
     assert [detection.label for detection in found] == ["dog", "bicycle", "car"]
     assert found.scores.tolist() == pytest.approx([0.96, 0.89, 0.84], abs=0.006)
@@ -37,7 +37,7 @@ def test_ap_equals_the_reference(server) -> None:
     categories = [by_name[name] for name in names[:80]]
     paths = {image["id"]: VAL64 / "images" / image["file_name"] for image in truth.dataset["images"]}
     reference = DarknetReference(YOLO_FASTEST)
-    with DetectionClient(server.grpc_url, "yolo_fastest") as client:
+    with Client(server.grpc_url, "yolo_fastest") as client:
         iou_threshold = client.card().thresholds.iou
         outcomes = list(client.detect_stream(paths.values(), score_threshold=0.001))
     served, plain = [], []

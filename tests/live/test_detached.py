@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_core.machine.cache import cache_folder
 from detserve_core.machine.ports import choose_ports
 from tests.live.conftest import CHECKOUT, DEFAULT
@@ -46,7 +46,7 @@ def test_it_goes_on_until_it_is_stopped(run: Run, sample: Path) -> None:
         assert started.returncode == 0, started.stderr
         assert f"grpc://127.0.0.1:{ports['grpc']}" in started.stdout
         assert "detserve serve --stop" in started.stdout
-        with DetectionClient(f"grpc://127.0.0.1:{ports['grpc']}", DEFAULT) as client:
+        with Client(f"grpc://127.0.0.1:{ports['grpc']}", DEFAULT) as client:
             assert len(client.detect(sample))
         again = run(*start)
         assert again.returncode == 0

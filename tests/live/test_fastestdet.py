@@ -9,7 +9,7 @@ import json
 import pytest
 from pycocotools.coco import COCO
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from tests.reference.coco import average_precision, rows
 from tests.reference.fastestdet import FastestDetReference
 from tests.shared_data import FASTESTDET, SINGLE, VAL64, needs_shared
@@ -18,7 +18,7 @@ pytestmark = needs_shared
 
 
 def test_the_dog_is_found(server) -> None:
-    with DetectionClient(server.grpc_url, "fastestdet") as client:
+    with Client(server.grpc_url, "fastestdet") as client:
         found = client.detect(SINGLE / "dog.jpg", score_threshold=0.5)
     boxes, scores, classes = FastestDetReference(FASTESTDET)(
         SINGLE / "dog.jpg", score_threshold=0.5, iou_threshold=0.45
@@ -35,7 +35,7 @@ def test_ap_equals_the_reference(server) -> None:
     by_name = {category["name"]: category["id"] for category in truth.dataset["categories"]}
     paths = {image["id"]: VAL64 / "images" / image["file_name"] for image in truth.dataset["images"]}
     reference = FastestDetReference(FASTESTDET)
-    with DetectionClient(server.grpc_url, "fastestdet") as client:
+    with Client(server.grpc_url, "fastestdet") as client:
         labels, iou_threshold = client.card().labels, client.card().thresholds.iou
         outcomes = list(client.detect_stream(paths.values(), score_threshold=0.001))
     served, plain = [], []

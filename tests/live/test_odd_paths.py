@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_core.errors import ServerStartError
 from detserve_server.triton import embedded
 from tests.live.conftest import CHECKOUT, DEFAULT
@@ -28,7 +28,7 @@ def test_a_repository_under_any_path(tmp_path: Path, name: str, sample: Path) ->
     shutil.copytree(CHECKOUT / "model_repository", repository)
     with embedded.embedded_server(repository, models=[DEFAULT]) as server:
         assert "processes of their own" in server.steps_run
-        with DetectionClient(server.grpc_url, DEFAULT) as client:
+        with Client(server.grpc_url, DEFAULT) as client:
             assert len(client.detect(sample))
 
 
@@ -39,7 +39,7 @@ def test_temporary_files_under_any_path(
     (tmp_path / "t mp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t mp"))
     with embedded.embedded_server(CHECKOUT / "model_repository", models=[DEFAULT]) as server:
-        with DetectionClient(server.grpc_url, DEFAULT) as client:
+        with Client(server.grpc_url, DEFAULT) as client:
             assert len(client.detect(sample))
 
 

@@ -8,7 +8,7 @@ import time
 
 import urllib3
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_core.endpoint import Endpoint
 from detserve_perf.load.corpus import read_pictures
 from detserve_perf.load.generator import Run, closed_loop, grpc_sender, is_refusal, open_loop
@@ -48,7 +48,7 @@ def test_what_does_not_fit_the_queue_is_refused_and_the_rest_is_answered(server,
     assert len(burst.errors) > BURST / 2
     refused = [one.latency_s for one in burst.samples if one.error is not None]
     assert min(refused) < max(answered), "a refusal does not wait for the queue"
-    with DetectionClient(server.grpc_url, DEFAULT) as client:
+    with Client(server.grpc_url, DEFAULT) as client:
         assert len(client.detect(sample)) > 0
     time.sleep(1.5)  # the pipeline reports once a second
     after = _queue_metrics(server)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_core.repository.served_steps import open_steps
 from detserve_perf.accuracy.evaluation import Accuracy, Served, measure_accuracy
 from detserve_perf.errors import MeasurementError
@@ -78,7 +78,7 @@ def test_a_picture_that_the_server_refuses_stops_the_sweep(served: Target, tmp_p
 def test_the_reference_detects_what_the_server_detects(served: Target, sample: Path) -> None:
     (detect,) = open_steps(served.repository, DEFAULT, 1)
     num, boxes, scores, classes = detect(sample.read_bytes())  # type: ignore[misc]
-    with DetectionClient(served.url, DEFAULT) as client:
+    with Client(served.url, DEFAULT) as client:
         answer = client.detect(sample)
     assert num[0] == len(answer.boxes) > 0
     assert classes[: num[0]].tolist() == answer.classes.tolist()
@@ -88,7 +88,7 @@ def test_the_reference_detects_what_the_server_detects(served: Target, sample: P
 
 def test_a_detector_agrees_fully_with_its_own_confident_detections(served: Target, tmp_path: Path) -> None:
     annotations = tmp_path / "instances.json"
-    with DetectionClient(served.url, DEFAULT) as client:
+    with Client(served.url, DEFAULT) as client:
         annotations.write_text(json.dumps(_own_annotations(client)))
     pictures: list[int] = []
     result = _accuracy(served, annotations, SAMPLES, pictures)
@@ -101,7 +101,7 @@ def test_a_detector_agrees_fully_with_its_own_confident_detections(served: Targe
 def test_a_picture_that_fails_is_no_silent_gap(served: Target, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     annotations = tmp_path / "instances.json"
-    with DetectionClient(served.url, DEFAULT) as client:
+    with Client(served.url, DEFAULT) as client:
         own = _own_annotations(client)
     own["annotations"] = own["annotations"][:1]
     own["images"] = [{"id": own["annotations"][0]["image_id"], "file_name": "bad.jpg"}]
@@ -114,7 +114,7 @@ def test_a_detector_does_not_differ_from_itself_over_the_other_protocol(
     served: Target, server: RunningServer, tmp_path: Path
 ) -> None:
     annotations = tmp_path / "instances.json"
-    with DetectionClient(served.url, DEFAULT) as client:
+    with Client(served.url, DEFAULT) as client:
         annotations.write_text(json.dumps(_own_annotations(client)))
     other = server.http_url if served.url == server.grpc_url else server.grpc_url
     result = _accuracy(served, annotations, SAMPLES, [], Served(other, DEFAULT))
@@ -182,7 +182,7 @@ def _accuracy(
     )
 
 
-def _own_annotations(client: DetectionClient) -> dict:  # type: ignore[type-arg]
+def _own_annotations(client: Client) -> dict:  # type: ignore[type-arg]
     """What the detector is sure of, as if somebody had annotated it."""
     images, boxes = [], []
     for image_id, path in enumerate(sorted(SAMPLES.glob("*.jpg"))[:4], 1):

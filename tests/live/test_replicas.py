@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_server.rollout.traffic import Gateway
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.behind_gateway import NginxGateway, load, nginx_gateway, served, upstream
@@ -45,7 +45,7 @@ def gateway(replicas: list[RunningServer], tmp_path: Path) -> Iterator[NginxGate
 @pytest.fixture(scope="module")
 def boxes(replicas: list[RunningServer]) -> int:
     """What every replica finds in the picture."""
-    with DetectionClient(replicas[0].grpc_url, DEFAULT) as client:
+    with Client(replicas[0].grpc_url, DEFAULT) as client:
         return len(client.detect(PICTURE))
 
 

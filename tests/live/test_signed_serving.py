@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_core.machine.ports import choose_ports
 from detserve_server.errors import SignatureError
 from detserve_server.signing.keys import create_key, read_private_key
@@ -72,7 +72,7 @@ def test_planted_bytecode_runs_unless_a_signature_is_required(
     for folder in repository.rglob("__pycache__"):  # the unsigned serving above left some too
         shutil.rmtree(folder)
     with embedded_server(repository, require_signature=public) as server:
-        with DetectionClient(server.grpc_url, DEFAULT) as client:
+        with Client(server.grpc_url, DEFAULT) as client:
             assert len(client.detect(sorted((CHECKOUT / "zoo/samples").glob("*.jpg"))[0]))
         _plant_bytecode(repository, trace)  # too late: Triton reads its own copy
     assert not trace.exists()

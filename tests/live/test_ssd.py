@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from tests.reference.coco import average_precision, rows
 from tests.reference.ssd import SsdReference
 from tests.shared_data import SINGLE, VAL64, needs_shared
@@ -25,7 +25,7 @@ pytestmark = needs_shared
 def test_faces(server, tmp_path, name) -> None:
     picture = tmp_path / "bus.png"
     cv2.imwrite(str(picture), cv2.imread(str(SINGLE / "bus.jpg")))
-    with DetectionClient(server.grpc_url, name) as client:
+    with Client(server.grpc_url, name) as client:
         found = client.detect(picture, score_threshold=0.5)
         of_jpeg = client.detect(SINGLE / "bus.jpg", score_threshold=0.5)
     np.testing.assert_array_equal(of_jpeg.boxes, found.boxes)
@@ -48,7 +48,7 @@ def test_ap_equals_the_reference(server, tmp_path, name) -> None:
     checkpoint = tmp_path / "ssd.onnx"
     checkpoint.write_bytes(lzma.decompress((SSD / "ssd_mobilenet_v1_coco.onnx.xz").read_bytes()))
     reference = SsdReference(checkpoint, input_wh=(300, 300), mean=128, columns=columns)
-    with DetectionClient(server.grpc_url, name) as client:
+    with Client(server.grpc_url, name) as client:
         assert client.card().labels == card["labels"]
         iou_threshold = client.card().thresholds.iou
         outcomes = list(client.detect_stream(paths.values(), score_threshold=0.001))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from tests.reference.coco import average_precision, rows
 from tests.reference.torchvision import TorchvisionReference
 
@@ -28,7 +28,7 @@ def reference() -> TorchvisionReference:
 
 def test_many_pictures_through_a_detector_of_one_at_a_time(server, reference) -> None:
     paths = sorted(SAMPLES.glob("*.jpg")) * 3
-    with DetectionClient(server.grpc_url, NAME) as client:
+    with Client(server.grpc_url, NAME) as client:
         outcomes = [outcome.get() for outcome in client.detect_stream(paths, score_threshold=0.3)]
     assert sum(len(found) for found in outcomes) > len(paths) / 2
     for path, found in zip(paths, outcomes, strict=True):
@@ -40,7 +40,7 @@ def test_many_pictures_through_a_detector_of_one_at_a_time(server, reference) ->
 
 def test_a_picture_with_nothing_on_it(server, tmp_path) -> None:
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((50, 70, 3), 114, np.uint8))
-    with DetectionClient(server.grpc_url, NAME) as client:
+    with Client(server.grpc_url, NAME) as client:
         assert len(client.detect(tmp_path / "grey.png")) == 0
 
 
@@ -50,7 +50,7 @@ def test_ap_equals_the_reference(server, reference) -> None:
     by_name = {category["name"]: category["id"] for category in truth.dataset["categories"]}
     paths = {image["id"]: SAMPLES / image["file_name"] for image in truth.dataset["images"]}
     served, plain = [], []
-    with DetectionClient(server.grpc_url, NAME) as client:
+    with Client(server.grpc_url, NAME) as client:
         labels = client.card().labels
         outcomes = list(client.detect_stream(paths.values(), score_threshold=0.001))
     for (image_id, path), outcome in zip(paths.items(), outcomes, strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from tests.reference.coco import average_precision, rows
 from tests.reference.yolox import YoloxReference
 from tests.shared_data import SINGLE, VAL64, YOLOX, needs_shared
@@ -26,7 +26,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_dog_bicycle_and_car(server) -> None:
     picture = SINGLE / "dog.jpg"
-    with DetectionClient(server.grpc_url, "yolox") as client:
+    with Client(server.grpc_url, "yolox") as client:
         found = client.detect(picture, score_threshold=0.5)
     assert [detection.label for detection in found] == ["dog", "bicycle", "car"]
     assert found.scores.tolist() == pytest.approx([0.86, 0.80, 0.80], abs=0.006)
@@ -41,7 +41,7 @@ def test_ap_equals_the_reference(server) -> None:
     by_name = {category["name"]: category["id"] for category in truth.dataset["categories"]}
     paths = {image["id"]: VAL64 / "images" / image["file_name"] for image in truth.dataset["images"]}
     reference = YoloxReference(YOLOX)
-    with DetectionClient(server.grpc_url, "yolox") as client:
+    with Client(server.grpc_url, "yolox") as client:
         labels, iou_threshold = client.card().labels, client.card().thresholds.iou
         outcomes = list(client.detect_stream(paths.values(), score_threshold=0.001))
     served, plain = [], []

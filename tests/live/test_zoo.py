@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pycocotools.coco import COCO
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from tests.reference.coco import average_precision, rows
 
 SAMPLES = Path(__file__).parents[2] / "zoo/samples"
@@ -21,7 +21,7 @@ def test_finds_the_codes_of_the_samples(server, name: str) -> None:
         truth = COCO(str(SAMPLES / "instances.json"))
     by_name = {category["name"]: category["id"] for category in truth.dataset["categories"]}
     results = []
-    with DetectionClient(server.grpc_url, name) as client:
+    with Client(server.grpc_url, name) as client:
         labels = client.card().labels
         for image in truth.dataset["images"]:
             found = client.detect(SAMPLES / image["file_name"], score_threshold=0.05)

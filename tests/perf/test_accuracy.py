@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_client.engine.wire import DetectionRequest
 from detserve_client.transports import FakeTransport
 from detserve_core.card import Card
@@ -29,7 +29,7 @@ SIDE_PX = 60
 Answer = Callable[[DetectionRequest], Detections]
 
 
-def client_of(name: str, answer: Answer, labels: tuple[str, ...] = LABELS) -> DetectionClient:
+def client_of(name: str, answer: Answer, labels: tuple[str, ...] = LABELS) -> Client:
     card = Card.model_validate(
         {
             "name": name,
@@ -39,7 +39,7 @@ def client_of(name: str, answer: Answer, labels: tuple[str, ...] = LABELS) -> De
             "labels": list(labels),
         }
     )
-    return DetectionClient("grpc://fake", name, transport=FakeTransport(card, answer))
+    return Client("grpc://fake", name, transport=FakeTransport(card, answer))
 
 
 def boxes(*rows: tuple[float, list[float]]) -> Detections:
@@ -71,7 +71,7 @@ def yolo(folder: Path, pictures: int, padding_bytes: int = 0) -> Dataset:
     return open_dataset(folder, None, LABELS)
 
 
-def measured(dataset: Dataset, *clients: DetectionClient) -> Accuracy:
+def measured(dataset: Dataset, *clients: Client) -> Accuracy:
     models, differences = score_dataset(
         clients, dataset, iou_threshold=None, concurrency=3, worst=2, on_picture=lambda: None
     )

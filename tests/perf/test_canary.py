@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_client.engine.wire import DetectionRequest
 from detserve_client.transports import FakeTransport
 from detserve_core.card import Card
@@ -28,7 +28,7 @@ STRICT = Limits(max_changed=0, min_iou=1, max_ap_drop=0)
 Answer = Detections | InferenceError
 
 
-def _client(answers: list[Answer], labels: tuple[str, ...] = ("dog", "cat")) -> DetectionClient:
+def _client(answers: list[Answer], labels: tuple[str, ...] = ("dog", "cat")) -> Client:
     """A detector whose answer to the picture ``b"3"`` is the third of ``answers``, from 0."""
     card = Card(
         name="pets",
@@ -44,7 +44,7 @@ def _client(answers: list[Answer], labels: tuple[str, ...] = ("dog", "cat")) -> 
             raise chosen
         return chosen
 
-    return DetectionClient("grpc://fake", "pets", timeout_s=1, transport=FakeTransport(card, answer))
+    return Client("grpc://fake", "pets", timeout_s=1, transport=FakeTransport(card, answer))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from detserve_builder.graph.session import open_session
 from detserve_builder.infer_card import infer_card
 from detserve_builder.precision.evaluation import average_precision, detections, labelled_dataset
 from detserve_builder.preparation.prepare import prepare
-from detserve_client import DetectionClient
+from detserve_client import Client
 from detserve_client.engine.wire import DetectionRequest
 from detserve_client.transports import FakeTransport
 from detserve_core.datasets import open_dataset
@@ -38,7 +38,7 @@ def yolox(tmp_path_factory: pytest.TempPathFactory):
             known[request.picture] = detections(session, card, sent)
         return known[request.picture]
 
-    return session, card, DetectionClient("grpc://fake", card.name, transport=FakeTransport(card, answer))
+    return session, card, Client("grpc://fake", card.name, transport=FakeTransport(card, answer))
 
 
 def write_yolo(folder: Path, coco: dict) -> Path:

@@ -114,5 +114,4 @@ def detections(session: Session, card: Card, path: Path) -> Detections:
 
 def _boxes_with_area(found: Detections) -> Detections:
     """As truth, an empty box could not be found again."""
-    kept = (found.boxes[:, 2:] > found.boxes[:, :2]).all(1)
-    return found[kept]
+    return found[np.flatnonzero((found.boxes[:, 2:] > found.boxes[:, :2]).all(1))]

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from detserve_client.client import DetectionClient
+from detserve_client.client import Client
 from detserve_client.commands.detect_report import print_report, progress_of
 from detserve_client.commands.detect_video import VideoOptions, detect_video
-from detserve_client.pictures.drawing import drawn_path, require_drawing, save_drawn
-from detserve_client.results.outcomes import Outcome
+from detserve_client.results.outcomes import Failed, Outcome
 from detserve_client.results.run_files import write_coco, write_json
 from detserve_client.video.sources import VideoSource, video_source
 from detserve_core.endpoint import Endpoint
 from detserve_core.errors import OutputError, SourceError
 from detserve_core.picture_sources import PictureFile, expand_sources
+from detserve_core.pictures.drawing import drawn_path, require_drawing, save_drawn
 from detserve_core.security import UNSECURED, Security
 
 app = typer.Typer(add_completion=False)
@@ -105,7 +105,7 @@ def detect(
         security = UNSECURED  # the environment's key is for the gateway, not for a server without TLS
     video = video_source(sources)
     _require_sense(video, show, track, coco)
-    with DetectionClient(url, model, security=security) as client:
+    with Client(url, model, security=security) as client:
         if video is not None:
             options = VideoOptions(save, json, show, track, window, thresholds)
             raise typer.Exit(detect_video(client, video, options))
@@ -115,7 +115,7 @@ def detect(
     if coco is not None:
         write_coco(coco, outcomes)
     print_report(outcomes, elapsed_s)
-    if any(outcome.error is not None for outcome in outcomes):
+    if not all(outcome.ok for outcome in outcomes):
         raise typer.Exit(1)
 
 
@@ -128,7 +128,7 @@ def _require_sense(video: VideoSource | None, show: bool, track: bool, coco: Pat
 
 
 def _detect_pictures(
-    client: DetectionClient,
+    client: Client,
     pictures: list[PictureFile],
     save: Path | None,
     window: int,
@@ -158,10 +158,10 @@ def _drawing_targets(save: Path | None, pictures: list[PictureFile]) -> dict[Pat
 
 
 def _drawn(outcome: Outcome, picture: PictureFile, targets: dict[Path, Path]) -> Outcome:
-    if outcome.detections is None or not targets:
+    if not outcome.ok or not targets:
         return outcome
     try:
         save_drawn(picture.path, outcome.detections, targets[picture.path])
     except SourceError as error:
-        return Outcome(outcome.source, error=error)
+        return Failed(outcome.source, error)
     return outcome

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Column, Table
 
-from detserve_client.results.outcomes import Outcome
+from detserve_client.results.outcomes import Detected, Outcome
 from detserve_core.detections import Detections
 
 _ROWS = 40
@@ -27,12 +27,12 @@ def progress_of(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
 
 def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
     """Print a table of the pictures and a summary on stdout, and each failure on stderr."""
-    done = [outcome for outcome in outcomes if outcome.detections is not None]
-    failed = [outcome for outcome in outcomes if outcome.detections is None]
+    done = [outcome for outcome in outcomes if outcome.ok]
+    failed = [outcome for outcome in outcomes if not outcome.ok]
     console, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
     if done:
         console.print(_table(done))
-    found = sum(len(outcome.detections or ()) for outcome in done)
+    found = sum(len(outcome.detections) for outcome in done)
     console.print(
         f"pictures {len(done)}, detections {found}, failed {len(failed)}, in {elapsed_s:.2f} s",
         highlight=False,
@@ -43,7 +43,7 @@ def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
         stderr.print(f"[red]failed[/red] {escape(where + text)}", soft_wrap=True, highlight=False)
 
 
-def _table(done: Sequence[Outcome]) -> Table:
+def _table(done: Sequence[Detected]) -> Table:
     table = Table(
         Column("picture", no_wrap=True),
         Column("detections", justify="right"),
@@ -52,15 +52,13 @@ def _table(done: Sequence[Outcome]) -> Table:
         Column("latency ms", justify="right"),
     )
     for outcome in done[:_ROWS]:
-        detections = outcome.detections
-        if detections is not None:
-            table.add_row(
-                escape(_end_of(str(outcome.source))),
-                str(len(detections)),
-                _classes(detections),
-                _best(detections),
-                f"{(outcome.latency_s or 0) * 1000:.1f}",
-            )
+        table.add_row(
+            escape(_end_of(str(outcome.source))),
+            str(len(outcome.detections)),
+            _classes(outcome.detections),
+            _best(outcome.detections),
+            f"{outcome.latency_s * 1000:.1f}",
+        )
     if len(done) > _ROWS:
         table.add_row(f"and {len(done) - _ROWS} more")
     return table

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from detserve_client import (
     AccessDenied,
-    DetectionClient,
+    Client,
     ModelNotFound,
     Outcome,
     OutputError,
     ServerUnavailable,
-    SourceError,
 )
 from detserve_client.commands.signals import told_to_stop
 from detserve_client.commands.video_report import FrameProgress, VideoSummary
-from detserve_client.pictures.drawing import annotated, require_drawing
-from detserve_client.video.camera import Camera
 from detserve_client.video.container import Container
+from detserve_client.video.detection import Feed, detected, opened
 from detserve_client.video.frames import Frame
 from detserve_client.video.lines import frame_line, lines_file
 from detserve_client.video.live import LatestFrames
@@ -35,10 +29,9 @@ from detserve_client.video.sources import VideoSource
 from detserve_client.video.tracking import Tracker
 from detserve_client.video.window import Rate, Window, with_status
 from detserve_client.video.writer import VideoWriter, video_writer
-from detserve_core.errors import DetserveError
+from detserve_core.pictures.drawing import annotated, require_drawing
 
 INTERRUPTED = 130
-_LIVE_TIMEOUT_S = 5.0
 _END_OF_A_FILE = (ServerUnavailable, ModelNotFound, AccessDenied)
 
 
@@ -54,7 +47,7 @@ class VideoOptions:
     thresholds: dict[str, Any]
 
 
-def detect_video(client: DetectionClient, source: VideoSource, options: VideoOptions) -> int:
+def detect_video(client: Client, source: VideoSource, options: VideoOptions) -> int:
     """Detect in every frame of a file, or in the latest frame of a live source until told to stop.
 
     Whatever the reason that the video ends, what was written is finished and kept.
@@ -79,9 +72,9 @@ def detect_video(client: DetectionClient, source: VideoSource, options: VideoOpt
             append=stack.enter_context(lines_file(options.json)) if options.json else None,
             writer=stack.enter_context(video_writer(target, video.fps)) if target else None,
         )
-        feed = _Feed(video.frames(), stopping)
+        feed = Feed(video.frames(), stopping)
         stack.enter_context(progress.running(video.total_frames))
-        for frame, outcome in _detected(client, feed, source, options):
+        for frame, outcome in detected(client, feed, source, options.window, options.thresholds):
             progress.count(frame, outcome)
             if not sinks.take(frame, outcome, summary, video.dropped):
                 break
@@ -108,52 +101,11 @@ def _target(source: VideoSource, save: Path | None) -> Path | None:
 def _opened(
     source: VideoSource, stopping: Event, say: Callable[[str], None], window: Window | None
 ) -> Container | LatestFrames:
-    if not source.live:
-        return Container(source)
-
     def look_at_window() -> None:
         if window is not None and not window.look():
             stopping.set()
 
-    return LatestFrames(
-        lambda: Camera(source) if source.kind == "camera" else Container(source),
-        say=say,
-        stopping=stopping,
-        while_waiting=look_at_window,
-    )
-
-
-class _Feed:
-    """Hands frames to the client, remembers those under way, and how the video ended."""
-
-    def __init__(self, frames: Iterator[Frame], stopping: Event) -> None:
-        self._frames, self._stopping = frames, stopping
-        self.under_way: deque[Frame] = deque()
-        self.failure: DetserveError | None = None
-
-    def pixels(self) -> Iterator[NDArray[np.uint8]]:
-        try:
-            for frame in self._frames:
-                if self._stopping.is_set():
-                    return
-                self.under_way.append(frame)
-                yield frame.pixels
-        except SourceError as error:
-            self.failure = error
-
-
-def _detected(
-    client: DetectionClient, feed: _Feed, source: VideoSource, options: VideoOptions
-) -> Iterator[tuple[Frame, Outcome]]:
-    """Each frame with its outcome, in order; of a live source one at a time, so that none grows old."""
-    stream = client.detect_stream(
-        feed.pixels(),
-        window=1 if source.live else options.window,
-        timeout_s=_LIVE_TIMEOUT_S if source.live else None,
-        **options.thresholds,
-    )
-    for outcome in stream:
-        yield feed.under_way.popleft(), outcome
+    return opened(source, stopping=stopping, say=say, while_waiting=look_at_window)
 
 
 @dataclass
@@ -170,17 +122,17 @@ class _Sinks:
 
     def take(self, frame: Frame, outcome: Outcome, summary: VideoSummary, dropped: int) -> bool:
         """Track, write and show one frame; False when the user has closed the window."""
-        found = outcome.detections
-        track_ids = None if self.tracker is None or found is None else self.tracker.update(found)
+        if outcome.ok and self.tracker is not None:
+            outcome = replace(outcome, detections=self.tracker.tracked(outcome.detections))
         if self.append is not None:
-            self.append(frame_line(frame, outcome, track_ids))
+            self.append(frame_line(frame, outcome))
         drawn = frame.pixels
-        if found is not None and (self.writer is not None or self.window is not None):
-            drawn = annotated(frame.pixels, found, track_ids)
+        if outcome.ok and (self.writer is not None or self.window is not None):
+            drawn = annotated(frame.pixels, outcome.detections)
         if self.writer is not None:
             self.writer.write(drawn, frame.time_s)
         now_s = time.perf_counter()
-        summary.count(outcome, track_ids, now_s - frame.taken_s)
+        summary.count(outcome, now_s - frame.taken_s)
         if self.window is None:
             return True
         status = f"{self._rate.count(now_s):.1f} frames/s  {(now_s - frame.taken_s) * 1000:.0f} ms"

@@ -9,10 +9,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from detserve_client.pictures.drawing import annotated, require_drawing
-from detserve_client.pictures.files import upright_pixels, write_picture
 from detserve_client.results.detections_file import detections_of
 from detserve_core.errors import OutputError, SourceError
+from detserve_core.pictures.drawing import annotated, require_drawing, require_opencv
+from detserve_core.pictures.files import upright_pixels, write_picture
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def image() -> None:
 @app.command()
 def gray(source: Source, target: Target) -> None:
     """Write a picture in grey, one channel."""
-    require_drawing()
+    require_opencv()
     import cv2
 
     _require_other(source, target)
@@ -48,7 +48,7 @@ def resize(
     """Write a picture in another size; with both --width and --height it is stretched."""
     if (scale is None) == (width is None and height is None):
         raise typer.BadParameter("expected --width, --height or both, or else --scale")
-    require_drawing()
+    require_opencv()
     import cv2
 
     _require_other(source, target)

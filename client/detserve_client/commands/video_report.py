@@ -89,13 +89,13 @@ class VideoSummary:
         self._latencies_s: deque[float] = deque(maxlen=_LATENCIES)
         self._started_s = time.perf_counter()
 
-    def count(self, outcome: Outcome, track_ids: Sequence[int | None] | None, latency_s: float) -> None:
+    def count(self, outcome: Outcome, latency_s: float) -> None:
         """One more frame, ``latency_s`` after it was decoded."""
         self._frames += 1
-        self.failed += outcome.detections is None
+        self.failed += not outcome.ok
         self._detections += len(outcome.detections or ())
         self._latencies_s.append(latency_s)
-        if track_ids is not None:
+        if outcome.ok and (track_ids := outcome.detections.track_ids) is not None:
             self._track_ids = (self._track_ids or set()) | {each for each in track_ids if each is not None}
 
     def print(self, video: Totals, transfer: FrameTransfer, written: Sequence[Path]) -> None:

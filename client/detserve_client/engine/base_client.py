@@ -16,11 +16,19 @@ DEFAULT_WINDOW = 8
 class BaseClient:
     """Where the server is, which model is meant, and the flows to it. Does no I/O."""
 
-    def __init__(self, url: str, model: str, timeout_s: float, security: Security) -> None:
+    def __init__(self, url: str, model: str | None, timeout_s: float, security: Security) -> None:
         self.endpoint = Endpoint.parse(url).secured(security)
-        self.model = model
         self.timeout_s = _positive(timeout_s)
-        self._flows = Flows(self.endpoint, model, patience_s=timeout_s)
+        self._flows = Flows(self.endpoint, model or "", patience_s=timeout_s)
+
+    @property
+    def model(self) -> str:
+        """The detector's name; "" where none was given and the server has not been asked yet."""
+        return self._flows.model
+
+    def __repr__(self) -> str:
+        """Where the server is and which detector is meant."""
+        return f"{type(self).__name__}({str(self.endpoint)!r}, {self.model or None!r})"
 
     def _limits(
         self,

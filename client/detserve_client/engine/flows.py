@@ -1,8 +1,8 @@
 """What a client does, step by step, without doing any of it.
 
 A flow is a generator: it yields the next :data:`~detserve_client.engine.steps.Step`, is sent the answer or
-has the error thrown in, and returns the result. :class:`~detserve_client.DetectionClient` runs flows with
-threads, :class:`~detserve_client.AsyncDetectionClient` in an event loop; what they do is written here, once.
+has the error thrown in, and returns the result. :class:`~detserve_client.Client` runs flows with
+threads, :class:`~detserve_client.AsyncClient` in an event loop; what they do is written here, once.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detserve_client.engine.retries import Retries
-from detserve_client.engine.steps import FetchConfig, Flow, Infer, Pause, Step, Work
+from detserve_client.engine.steps import FetchConfig, Flow, Infer, ListModels, Pause, Step, Work
 from detserve_client.engine.wire import DetectionRequest, card_of, decode
-from detserve_client.pictures.encoding import PictureSource, checked_pixels, encoded_picture
-from detserve_client.results.outcomes import Outcome
+from detserve_client.pictures.encoding import PictureSource, encoded_picture
+from detserve_client.results.outcomes import Detected, Failed, Outcome
 from detserve_client.shared_memory.frames import FrameTransfer, SharedFrames
 from detserve_core.card import Card
 from detserve_core.detections import Detections
 from detserve_core.endpoint import Endpoint
 from detserve_core.errors import (
+    AccessDenied,
+    ContractViolation,
     DeadlineExceeded,
     InferenceError,
     ModelNotFound,
@@ -33,6 +35,9 @@ from detserve_core.errors import (
     ServerUnavailable,
     SourceError,
 )
+from detserve_core.pictures.files import checked_pixels
+
+_OPTION = 'model="NAME" in Python, --model NAME on the command line'
 
 # How long a waiting request may sleep through the end of an outage.
 _LONGEST_PAUSE_S = 0.1
@@ -51,17 +56,18 @@ class Flows:
 
     Args:
         endpoint: where the server is.
-        model: name of the ensemble.
+        model: name of the detector; "" is the only one that the server has, and ``model`` becomes its name.
         patience_s: how long a server that is away is waited for; see
             :class:`~detserve_client.engine.retries.Retries`.
     """
 
     def __init__(self, endpoint: Endpoint, model: str, patience_s: float) -> None:
+        self.model = model
+        self._endpoint = endpoint
         self._frames = SharedFrames(endpoint)
-        self._model = model
         self._retries = Retries(patience_s)
         self._card: Card | None = None
-        self._labels: tuple[str, ...] = ()
+        self._names: tuple[str, ...] = ()
         self._max_batch = 1
 
     def server_answered(self) -> None:
@@ -71,11 +77,57 @@ class Flows:
     def card(self, deadline_s: float) -> Flow[Card]:
         """The card, fetched once. ``deadline_s`` is a time of ``time.monotonic``."""
         if self._card is None:
-            config = yield from self._retried(lambda left_s: FetchConfig(self._model, left_s), deadline_s)
-            card = card_of(config, self._model)
-            self._labels, self._max_batch = tuple(card.labels), max(1, int(config.get("max_batch_size", 1)))
+            if not self.model:
+                self.model = yield from self._only_detector(deadline_s)
+            try:
+                config = yield from self._config(self.model, deadline_s)
+            except ModelNotFound as error:
+                raise (yield from self._with_choice(error, deadline_s)) from None
+            card = card_of(config, self.model)
+            self._names, self._max_batch = tuple(card.labels), max(1, int(config.get("max_batch_size", 1)))
             self._card = card
         return self._card
+
+    def detectors(self, deadline_s: float) -> Flow[list[str]]:
+        """The names of the detectors that the server has ready, in alphabetical order."""
+        names = yield from self._retried(ListModels, deadline_s)
+        found: list[str] = []
+        steps: set[str] = set()
+        for name in sorted(set(names)):
+            try:
+                config = yield from self._config(name, deadline_s)
+                card_of(config, name)
+            except (ContractViolation, ModelNotFound, AccessDenied):
+                continue
+            found.append(name)
+            steps.update(step["model_name"] for step in config.get("ensemble_scheduling", {}).get("step", ()))
+        return [name for name in found if name not in steps]
+
+    def _config(self, model: str, deadline_s: float) -> Flow[dict[str, Any]]:
+        config: dict[str, Any] = yield from self._retried(
+            lambda left_s: FetchConfig(model, left_s), deadline_s
+        )
+        return config
+
+    def _only_detector(self, deadline_s: float) -> Flow[str]:
+        try:
+            names = yield from self.detectors(deadline_s)
+        except AccessDenied as error:
+            raise AccessDenied(
+                f"{error}; it does not list its detectors to this client, so name yours: {_OPTION}"
+            ) from None
+        if len(names) != 1:
+            there = f"{len(names)} detectors, {', '.join(names)}: name one" if names else "no detector"
+            raise ModelNotFound(f"{self._endpoint} serves {there} ({_OPTION})")
+        return names[0]
+
+    def _with_choice(self, error: ModelNotFound, deadline_s: float) -> Flow[ModelNotFound]:
+        """The error with the names of the detectors that there are, where the server lists them."""
+        try:
+            names = yield from self.detectors(deadline_s)
+        except InferenceError:
+            return error
+        return ModelNotFound(f"{error}; the detectors there: {', '.join(names) or 'none'} ({_OPTION})")
 
     def detect(self, source: PictureSource, limits: Limits) -> Flow[Detections]:
         """The detections of one picture."""
@@ -86,7 +138,7 @@ class Flows:
                 return detections
         picture = yield from self._encoded(source)
         yield from self.card(deadline_s)
-        request = DetectionRequest(self._model, (picture,), limits.parameters)
+        request = DetectionRequest(self.model, (picture,), limits.parameters)
         (detections,) = yield from self._sent(request, deadline_s)
         return detections
 
@@ -109,7 +161,7 @@ class Flows:
             if written is None:
                 return None
             region, tensor = written
-            request = DetectionRequest(self._model, (), limits.parameters, tensor)
+            request = DetectionRequest(self.model, (), limits.parameters, tensor)
             try:
                 (detections,) = yield from self._sent(request, deadline_s)
                 return detections
@@ -128,8 +180,8 @@ class Flows:
         try:
             detections = yield from self.detect(source, limits)
         except (InferenceError, SourceError) as error:
-            return Outcome(source, error=error, index=index)
-        return Outcome(source, detections, latency_s=time.perf_counter() - started_s, index=index)
+            return Failed(source, error, index)
+        return Detected(source, detections, time.perf_counter() - started_s, index)
 
     def batches(self, sources: Sequence[PictureSource], deadline_s: float) -> Flow[list[range]]:
         """Which sources travel together: as many as the model takes."""
@@ -152,25 +204,25 @@ class Flows:
             try:
                 pictures[index] = yield from self._encoded(sources[index])
             except SourceError as error:
-                outcomes[index] = Outcome(sources[index], error=error, index=index)
+                outcomes[index] = Failed(sources[index], error, index)
         groups = [tuple(pictures)] if pictures else []
         while groups:
             group = groups.pop()
             encoded = tuple(pictures[index] for index in group)
             try:
-                request = DetectionRequest(self._model, encoded, limits.parameters)
+                request = DetectionRequest(self.model, encoded, limits.parameters)
                 found = yield from self._sent(request, deadline_s)
             except RequestRejected as error:
                 if len(group) > 1:
                     groups += [(index,) for index in group]
                 else:
-                    outcomes[group[0]] = Outcome(sources[group[0]], error=error, index=group[0])
+                    outcomes[group[0]] = Failed(sources[group[0]], error, group[0])
             except InferenceError as error:
-                outcomes |= {index: Outcome(sources[index], error=error, index=index) for index in group}
+                outcomes |= {index: Failed(sources[index], error, index) for index in group}
             else:
                 latency_s = time.perf_counter() - started_s
                 for index, detections in zip(group, found, strict=True):
-                    outcomes[index] = Outcome(sources[index], detections, latency_s=latency_s, index=index)
+                    outcomes[index] = Detected(sources[index], detections, latency_s, index)
         return [outcomes[index] for index in indices]
 
     def _encoded(self, source: PictureSource) -> Flow[bytes]:
@@ -181,7 +233,7 @@ class Flows:
 
     def _sent(self, request: DetectionRequest, deadline_s: float) -> Flow[list[Detections]]:
         outputs = yield from self._retried(lambda left_s: Infer(request, left_s), deadline_s)
-        return decode(outputs, model=self._model, labels=self._labels, pictures=request.count)
+        return decode(outputs, model=self.model, names=self._names, pictures=request.count)
 
     def _retried(self, step: Callable[[float], Step], deadline_s: float) -> Flow[Any]:
         """Take the step with the seconds left until an answer comes, the outage is too long or time is up."""

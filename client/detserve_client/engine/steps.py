@@ -24,6 +24,12 @@ class FetchConfig(NamedTuple):
     timeout_s: float
 
 
+class ListModels(NamedTuple):
+    """Have the transport ask for the names of all models that are ready."""
+
+    timeout_s: float
+
+
 class ListRegions(NamedTuple):
     """Have the transport ask for the names of the registered regions of shared memory."""
 
@@ -58,5 +64,7 @@ class Work(NamedTuple):
     function: Callable[[], Any]
 
 
-Step: TypeAlias = "Infer | FetchConfig | ListRegions | RegisterRegion | UnregisterRegion | Pause | Work"
+Step: TypeAlias = (
+    "Infer | FetchConfig | ListModels | ListRegions | RegisterRegion | UnregisterRegion | Pause | Work"
+)
 Flow: TypeAlias = Generator[Step, Any, _Result]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Protocol
@@ -18,7 +18,7 @@ OutcomeOf = Callable[[int, PictureSource, Cancellation], Outcome]
 
 def stream(
     outcome_of: OutcomeOf, sources: Iterable[PictureSource], *, window: int, ordered: bool
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Yield one outcome for each source, ``window`` of them under way or finished and not yet yielded.
 
     The source is read by the thread that reads the outcomes, and not before there is room. When it raises,

@@ -94,7 +94,7 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 
 
-def decode(outputs: Outputs, *, model: str, labels: tuple[str, ...], pictures: int = 1) -> list[Detections]:
+def decode(outputs: Outputs, *, model: str, names: tuple[str, ...], pictures: int = 1) -> list[Detections]:
     """Check the output tensors of one request against the contract and cut off the padding.
 
     Raises:
@@ -102,7 +102,7 @@ def decode(outputs: Outputs, *, model: str, labels: tuple[str, ...], pictures: i
     """
     try:
         _check_tensors(outputs, pictures)
-        return [_detections(outputs, row, labels) for row in range(pictures)]
+        return [_detections(outputs, row, names) for row in range(pictures)]
     except ValueError as error:
         raise ContractViolation(f"the answer of model {model!r} breaks the contract: {error}") from None
 
@@ -125,7 +125,7 @@ def _check_tensors(outputs: Outputs, pictures: int) -> None:
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}; expected {expected}")
 
 
-def _detections(outputs: Outputs, row: int, labels: tuple[str, ...]) -> Detections:
+def _detections(outputs: Outputs, row: int, names: tuple[str, ...]) -> Detections:
     scores = outputs[contract.SCORES][row]
     count = int(outputs[contract.NUM_DETECTIONS][row, 0])
     if not 0 <= count <= len(scores):
@@ -134,7 +134,7 @@ def _detections(outputs: Outputs, row: int, labels: tuple[str, ...]) -> Detectio
     if (scores[1:] > scores[:-1]).any():
         raise ValueError("scores are not in descending order")
     boxes, classes = outputs[contract.BOXES][row, :count], outputs[contract.CLASSES][row, :count]
-    return Detections(boxes=boxes, scores=scores, classes=classes, labels=labels)
+    return Detections(boxes=boxes, scores=scores, classes=classes, names=names)
 
 
 def padded_outputs(detections: Detections, rows: int) -> dict[str, NDArray[Any]]:

@@ -6,19 +6,30 @@ import io
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detserve_client.pictures.download import download
 from detserve_core.errors import MissingExtra, SourceError
+from detserve_core.pictures.files import checked_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PictureSource: TypeAlias = "str | Path | bytes | NDArray[np.uint8] | Image"
-"""A path, an encoded picture, BGR pixels uint8 ``(h, w, 3)``, or a PIL image."""
 
+class ReadableFile(Protocol):
+    """A file opened for reading bytes, or what reads like one."""
+
+    def read(self) -> bytes:
+        """Everything up to the end."""
+
+
+PictureSource: TypeAlias = "str | Path | bytes | NDArray[Any] | Image | ReadableFile"
+"""A path, a URL, an encoded picture or a file of one, BGR pixels uint8 ``(h, w, 3)``, or a PIL image."""
+
+_Source = TypeVar("_Source")
 _JPEG_QUALITY = 95
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
@@ -26,33 +37,72 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 def encoded_picture(source: PictureSource) -> bytes:
     """The encoded picture of any source.
 
-    Files and bytes go to the server as they are. Pixels and PIL images become a JPEG of quality 95, without
-    EXIF: their boxes are in the pixels handed in.
+    Files, bytes and what a URL leads to go to the server as they are. Pixels and PIL images become a JPEG of
+    quality 95, without EXIF: their boxes are in the pixels handed in.
 
     Raises:
-        SourceError: a file cannot be read, or the source is of another type, shape or dtype.
+        SourceError: a file cannot be read, a URL cannot be fetched, or the source is of another type, shape
+            or dtype.
         MissingExtra: pixels were given and OpenCV is not installed.
     """
-    if isinstance(source, str) and _URL.match(source):
-        raise SourceError(f"{source} is a URL; expected a path: fetch the picture and hand over its bytes")
+    if is_url(source):
+        return _not_empty(download(str(source)), str(source))
     if isinstance(source, (str, Path)):
         return _from_path(Path(source))
     if isinstance(source, bytes):
         return _not_empty(source, "the picture")
     if isinstance(source, np.ndarray):
         return _from_pixels(source)
-    image_type: Any = getattr(sys.modules.get("PIL.Image"), "Image", None)
-    if image_type is not None and isinstance(source, image_type):
+    if _is_pil(source):
         return _from_pil(source)
+    if hasattr(source, "read"):
+        return _from_file(source)
     raise SourceError(
-        f"a picture source of type {type(source).__name__} came; expected a path, bytes, "
-        "a uint8 array (h, w, 3) in BGR or a PIL image"
+        f"got a picture source of type {type(source).__name__}; expected a path, a URL, bytes, a file opened "
+        "for reading bytes, a uint8 array (h, w, 3) in BGR or a PIL image"
     )
+
+
+def is_url(source: object) -> bool:
+    """Whether it is a text that begins as a URL does."""
+    return isinstance(source, str) and _URL.match(source) is not None
+
+
+def is_one_picture(source: object) -> TypeGuard[PictureSource]:
+    """Whether it is one picture, not several; a folder counts as one."""
+    return isinstance(source, (str, Path, bytes, np.ndarray)) or hasattr(source, "read") or _is_pil(source)
+
+
+def from_rgb(source: _Source) -> _Source:
+    """Pixels in RGB as pixels in BGR; anything else as it is."""
+    if isinstance(source, np.ndarray) and source.ndim == 3:
+        return np.ascontiguousarray(source[:, :, ::-1])  # type: ignore[return-value]
+    return source
+
+
+def _is_pil(source: object) -> TypeGuard[Image]:
+    image_type: Any = getattr(sys.modules.get("PIL.Image"), "Image", None)
+    return image_type is not None and isinstance(source, image_type)
+
+
+def _from_file(file: ReadableFile) -> bytes:
+    name = getattr(file, "name", "the file object")
+    try:
+        encoded = file.read()
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{name} cannot be read: {error}") from None
+    if not isinstance(encoded, bytes):
+        raise SourceError(f'{name} gives {type(encoded).__name__}; open it for bytes: open(..., "rb")')
+    return _not_empty(encoded, str(name))
 
 
 def _from_path(path: Path) -> bytes:
     try:
         return _not_empty(path.read_bytes(), str(path))
+    except IsADirectoryError:
+        raise SourceError(
+            f"{path} is a folder; expected a picture here: detect({str(path)!r}) takes a folder alone"
+        ) from None
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -61,17 +111,6 @@ def _not_empty(encoded: bytes, what: str) -> bytes:
     if not encoded:
         raise SourceError(f"{what} is empty; expected a JPEG, PNG, WebP or BMP")
     return encoded
-
-
-def checked_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """The array itself, BGR pixels uint8 ``(h, w, 3)``.
-
-    Raises:
-        SourceError: it is of another shape or dtype.
-    """
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise SourceError(f"an array {pixels.dtype} {pixels.shape} came; expected uint8 (h, w, 3) in BGR")
-    return pixels
 
 
 def _from_pixels(pixels: NDArray[Any]) -> bytes:

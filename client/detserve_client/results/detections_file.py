@@ -87,7 +87,7 @@ def _detections(rows: list[_Row], path: Path) -> Detections:
         boxes=np.array([row.box_px for row in rows], np.float32).reshape(-1, 4),
         scores=np.array([row.score for row in rows], np.float32),
         classes=np.array([row.class_id for row in rows], np.int32),
-        labels=tuple(names.get(index, "") for index in range(max(names, default=-1) + 1)),
+        names=tuple(names.get(index, "") for index in range(max(names, default=-1) + 1)),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 from detserve_client.pictures.encoding import PictureSource
 from detserve_core.detections import Detections
@@ -10,22 +12,51 @@ from detserve_core.errors import InferenceError, SourceError
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one source: either ``detections`` or ``error`` is set.
+class Detected:
+    """A source with its detections.
 
-    ``latency_s`` is the time from taking the source in hand to its detections, reading and encoding included;
-    for the pictures of a batch that of their common request. ``index`` is the source's place among those
-    handed in, from 0.
+    ``latency_s`` is the time from taking the source in hand to its detections: reading, encoding and the wait
+    behind other requests in flight included; for the pictures of a batch that of their common request.
+    ``index`` is the source's place among those handed in, from 0.
     """
 
     source: PictureSource
-    detections: Detections | None = None
-    error: InferenceError | SourceError | None = None
-    latency_s: float | None = None
+    detections: Detections
+    latency_s: float = 0.0
     index: int = 0
+    ok: Literal[True] = True
+    error: None = None
 
     def get(self) -> Detections:
-        """The detections; raises ``error`` if there are none."""
-        if self.detections is None:
-            raise self.error or ValueError("an outcome has detections or an error; this one has neither")
+        """The detections."""
         return self.detections
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A source without detections, and the ``error`` that says why; ``index`` as in :class:`Detected`."""
+
+    source: PictureSource
+    error: InferenceError | SourceError
+    index: int = 0
+    ok: Literal[False] = False
+    detections: None = None
+
+    def get(self) -> Detections:
+        """Raise ``error``."""
+        raise self.error
+
+
+Outcome: TypeAlias = Detected | Failed
+"""What became of one source: ``if outcome.ok:`` there are ``outcome.detections``, else ``outcome.error``."""
+
+
+def of_several(outcome: Outcome, what: str = "picture", number: int | None = None) -> Detections:
+    """The detections of one of several pictures; an error says which it is, by ``number`` or its index."""
+    if outcome.ok:
+        return outcome.detections
+    text, source = str(outcome.error), outcome.source
+    which = f"{what} {outcome.index if number is None else number}"
+    if isinstance(source, (str, Path)) and str(source) not in text:
+        which += f" ({source})"
+    raise type(outcome.error)(f"{which} failed: {text}") from outcome.error

@@ -17,9 +17,9 @@ def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
         OutputError: the file cannot be written.
     """
     entries = [
-        {"source": str(outcome.source), "error": str(outcome.error)}
-        if outcome.detections is None
-        else {"source": str(outcome.source), "detections": outcome.detections.to_dicts()}
+        {"source": str(outcome.source), "detections": outcome.detections.to_dicts()}
+        if outcome.ok
+        else {"source": str(outcome.source), "error": str(outcome.error)}
         for outcome in outcomes
     ]
     _write(path, entries)
@@ -34,7 +34,7 @@ def write_coco(path: Path, outcomes: Sequence[Outcome]) -> None:
     image_ids = coco_image_ids([Path(str(outcome.source)) for outcome in outcomes])
     rows = []
     for image_id, outcome in zip(image_ids, outcomes, strict=True):
-        if outcome.detections is not None:
+        if outcome.ok:
             rows.extend(outcome.detections.to_coco(image_id))
     _write(path, rows)
 

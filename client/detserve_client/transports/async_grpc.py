@@ -40,6 +40,11 @@ class AsyncGrpcTransport:
         except ModelNotFound:
             return False
 
+    async def models(self, timeout_s: float) -> list[str]:
+        """The names of all models that are ready, steps of pipelines included."""
+        answer = await self._send(self._opened().statistics, messages.statistics_message(), "", timeout_s)
+        return [model.name for model in answer.model_stats]
+
     async def shared_regions(self, timeout_s: float) -> list[str]:
         """The names of the registered regions of shared memory."""
         message = messages.regions_message()

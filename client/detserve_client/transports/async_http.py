@@ -46,6 +46,11 @@ class AsyncHttpTransport:
             return False
         return True
 
+    async def models(self, timeout_s: float) -> list[str]:
+        """The names of all models that are ready, steps of pipelines included."""
+        answer = await self._send("GET", messages.STATISTICS_PATH, "", timeout_s)
+        return messages.models_of(answer.body, self._endpoint)
+
     async def shared_regions(self, timeout_s: float) -> list[str]:
         """The names of the registered regions of shared memory."""
         answer = await self._send("GET", messages.REGIONS_PATH, "", timeout_s)

@@ -32,6 +32,10 @@ class Transport(Protocol):
         """Whether the model is loaded and takes requests."""
         ...
 
+    def models(self, timeout_s: float) -> list[str]:
+        """The names of all models that are ready, steps of pipelines included."""
+        ...
+
     def shared_regions(self, timeout_s: float) -> list[str]:
         """The names of the regions of shared memory that the server has mapped."""
         ...
@@ -62,6 +66,10 @@ class AsyncTransport(Protocol):
 
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether the model is loaded and takes requests."""
+        ...
+
+    async def models(self, timeout_s: float) -> list[str]:
+        """The names of all models that are ready, steps of pipelines included."""
         ...
 
     async def shared_regions(self, timeout_s: float) -> list[str]:

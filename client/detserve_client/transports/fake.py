@@ -23,7 +23,7 @@ class FakeTransport:
     Usage::
 
         transport = FakeTransport(card, lambda request: Detections.empty(card.labels))
-        client = DetectionClient("grpc://fake", card.name, transport=transport)
+        client = Client("grpc://fake", card.name, transport=transport)
 
     Args:
         card: the served detector; its ``name`` is the model's.
@@ -57,6 +57,10 @@ class FakeTransport:
         """Whether ``model`` is the card's name."""
         return model == self.card.name
 
+    def models(self, timeout_s: float) -> list[str]:
+        """The card's name alone."""
+        return [self.card.name]
+
     def shared_regions(self, timeout_s: float) -> list[str]:
         """Refuse: frames travel as JPEG."""
         raise AccessDenied("the fake server does not read shared memory")
@@ -83,7 +87,7 @@ class FakeTransport:
 
 
 class AsyncFakeTransport:
-    """As :class:`FakeTransport`, for an :class:`~detserve_client.AsyncDetectionClient`."""
+    """As :class:`FakeTransport`, for an :class:`~detserve_client.AsyncClient`."""
 
     def __init__(self, card: Card, answer: Answer) -> None:
         self._fake = FakeTransport(card, answer)
@@ -99,6 +103,10 @@ class AsyncFakeTransport:
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether ``model`` is the card's name."""
         return self._fake.ready(model, timeout_s)
+
+    async def models(self, timeout_s: float) -> list[str]:
+        """The card's name alone."""
+        return self._fake.models(timeout_s)
 
     async def shared_regions(self, timeout_s: float) -> list[str]:
         """Refuse: frames travel as JPEG."""

@@ -49,6 +49,11 @@ class GrpcTransport:
         except ModelNotFound:
             return False
 
+    def models(self, timeout_s: float) -> list[str]:
+        """The names of all models that are ready, steps of pipelines included."""
+        answer = self._send(self._calls.statistics, messages.statistics_message(), "", timeout_s)
+        return [model.name for model in answer.model_stats]
+
     def shared_regions(self, timeout_s: float) -> list[str]:
         """The names of the registered regions of shared memory."""
         message = messages.regions_message()

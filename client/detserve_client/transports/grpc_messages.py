@@ -59,6 +59,7 @@ class Calls:
         self.infer = method("ModelInfer")
         self.model_config = method("ModelConfig")
         self.model_ready = method("ModelReady")
+        self.statistics = method("ModelStatistics")
         self.regions = method("SystemSharedMemoryStatus")
         self.register_region = method("SystemSharedMemoryRegister")
         self.unregister_region = method("SystemSharedMemoryUnregister")
@@ -98,6 +99,16 @@ def ready_message(model: str) -> Any:
     from tritonclient.grpc import service_pb2
 
     return service_pb2.ModelReadyRequest(name=model)
+
+
+def statistics_message() -> Any:
+    """The ``ModelStatisticsRequest`` for all models, which lists those that are loaded.
+
+    Triton's repository index would too, but belongs to the protocol that loads models, which servers close.
+    """
+    from tritonclient.grpc import service_pb2
+
+    return service_pb2.ModelStatisticsRequest()
 
 
 def regions_message() -> Any:

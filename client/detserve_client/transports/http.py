@@ -48,6 +48,11 @@ class HttpTransport:
             return False
         return True
 
+    def models(self, timeout_s: float) -> list[str]:
+        """The names of all models that are ready, steps of pipelines included."""
+        answer = self._send("GET", messages.STATISTICS_PATH, "", timeout_s)
+        return messages.models_of(answer.body, self._endpoint)
+
     def shared_regions(self, timeout_s: float) -> list[str]:
         """The names of the registered regions of shared memory."""
         answer = self._send("GET", messages.REGIONS_PATH, "", timeout_s)

@@ -37,6 +37,7 @@ def model_path(model: str, action: str) -> str:
     return f"/v2/models/{quote(model, safe='')}/{action}"
 
 
+STATISTICS_PATH = "/v2/models/stats"
 REGIONS_PATH = "/v2/systemsharedmemory/status"
 
 
@@ -50,18 +51,30 @@ def register_body(key: str, size_bytes: int) -> bytes:
     return json.dumps({"key": key, "offset": 0, "byte_size": size_bytes}).encode()
 
 
+def models_of(body: bytes, endpoint: Endpoint) -> list[str]:
+    """The names of the models that the statistics are of.
+
+    Raises:
+        ContractViolation: the body holds no statistics.
+    """
+    return _names(body, endpoint, "statistics", within="model_stats")
+
+
 def regions_of(body: bytes, endpoint: Endpoint) -> list[str]:
     """The names of the registered regions.
 
     Raises:
         ContractViolation: the body is no list of regions.
     """
+    return _names(body, endpoint, "list of regions")
+
+
+def _names(body: bytes, endpoint: Endpoint, what: str, within: str | None = None) -> list[str]:
     try:
-        return [str(region["name"]) for region in json.loads(body)]
+        content = json.loads(body)
+        return [str(entry["name"]) for entry in (content if within is None else content[within])]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ContractViolation(
-            f"{endpoint} does not answer as a Triton server: no list of regions"
-        ) from None
+        raise ContractViolation(f"{endpoint} does not answer as a Triton server: no {what}") from None
 
 
 def infer_body(request: DetectionRequest, timeout_s: float) -> tuple[bytes, dict[str, str]]:

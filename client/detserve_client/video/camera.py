@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from detserve_client.pictures.opencv_log import silent_opencv
 from detserve_client.video.frames import Frame
 from detserve_client.video.sources import VideoSource
 from detserve_core.errors import MissingExtra, SourceError
+from detserve_core.pictures.opencv_log import silent_opencv
 
 
 class Camera:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -12,16 +12,13 @@ from detserve_client.video.frames import Frame
 from detserve_core.machine.whole_files import blamed_on, whole_file
 
 
-def frame_line(frame: Frame, outcome: Outcome, track_ids: Sequence[int | None] | None) -> str:
+def frame_line(frame: Frame, outcome: Outcome) -> str:
     """``frame``, ``time_s`` and either ``detections`` (with ``track_id`` where tracked) or ``error``."""
     entry: dict[str, object] = {"frame": frame.index, "time_s": round(frame.time_s, 6)}
-    if outcome.detections is None:
-        entry["error"] = str(outcome.error)
+    if outcome.ok:
+        entry["detections"] = outcome.detections.to_dicts()
     else:
-        rows = outcome.detections.to_dicts()
-        for row, track_id in zip(rows, track_ids or [], strict=track_ids is not None):
-            row["track_id"] = track_id
-        entry["detections"] = rows
+        entry["error"] = str(outcome.error)
     return json.dumps(entry) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,8 +33,8 @@ class Tracker:
             warnings.simplefilter("ignore", FutureWarning)
             self._tracker = ByteTrack(frame_rate=max(1, round(fps)))
 
-    def update(self, detections: Detections) -> list[int | None]:
-        """The track id of each detection of the next frame, from 1; None for one that is in no track."""
+    def tracked(self, detections: Detections) -> Detections:
+        """Those of the next frame with their track ids, from 1; None for one that is in no track."""
         rows = detections.to_supervision()
         rows.data = {"row": np.arange(len(detections))}
         tracked = self._tracker.update_with_detections(rows)
@@ -41,4 +42,4 @@ class Tracker:
         if len(tracked) and tracked.tracker_id is not None:
             for row, track_id in zip(tracked.data["row"], tracked.tracker_id, strict=True):
                 ids[int(row)] = int(track_id)
-        return ids
+        return replace(detections, track_ids=tuple(ids))

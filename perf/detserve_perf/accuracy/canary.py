@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from detserve_client.client import DetectionClient
+from detserve_client.client import Client
 from detserve_core.datasets import open_dataset
 from detserve_core.errors import RequestRejected
 from detserve_perf.accuracy.differences import Counts, Differences
@@ -67,8 +67,8 @@ class Comparison:
 
 
 def compare_pictures(
-    old: DetectionClient,
-    new: DetectionClient,
+    old: Client,
+    new: Client,
     pictures: Sequence[Path],
     *,
     concurrency: int,
@@ -98,8 +98,8 @@ def compare_pictures(
 
 
 def compare_dataset(
-    old: DetectionClient,
-    new: DetectionClient,
+    old: Client,
+    new: Client,
     labels: Path,
     images: Path | None,
     *,

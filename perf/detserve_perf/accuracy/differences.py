@@ -86,14 +86,15 @@ class Differences:
         changes = _score_changes(pairing, found, other)
         counts = _counts(path.name, pairing, changes)
         self.pictures.append(counts)
+        labels, other_labels = found.labels, other.labels
         for (row, _), iou, moved, change in zip(
             pairing.rows.tolist(), pairing.ious, pairing.moved, changes, strict=True
         ):
-            self._add(found.label_of(row), [1, moved, 0, 0, iou, change])
+            self._add(labels[row], [1, moved, 0, 0, iou, change])
         for row in np.flatnonzero(pairing.missed):
-            self._add(other.label_of(row), [0, 0, 1, 0, 0, 0])
+            self._add(other_labels[row], [0, 0, 1, 0, 0, 0])
         for row in np.flatnonzero(pairing.extra):
-            self._add(found.label_of(row), [0, 0, 0, 1, 0, 0])
+            self._add(labels[row], [0, 0, 0, 1, 0, 0])
         if counts.disagreement > 0:
             case = WorstCase(path, counts, found, other)
             heapq.heappush(self._heap, (counts.disagreement, -len(self.pictures), case))
@@ -149,7 +150,7 @@ def _xywh(detections: Detections) -> NDArray[np.float64]:
 
 
 def _names(detections: Detections) -> NDArray[np.str_]:
-    return np.array([name_key(detections.label_of(row)) for row in range(len(detections))])
+    return np.array([name_key(label) for label in detections.labels])
 
 
 def _score_changes(pairing: Pairing, found: Detections, other: Detections) -> NDArray[np.float64]:

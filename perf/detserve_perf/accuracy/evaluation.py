@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from detserve_client.client import DetectionClient
+from detserve_client.client import Client
 from detserve_core.datasets import AnnotatedPicture, Dataset, open_dataset
 from detserve_core.datasets.average_precision import (
     MAX_DETECTIONS,
@@ -86,9 +86,7 @@ def measure_accuracy(
     :class:`~detserve_core.errors.InferenceError` when the server does not answer.
     """
     with ExitStack() as stack:
-        clients = [
-            stack.enter_context(DetectionClient(one.url, one.model)) for one in (served, against) if one
-        ]
+        clients = [stack.enter_context(Client(one.url, one.model)) for one in (served, against) if one]
         labels = [client.card().labels for client in clients]
         with TritonQueries(clients[0].endpoint) as queries:
             triton = queries.version()
@@ -106,7 +104,7 @@ def measure_accuracy(
 
 
 def score_dataset(
-    clients: Sequence[DetectionClient],
+    clients: Sequence[Client],
     dataset: Dataset,
     *,
     iou_threshold: float | None,
@@ -157,7 +155,7 @@ def score_dataset(
 
 
 def _answers(
-    client: DetectionClient, truths: Iterator[AnnotatedPicture], iou_threshold: float, concurrency: int
+    client: Client, truths: Iterator[AnnotatedPicture], iou_threshold: float, concurrency: int
 ) -> Iterator[tuple[AnnotatedPicture, Detections]]:
     truths, under_way = itertools.tee(truths)
     outcomes = client.detect_stream(
@@ -168,7 +166,7 @@ def _answers(
         max_detections=MAX_DETECTIONS,
     )
     for outcome, truth in zip(outcomes, under_way, strict=True):
-        if outcome.detections is None:
+        if not outcome.ok:
             raise MeasurementError(f"{truth.path} failed, so nothing was scored: {outcome.error}")
         yield truth, outcome.detections
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.pictures.drawing import annotated
-from detserve_client.pictures.files import upright_pixels
 from detserve_core.detections import Detections
+from detserve_core.pictures.drawing import annotated
+from detserve_core.pictures.files import upright_pixels
 from detserve_perf.accuracy.differences import WorstCase, pair
 
 _GREY, _AMBER = (150, 150, 150), (0, 190, 255)
@@ -60,7 +60,7 @@ def _panel(
         x1, y1, x2, y2 = (detections.boxes[row] * zoom).round().astype(int).tolist()
         cv2.rectangle(canvas, (x1, y1), (x2, y2), _AMBER if row in moved else _GREY, 1)
     shown = detections[alone]
-    enlarged = Detections(shown.boxes * np.float32(zoom), shown.scores, shown.classes, shown.labels)
+    enlarged = Detections(shown.boxes * np.float32(zoom), shown.scores, shown.classes, shown.names)
     drawn = annotated(canvas.astype(np.uint8, copy=False), enlarged)
     scale = max(0.5, drawn.shape[1] / 1400)
     header = np.full((round(44 * scale), drawn.shape[1], 3), 255, np.uint8)

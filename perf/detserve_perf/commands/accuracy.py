@@ -75,7 +75,7 @@ def accuracy(
 
 def _require_figures(*, pictures: bool) -> None:
     """Say that a library is missing before the server is asked, not after."""
-    from detserve_client.pictures.drawing import require_drawing
+    from detserve_core.pictures.drawing import require_drawing
     from detserve_perf.accuracy.curves import require_plotting
 
     require_plotting()

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from detserve_client.client import DetectionClient
+from detserve_client.client import Client
 from detserve_core.machine.whole_files import write_whole
 from detserve_core.picture_sources import expand_sources
 from detserve_perf.server.access import connected
@@ -89,8 +89,8 @@ def canary(
 
 
 def _compare(
-    old: DetectionClient,
-    new: DetectionClient,
+    old: Client,
+    new: Client,
     pictures: Path | None,
     labels: Path | None,
     concurrency: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 
-from detserve_client.client import DetectionClient
+from detserve_client.client import Client
 from detserve_core.endpoint import Endpoint
 from detserve_core.security import Security
 
@@ -25,7 +25,7 @@ class _AsTheGateway(Security):
         return [(f"triton-grpc-protocol-{_HTTP_HEADER}", self.secret)]
 
 
-def connected(url: str, model: str) -> DetectionClient:
+def connected(url: str, model: str) -> Client:
     """A client with what the environment holds: a key for a gateway (TLS), the secret for a Triton.
 
     Raises :class:`~detserve_core.errors.EndpointError` and
@@ -35,8 +35,8 @@ def connected(url: str, model: str) -> DetectionClient:
 
     endpoint, secret = Endpoint.parse(url), os.environ.get(SECRET)
     if endpoint.tls:
-        return DetectionClient(url, model, security=Security.from_environment())
+        return Client(url, model, security=Security.from_environment())
     if not secret:
-        return DetectionClient(url, model)
+        return Client(url, model)
     shown = replace(endpoint, security=_AsTheGateway(secret=secret))
-    return DetectionClient(url, model, transport=transport_to(shown))
+    return Client(url, model, transport=transport_to(shown))

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from detserve_client import DetectionClient, Security
+from detserve_client import Client, Security
 from detserve_core.machine.whole_files import write_whole
 from detserve_server.certificates.authority import Certified, new_authority, new_server, write_certified
 from detserve_server.certificates.folder import CertificateFolder
@@ -63,8 +63,8 @@ class Site:
     def security(self, client: str | None = "alice") -> Security:
         return Security(api_key=None if client is None else self.keys[client], ca=self.tls.authority)
 
-    def client(self, protocol: str, client: str | None = "alice", model: str = YOLO) -> DetectionClient:
-        return DetectionClient(self.url(protocol), model, security=self.security(client), timeout_s=10)
+    def client(self, protocol: str, client: str | None = "alice", model: str = YOLO) -> Client:
+        return Client(self.url(protocol), model, security=self.security(client), timeout_s=10)
 
     def add_key(self, client: str, **fields: Any) -> str:
         """A new key, known to nginx when this returns; its id."""

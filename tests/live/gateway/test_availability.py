@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from detserve_client import DetectionClient, Detections, RequestRejected, Security, ServerUnavailable
+from detserve_client import Client, Detections, RequestRejected, Security, ServerUnavailable
 from detserve_core.machine.ports import choose_ports, is_free
 from detserve_server.audit.record import is_inference, record_of
 from detserve_server.certificates.authority import new_server, write_certified
@@ -95,7 +95,7 @@ def test_triton_killed_and_back(site: Site, protocol, sample, tmp_path) -> None:
             access_log=tmp_path / "access.jsonl",
         ) as gateway:
             url = gateway.grpc_url if protocol == "grpc" else gateway.http_url
-            with DetectionClient(url, YOLO, security=site.security(), timeout_s=3) as client:
+            with Client(url, YOLO, security=site.security(), timeout_s=3) as client:
                 expected = client.detect(sample)
                 os.killpg(triton.pid, signal.SIGKILL)
                 started_s = time.monotonic()
@@ -109,7 +109,7 @@ def test_triton_killed_and_back(site: Site, protocol, sample, tmp_path) -> None:
                     assert health(gateway.http_url, site) == 200
 
 
-def found_by(client: DetectionClient, sample: Path) -> Detections | None:
+def found_by(client: Client, sample: Path) -> Detections | None:
     """None while the client takes the outage to last: it asks again every two seconds."""
     try:
         return client.detect(sample)
@@ -189,7 +189,7 @@ def test_the_container_s_script(site: Site, tmp_path) -> None:
     try:
         wait_for(lambda: not is_free(port), 5)
         security = Security(api_key=text, ca=site.tls.authority)
-        with DetectionClient(f"https://localhost:{port}", YOLO, security=security, timeout_s=2) as client:
+        with Client(f"https://localhost:{port}", YOLO, security=security, timeout_s=2) as client:
             with pytest.raises(ServerUnavailable, match="cannot reach Triton"):
                 client.card()
             change_keys(keys, lambda file: KeyFile())
@@ -200,7 +200,7 @@ def test_the_container_s_script(site: Site, tmp_path) -> None:
     wait_for(lambda: is_free(port), 5)
 
 
-def reason_of(client: DetectionClient) -> str:
+def reason_of(client: Client) -> str:
     try:
         client.ready()
         client.card()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_client import AccessDenied, DetectionClient, InferenceError, Security, ServerUnavailable
+from detserve_client import AccessDenied, Client, InferenceError, Security, ServerUnavailable
 from detserve_server.certificates.authority import new_authority, new_client, new_server, write_certified
 from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.gateway.process import RunningGateway, running_gateway
@@ -36,9 +36,9 @@ def mutual(request, site: Site, tmp_path_factory) -> Iterator[tuple[RunningGatew
         yield gateway, site.keys["alice"] if keys else None
 
 
-def client_of(gateway: RunningGateway, protocol: str, security: Security) -> DetectionClient:
+def client_of(gateway: RunningGateway, protocol: str, security: Security) -> Client:
     url = gateway.grpc_url if protocol == "grpc" else gateway.http_url
-    return DetectionClient(url, YOLO, security=security, timeout_s=3)
+    return Client(url, YOLO, security=security, timeout_s=3)
 
 
 def test_a_client_certificate_opens(site: Site, mutual, protocol, sample, tmp_path) -> None:

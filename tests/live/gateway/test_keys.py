@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 
-from detserve_client import AccessDenied, DetectionClient, Overloaded
+from detserve_client import AccessDenied, Client, Overloaded
 from detserve_core.errors import EndpointError
 from detserve_server.gateway.settings import RateLimits
 from detserve_server.keys.key import utc_now
@@ -43,7 +43,7 @@ def test_no_key_and_bad_keys(site: Site, protocol, sample, key, reason) -> None:
 
 def test_a_key_does_not_go_over_a_plain_connection(site: Site) -> None:
     with pytest.raises(EndpointError, match="need TLS"):
-        DetectionClient(site.triton.grpc_url, YOLO, security=site.security())
+        Client(site.triton.grpc_url, YOLO, security=site.security())
 
 
 def test_a_key_of_another_model(site: Site, protocol, sample) -> None:
@@ -86,7 +86,7 @@ def test_revocation_reaches_a_connection_that_is_never_idle(site: Site, protocol
     key_id = site.add_key(name, limits=UNLIMITED)
     refused_after_s: list[float] = []
 
-    def busy(client: DetectionClient) -> None:
+    def busy(client: Client) -> None:
         while True:
             try:
                 client.ready()

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from detserve_client import Detections, SourceError
-from detserve_client.pictures.drawing import annotated, drawn_path, save_drawn
-from detserve_client.pictures.files import upright_pixels
+from detserve_core.pictures.drawing import annotated, drawn_path, save_drawn
+from detserve_core.pictures.files import upright_pixels
 
 
 def test_boxes_are_drawn_on_a_copy(found: Detections) -> None:

@@ -1,0 +1,1 @@
+"""Pictures on this side: read upright, drawn into, written whole."""
