@@ -9,6 +9,10 @@ import pytest
 
 pytest_plugins = ["tests.detected"]
 
+# Tests run side by side: threads of the linear algebra that wait for a busy core take ten times as long as
+# none. To be said before numpy is imported; the processes that tests start inherit it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 
 def pytest_configure() -> None:
     """Take SIGINT, which a shell has background jobs ignore; tests send it to themselves and to servers."""
