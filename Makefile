@@ -1,9 +1,10 @@
 PYTHON ?= python3
 EXPORTERS ?= out/exporters
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
 # The machine's own pip configuration and cache are used; nothing is installed outside .venv.
 
-.PHONY: setup demo test test-fast test-exporters lint format repository bench bench-precision clean
+.PHONY: setup demo test test-fast test-slow test-exporters lint format repository bench bench-precision clean
 
 setup: .venv/.installed  ## make .venv and install everything into it
 
@@ -15,11 +16,14 @@ setup: .venv/.installed  ## make .venv and install everything into it
 demo: setup  ## serve the committed detector, detect on sample pictures, write out/demo/
 	$(BIN)/python examples/demo.py
 
-test: setup  ## every test, the real server included
-	$(BIN)/python -m pytest
+test: setup  ## the tests, the real server included; 8 minutes on two cores
+	$(PYTEST) -n auto --dist loadgroup -m 'not slow and not compose'
 
-test-fast: setup  ## the tests that start no server and no container
-	$(BIN)/python -m pytest -m 'not live and not compose'
+test-fast: setup  ## of those, the ones that start no server
+	$(PYTEST) -n auto --dist loadgroup -m 'not slow and not compose and not live'
+
+test-slow: setup  ## the others: soak, rotation, floods, replicas, compose, what takes more than ten seconds
+	$(PYTEST) -m 'slow or compose'
 
 test-exporters: setup  ## export with today's packages in environments of their own, serve, compare; 7 GB, an hour
 	$(BIN)/python -m tests.exporters.run $(EXPORTERS) $(EXPORTER)

@@ -1,4 +1,4 @@
-"""``detserve detect`` as a process of its own, against a real gRPC server."""
+"""``detserve detect`` against a real gRPC server."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ import pytest
 
 from detserve_client import Card, Detections
 from tests.client.triton_grpc import grpc_server, infer_response
+from tests.command import detserve
 
 
 def detect(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "detserve.command", "detect", *map(str, arguments)]
-    wide = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=wide)
+    return detserve("detect", *arguments)
 
 
 @pytest.fixture
@@ -67,9 +66,13 @@ def test_everything_is_written(url: str, folder: Path, tmp_path: Path, found: De
 
 
 def test_one_bad_picture_does_not_stop_the_others(url: str, folder: Path, tmp_path: Path) -> None:
+    """In a process of its own, as the others are not."""
     (folder / "0.jpg").write_bytes(b"torn")
     (folder / "2.jpg").touch()
-    done = detect(folder, "--model", "pets", "--url", url, "--json", tmp_path / "d.json")
+    command = [sys.executable, "-m", "detserve.command", "detect", folder, "--model", "pets"]
+    command += ["--url", url, "--json", tmp_path / "d.json"]
+    wide = {**os.environ, "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=wide)
     assert done.returncode == 1
     assert "pictures 2, detections 4, failed 2" in done.stdout
     assert done.stderr.splitlines() == [

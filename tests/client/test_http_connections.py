@@ -159,7 +159,7 @@ def test_the_deadline_is_for_all_of_an_answer(kind: str) -> None:
         with connection, suppress(ConnectionError):
             connection.recv(65536)
             connection.sendall(OK)
-            end_s = time.monotonic() + 20
+            end_s = time.monotonic() + 120
             while time.monotonic() < end_s:
                 connection.sendall(b"X: y\r\n")
                 time.sleep(0.02)
@@ -167,9 +167,9 @@ def test_the_deadline_is_for_all_of_an_answer(kind: str) -> None:
 
     with peer(serve) as url:
         started_s = time.monotonic()
-        (found,) = asked(kind, url, 1, lambda: seen.append(hung_up.wait(5)), timeout_s=0.3)
+        (found,) = asked(kind, url, 1, lambda: seen.append(hung_up.wait(60)), timeout_s=0.3)
         assert isinstance(found, DeadlineExceeded)
-        assert time.monotonic() - started_s < 5
+        assert time.monotonic() - started_s < 60
     assert seen == [True]
 
 
@@ -198,12 +198,12 @@ def test_no_address_answers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen(0)
         fills_its_queue.connect(silent.getsockname())
-        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.getsockname())] * 4
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.getsockname())] * 100
         monkeypatch.setattr(socket, "getaddrinfo", lambda *values, **named: found)
         started_s = time.monotonic()
         (error,) = asked(kind, "http://127.0.0.1:1", 1, timeout_s=0.8)
         assert isinstance(error, DeadlineExceeded)
-        assert 0.7 < time.monotonic() - started_s < 2
+        assert 0.7 < time.monotonic() - started_s < 40, "not 80 s"
 
 
 @both
@@ -294,8 +294,8 @@ def test_connecting_can_be_cancelled() -> None:
         threading.Timer(0.3, cancellation.cancel).start()
         started_s = time.monotonic()
         with pytest.raises(CancelledError):
-            transport.infer(DetectionRequest("pets", (b"x",), {}), 20, cancellation)
-        assert time.monotonic() - started_s < 5
+            transport.infer(DetectionRequest("pets", (b"x",), {}), 120, cancellation)
+        assert time.monotonic() - started_s < 60
 
 
 @both

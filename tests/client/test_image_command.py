@@ -1,4 +1,4 @@
-"""``detserve image`` as a process of its own."""
+"""``detserve image``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from PIL import Image
 from detserve_client import Detected, Detections
 from detserve_client.results.run_files import write_json
 from detserve_core.pictures.drawing import annotated
+from tests.command import detserve
 
 
 def image(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "detserve.command", "image", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return detserve("image", *arguments)
 
 
 @pytest.fixture
@@ -34,7 +34,9 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_gray(picture: Path, tmp_path: Path) -> None:
-    assert image("gray", picture, tmp_path / "deep/out.png").returncode == 0
+    """In a process of its own, as the others are not."""
+    command = [sys.executable, "-m", "detserve.command", "image", "gray", picture]
+    subprocess.run([*command, tmp_path / "deep/out.png"], check=True, timeout=60)
     grey = cv2.imread(str(tmp_path / "deep/out.png"), cv2.IMREAD_UNCHANGED)
     assert grey.shape == (40, 60)
     assert abs(int(grey[20, 5]) - 76) < 4

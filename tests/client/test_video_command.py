@@ -1,4 +1,4 @@
-"""``detserve detect`` on videos as a process of its own, against a real gRPC server that knows each frame."""
+"""``detserve detect`` on videos, against a real gRPC server that knows each frame."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ import pytest
 from detserve_client import Card, Detections
 from tests.client.clips import write_clip
 from tests.client.triton_grpc import grpc_server, infer_response
+from tests.command import detserve
 
-ENVIRONMENT = {**os.environ, "COLUMNS": "200", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+NO_SCREEN = {"DISPLAY": "", "WAYLAND_DISPLAY": ""}
+ENVIRONMENT = {**os.environ, "COLUMNS": "200", **NO_SCREEN}
 
 
 def command(url: str, *arguments: object) -> list[str]:
+    """A process of its own, where a test sends it a signal or gives it a standard output."""
     given = [*map(str, arguments), "--model", "pets", "--url", url]
     return [sys.executable, "-m", "detserve.command", "detect", *given]
 
 
 def detect(url: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(url, *arguments), capture_output=True, text=True, check=False, timeout=120, env=ENVIRONMENT
-    )
+    return detserve("detect", *arguments, "--model", "pets", "--url", url, **NO_SCREEN)
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -106,7 +107,8 @@ def test_without_tracks_a_line_has_no_track_ids(url: str, tmp_path: Path) -> Non
 
 
 def test_lines_go_into_a_pipe_as_they_come(url: str, tmp_path: Path) -> None:
-    done = detect(url, clip_of_greys(tmp_path / "a.avi", 3), "--json", "/dev/stdout")
+    given = command(url, clip_of_greys(tmp_path / "a.avi", 3), "--json", "/dev/stdout")
+    done = subprocess.run(given, capture_output=True, text=True, check=True, timeout=120, env=ENVIRONMENT)
     assert [json.loads(line)["frame"] for line in done.stdout.splitlines()[:3]] == [0, 1, 2]
 
 
@@ -169,9 +171,7 @@ def test_a_mistake_is_one_sentence(url: str, tmp_path: Path, arguments: list[str
     (tmp_path / "empty.mp4").touch()
     before = sorted(tmp_path.iterdir())
     given = [argument.format(tmp=tmp_path) for argument in arguments]
-    done = subprocess.run(
-        [*command(url), *given], capture_output=True, text=True, check=False, timeout=60, env=ENVIRONMENT
-    )
+    done = detserve("detect", "--model", "pets", "--url", url, *given, **NO_SCREEN)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("detserve: ")
     assert done.stderr.count("\n") == 1

@@ -13,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from detserve_server.audit.record import record_of
 from detserve_server.audit.usage import Usage
 from detserve_server.audit.verify import verify
@@ -38,6 +40,7 @@ PATHS = [
 REQUESTS, CLIENTS = 6000, 4
 
 
+@pytest.mark.slow
 def test_every_request_is_in_the_audit_log_exactly_once(tmp_path: Path) -> None:
     key = tmp_path / "audit.pem"
     public = read_public_key(create_key(key))

@@ -233,6 +233,7 @@ def test_what_a_killed_client_leaves_is_cleaned_up(echo_url: str) -> None:
     assert not set(left) & set(regions(echo_url))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("kind", ["threads", "event loop", "frames"])
 def test_a_killed_and_restarted_server_loses_and_duplicates_nothing(

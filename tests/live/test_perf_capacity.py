@@ -27,6 +27,7 @@ def _soak(repository: Path, model: str, duration_s: float) -> Soak:
     return soak(repository, model, SAMPLES, duration_s=duration_s, load=0.5, on_progress=lambda phase: None)
 
 
+@pytest.mark.slow
 def test_the_default_detector_does_not_leak(repository: Path) -> None:
     result = _soak(repository, DEFAULT, 40)
     late = [sample for sample in result.samples if sample.time_s >= result.duration_s / 2]
@@ -39,6 +40,7 @@ def test_the_default_detector_does_not_leak(repository: Path) -> None:
     assert failed < 0.5, "refused at half of the capacity"
 
 
+@pytest.mark.slow
 def test_a_leak_is_found_and_the_command_exits_1(tmp_path: Path) -> None:
     repository = write_sleeper(tmp_path / "repository", service_s=0.005, leaks=True)
     out = tmp_path / "out"
@@ -63,6 +65,7 @@ def test_a_leak_is_found_and_the_command_exits_1(tmp_path: Path) -> None:
     assert json.loads((out / "soak.json").read_text())["passed"] is False
 
 
+@pytest.mark.slow
 def test_a_plan_sends_rates_to_a_server_of_its_own(tmp_path: Path) -> None:
     repository = write_sleeper(tmp_path, service_s=0.005)
     with served(repository, NAME) as server:

@@ -30,6 +30,7 @@ def peers_environment() -> None:
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("peers_environment")
 @pytest.mark.parametrize("peer", PEERS)
 def test_every_peer_answers_what_detserve_answers(repository: Path, tmp_path: Path, peer: str) -> None:

@@ -23,6 +23,8 @@ from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.behind_gateway import NginxGateway, load, nginx_gateway, served, upstream
 from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
 
+pytestmark = pytest.mark.slow
+
 PICTURE = SAMPLES / "scene_2.jpg"
 
 

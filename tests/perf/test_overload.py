@@ -1,8 +1,11 @@
-"""The overload generator against a small gRPC server with a known capacity and queue."""
+"""The overload generator against a small gRPC server that counts."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -10,14 +13,44 @@ import pytest
 from tritonclient.grpc import service_pb2
 from typer.testing import CliRunner
 
-from detserve_perf.capacity.overload import OverloadRun, overload
+from detserve_perf.capacity.overload import CALLERS, OverloadRun, overload
 from detserve_perf.capacity.overload_report import overload_report, percentile
 from detserve_perf.commands import app
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.generator import Run, Sample
+from detserve_perf.load.generator import Run, Sample, poisson_arrivals_s
 from detserve_perf.load.wire_requests import triton_grpc_requests
 from detserve_perf.report.machine import this_machine
-from tests.perf.conftest import SERVICE_S, served
+from tests.perf.conftest import served
+
+
+@dataclass
+class Counting:
+    """A server of 10 ms a request that says no as Triton does: to two of three while it is ``full``."""
+
+    url: str = ""
+    full: bool = False
+    came: int = 0
+    refused: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def behave(self, request: service_pb2.ModelInferRequest, context: grpc.ServicerContext) -> bytes:
+        assert request.raw_input_contents[0][4:] in (b"one", b"two")
+        with self.lock:
+            self.came += self.full
+            refuse = self.full and self.came % 3 != 0
+            self.refused += refuse
+        if refuse:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "[request id: 1] Exceeds maximum queue size")
+        time.sleep(0.01)
+        return b""
+
+
+@pytest.fixture
+def counting() -> Iterator[Counting]:
+    server = Counting()
+    for url in served(server.behave):
+        server.url = url
+        yield server
 
 
 @pytest.fixture
@@ -32,17 +65,27 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_half_of_capacity_is_answered_and_of_thrice_the_excess_is_refused(one_at_a_time, pictures) -> None:
+def test_a_load_is_a_multiple_of_capacity_and_what_is_refused_is_counted(counting, pictures) -> None:
+    """Whatever the capacity is: each request that is due is sent, and is an answer or a refusal."""
     phases: list[str] = []
-    half, thrice = overload(one_at_a_time, "m", pictures, [0.5, 3], 1.5, phases.append)
+
+    def on_progress(phase: str) -> None:
+        phases.append(phase)
+        counting.full = phase == "3 times capacity"
+
+    duration_s = 0.5
+    half, thrice = overload(counting.url, "m", pictures, [0.5, 3], duration_s, on_progress)
     assert phases == ["warm-up", "capacity", "0.5 times capacity", "capacity", "3 times capacity", "capacity"]
-    assert half.peak_per_s <= 1 / SERVICE_S
-    assert half.goodput_per_s / half.offered_per_s == pytest.approx(1, abs=0.4)  # Poisson, 75 requests
+    assert 0 < half.peak_per_s <= CALLERS / 0.01
+    assert thrice.offered_per_s == pytest.approx(6 * half.offered_per_s)
+    for seed, run in enumerate((half, thrice)):
+        assert len(run.run.samples) == len(poisson_arrivals_s(run.offered_per_s, duration_s, seed))
+        assert run.goodput_per_s <= len(run.latencies_ms(refused=False)) / duration_s
     assert not half.latencies_ms(refused=True)
-    assert 0.7 < thrice.goodput_per_s / thrice.peak_per_s < 1.2
-    rejected = thrice.latencies_ms(refused=True)
-    assert len(rejected) / len(thrice.run.samples) == pytest.approx(2 / 3, abs=0.2)
-    assert percentile(thrice.latencies_ms(refused=False), 0.5) > percentile(rejected, 0.5)
+    assert min(half.latencies_ms(refused=False)) >= 10
+    assert len(thrice.run.samples) == counting.came
+    assert len(thrice.latencies_ms(refused=True)) == counting.refused
+    assert len(thrice.latencies_ms(refused=False)) == counting.came - counting.refused > 0
 
 
 def test_any_other_failure_ends_the_measurement(broken, pictures) -> None:

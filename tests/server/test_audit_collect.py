@@ -196,6 +196,7 @@ def _ids(log: _Log) -> list[int]:
     return request_ids(log.directory) if log.directory.exists() else []
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_while_it_writes(log: _Log, key: Path) -> None:
     chance, writing = random.Random(4), True  # noqa: S311
 

@@ -106,6 +106,7 @@ def _said(gateway: NginxGateway, servers: Sequence[str]) -> list[set[bytes]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hold", ["", "too different"])
 def test_killed_between_any_two_steps(gateway: NginxGateway, servers: tuple[str, str], hold: str) -> None:
     disagreed = 0

@@ -49,6 +49,7 @@ def decided(checkpoint: Path, tmp_path: Path, said: dict[str, object], *options:
     return right.card, result.stdout
 
 
+@pytest.mark.slow
 def test_nanodet_by_labels(tmp_path, few) -> None:
     images, labels = few
     card, shown = decided(
@@ -61,6 +62,7 @@ def test_nanodet_by_labels(tmp_path, few) -> None:
     assert "with the card as it was AP 0.0" in shown
 
 
+@pytest.mark.slow
 def test_picodet_without_labels(tmp_path) -> None:
     images, _ = part_of_val64(tmp_path, 4)
     card, shown = decided(TRAINED / "picodet_s_320_coco.onnx", tmp_path, {}, "--images", str(images))
@@ -69,6 +71,7 @@ def test_picodet_without_labels(tmp_path) -> None:
     assert "agreement" in shown
 
 
+@pytest.mark.slow
 def test_ssd_with_its_classes_off_by_one(tmp_path, few) -> None:
     images, labels = few
     checkpoint, right = save_ssd_checkpoints(tmp_path)["ssd_mobilenet"]

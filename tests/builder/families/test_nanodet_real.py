@@ -42,6 +42,7 @@ def own_ap(card: Card, session: ort.InferenceSession) -> float:
     return average_precision(session, card, labelled_dataset(INSTANCES, PICTURES, card))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "at_least"),
     [

@@ -33,6 +33,7 @@ def yolox():
     return model, card, source, dataset, average_precision(open_session(model), card, dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "least_drop"), [(Form.ONNXRUNTIME, 0.05), (Form.OPENVINO, 0.03), (Form.TENSORRT, 0.05)]
 )

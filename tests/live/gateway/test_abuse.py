@@ -91,6 +91,7 @@ def test_a_hundred_thousand_brackets_of_json(site: Site, headers) -> None:
     site.triton.check_running(0.1)
 
 
+@pytest.mark.slow
 def test_slow_headers(site: Site, sample) -> None:
     """200 connections that never finish their headers: closed, and nobody else waits."""
     connections = [site.connect() for _ in range(200)]
@@ -141,6 +142,7 @@ def test_slow_bodies_hold_up_their_own_key_only(site: Site, sample) -> None:
             connection.close()
 
 
+@pytest.mark.slow
 def test_ten_thousand_malformed_requests(site: Site, sample) -> None:
     """Seeded: 5,000 protobufs, 4,500 HTTP bodies, 500 connections of noise."""
     rng = random.Random(20261124)  # noqa: S311
@@ -317,6 +319,7 @@ def test_log_injection(site: Site, evil) -> None:
     assert log[-1]["model"] == ""
 
 
+@pytest.mark.slow
 def test_a_flood_of_one_client_leaves_another_its_latency(site: Site, sample) -> None:
     site.add_key("flooder", limits=RateLimits(rate_per_s=8, concurrency=1))
     stop, refused = threading.Event(), []

@@ -37,6 +37,7 @@ def serial_shown(site: Site) -> int:
     return x509.load_der_x509_certificate(shown).serial_number
 
 
+@pytest.mark.slow
 def test_rotation_and_reloads_under_load_lose_nothing(site: Site, sample) -> None:
     """At least 5,000 requests on both protocols while certificates and keys change, each with a reload."""
     ending_s = time.monotonic() + 12
@@ -82,6 +83,7 @@ def test_rotation_and_reloads_under_load_lose_nothing(site: Site, sample) -> Non
     assert len(sent) == requests, "no client had to send one again"
 
 
+@pytest.mark.slow
 def test_triton_killed_and_back(site: Site, protocol, sample, tmp_path) -> None:
     ports = choose_ports({"gRPC": None, "HTTP": None})
     options = {"grpc_port": ports["gRPC"], "http_port": ports["HTTP"], "models": [YOLO]}

@@ -196,6 +196,7 @@ def test_without_client_certificates_sessions_are_resumed(tmp_path: Path) -> Non
                 assert connection.session_reused
 
 
+@pytest.mark.slow
 def test_an_open_connection_does_not_outlive_its_certificate_by_much(door: Door) -> None:
     """README: at most 30 s, then it is closed, and the next one refused."""
 
@@ -238,6 +239,7 @@ def test_a_revocation_reaches_a_running_gateway(door: Door, tmp_path: Path) -> N
     wait_for(lambda: all(door.entry(bob) == REFUSED for _ in range(8)), 5)
 
 
+@pytest.mark.slow
 def test_a_grpc_connection_that_is_never_idle_ends_within_15_s(door: Door) -> None:
     door.certs("issue", "client", "--name", "alice")
     alice = door.tls.client("alice")

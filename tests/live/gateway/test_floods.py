@@ -18,6 +18,8 @@ from detserve_server.audit.usage import Usage
 from detserve_server.gateway.settings import Upstream
 from tests.live.behind_gateway import NginxGateway, nginx_gateway
 
+pytestmark = pytest.mark.slow
+
 REQUEST = b"GET /v2 HTTP/1.1\r\nHost: g\r\n\r\n"
 
 

@@ -80,6 +80,7 @@ def test_revocation_reaches_an_open_connection(site: Site, protocol) -> None:
         wait_for(refused, 5)
 
 
+@pytest.mark.slow
 def test_revocation_reaches_a_connection_that_is_never_idle(site: Site, protocol) -> None:
     """nginx's old worker, which knows the old keys, keeps a busy HTTP/2 connection for 15 s at most."""
     name = f"busy_{protocol}"

@@ -220,6 +220,7 @@ def test_the_zones_have_room_for_every_key(tmp_path: Path) -> None:
     assert asked[2] == [429] * len(made)
 
 
+@pytest.mark.slow
 def test_ten_thousand_keys(tmp_path: Path) -> None:
     """.9 s with the writing on a machine of two cores; here others may use them."""
     made = [new_key(f"client_{number}")[1] for number in range(10_000)]
