@@ -3,7 +3,7 @@ EXPORTERS ?= out/exporters
 BIN := .venv/bin
 # The machine's own pip configuration and cache are used; nothing is installed outside .venv.
 
-.PHONY: setup demo test test-fast test-exporters lint format repository bench bench-precision clean
+.PHONY: docs setup demo test test-fast test-exporters lint format repository bench bench-precision clean
 
 setup: .venv/.installed  ## make .venv and install everything into it
 
@@ -24,6 +24,13 @@ test-fast: setup  ## the tests that start no server and no container
 test-exporters: setup  ## export with today's packages in environments of their own, serve, compare; 7 GB, an hour
 	$(BIN)/python -m tests.exporters.run $(EXPORTERS) $(EXPORTER)
 	EXPORTERS=$(EXPORTERS) $(BIN)/python -m pytest tests/exporters/check_exporters.py $(if $(EXPORTER),-k $(EXPORTER))
+
+docs: setup .venv/.docs-installed  ## the pages of docs/ as a site, into out/site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+
+.venv/.docs-installed: pyproject.toml | setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
 
 lint: setup  ## ruff, strict mypy, and who may import whom
 	$(BIN)/ruff check .
