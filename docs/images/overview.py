@@ -71,7 +71,7 @@ def main() -> None:
     arrow(axes, (735, 105), (895, 105), "serve")
     box(axes, 900, 40, 280, 130, GREEN, "Triton", "decode, resize,", "network, NMS")
     picture(axes, 40, sample)
-    arrow(axes, (310, 455), (465, 455), "detect")
+    arrow(axes, (330, 455), (465, 455), "detect")
     box(axes, 470, 375, 290, 160, ORANGE, "gateway", "TLS, API keys, limits,", "audit log")
     arrow(axes, (762, 400), (935, 178))
     arrow(axes, (1030, 175), (1030, 245))

@@ -1,0 +1,33 @@
+"""A hook of mkdocs: a page that would load anything from another host fails the build."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+
+_LOADED_LINKS = {"stylesheet", "preload", "preconnect", "icon", "modulepreload", "manifest"}
+
+
+class _Loaded(HTMLParser):
+    """Collects the addresses that a browser loads by itself; what a reader may click on is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        said = {name: value or "" for name, value in attrs}
+        if tag != "link" or _LOADED_LINKS & set(said.get("rel", "").split()):
+            self.addresses += [said.get("src", ""), said.get("href", "") if tag == "link" else ""]
+
+
+def on_post_page(output: str, *, page: Any, **_: Any) -> str:
+    """Refuse what is loaded from elsewhere."""
+    loaded = _Loaded()
+    loaded.feed(output)
+    for address in loaded.addresses:
+        if address.startswith(("http:", "https:", "//")):
+            raise PluginError(f"{page.file.src_uri} loads {address}; keep a copy in docs/ instead")
+    return output
