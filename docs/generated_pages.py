@@ -1,4 +1,4 @@
-"""Pages written from the code while mkdocs builds the site: a page for each command, and the tree of errors."""
+"""Pages written from the code while mkdocs builds: one for each command, and the tree of errors."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ COMMANDS = """\
 ERRORS = """\
 # Errors
 
-What you can fix is a `DetserveError`. Its text is one sentence: what was given, what was expected, how to fix it. The
-command prints it and exits 1. Any other exception is a bug of detserve and keeps its traceback.
+What you can fix is a `DetserveError`. Its text is one sentence: what was given, what was expected, how to fix
+it. The command prints it and exits 1. Any other exception is a bug of detserve and keeps its traceback.
 
 What is sent again by itself: [Python API](python.md#retries-and-timeouts).
 
@@ -42,8 +42,8 @@ def write_commands() -> None:
     root = get_command(app)
     ctx = Context(root, info_name="detserve")
     table, nav = COMMANDS, "- [Command line](index.md)\n"
-    for name in root.list_commands(ctx):  # type: ignore[attr-defined]
-        command = root.get_command(ctx, name)  # type: ignore[attr-defined]
+    for name in root.list_commands(ctx):
+        command = root.get_command(ctx, name)
         table += f"| [`detserve {name}`]({name}.md) | {command.get_short_help_str(200)} |\n"
         nav += f"- [{name}]({name}.md)\n"
         with mkdocs_gen_files.open(f"reference/cli/{name}.md", "w") as page:
@@ -56,7 +56,8 @@ def write_commands() -> None:
 
 def lines_of(error: type[DetserveError], depth: int = 0) -> Iterator[str]:
     """The error and all below it, as a nested list."""
-    yield f"{'    ' * depth}- `{error.__name__}`: {inspect.getdoc(error).splitlines()[0]}"  # type: ignore[union-attr]
+    meaning = (inspect.getdoc(error) or "").splitlines()[0]
+    yield f"{'    ' * depth}- `{error.__name__}`: {meaning}"
     for below in sorted(error.__subclasses__(), key=lambda kind: kind.__name__):
         yield from lines_of(below, depth + 1)
 

@@ -1,7 +1,7 @@
-"""Draws overview.png, the picture of README: what detserve does, with what the default detector finds in a sample.
+"""Draws overview.png, the picture of README: what detserve does, and what it finds in a sample.
 
-Run it from the checkout: ``python docs/images/overview.py``. It is made for a column of 600 pixels: no letter is
-smaller than 11 pixels there.
+Run it from the checkout: ``python docs/images/overview.py``. It is made for a column of 600 pixels, where no
+letter is smaller than 11 pixels.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ WIDTH_PX, HEIGHT_PX, CUT_PX = 1200, 690, 180
 BLUE, GREEN, ORANGE = ("#eef1fb", "#3f51b5"), ("#e6f4ea", "#2e7d32"), ("#fff4e5", "#b26a00")
 
 
-def box(axes: Any, left: int, top: int, width: int, height: int, colors: tuple[str, str], *lines: str) -> None:
-    """A rounded box with a title and smaller lines below it."""
+def box(axes: Any, place: tuple[int, int, int, int], colors: tuple[str, str], *lines: str) -> None:
+    """A rounded box at left, top, width, height; a title and smaller lines in it."""
+    left, top, width, height = place
     face, edge = colors
-    style = f"round,pad=0,rounding_size={12}"
+    style = "round,pad=0,rounding_size=12"
     axes.add_patch(FancyBboxPatch((left, top), width, height, boxstyle=style, fc=face, ec=edge, lw=2))
     first = top + height / 2 - 17 * (len(lines) - 1)
     for index, line in enumerate(lines):
         size, color = (21, "#1a1a1a") if index == 0 else (17, "#444444")
-        axes.text(left + width / 2, first + 34 * index, line, size=size, color=color, ha="center", va="center")
+        x, y = left + width / 2, first + 34 * index
+        axes.text(x, y, line, size=size, color=color, ha="center", va="center")
 
 
 def arrow(axes: Any, start: tuple[int, int], end: tuple[int, int], text: str = "") -> None:
@@ -65,14 +67,14 @@ def main() -> None:
     figure = plt.figure(figsize=(WIDTH_PX / 100, HEIGHT_PX / 100), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    box(axes, 20, 40, 250, 130, BLUE, "checkpoint", "best.onnx")
+    box(axes, (20, 40, 250, 130), BLUE, "checkpoint", "best.onnx")
     arrow(axes, (275, 105), (435, 105), "build")
-    box(axes, 440, 40, 290, 130, BLUE, "model repository", "steps, network, card")
+    box(axes, (440, 40, 290, 130), BLUE, "model repository", "steps, network, card")
     arrow(axes, (735, 105), (895, 105), "serve")
-    box(axes, 900, 40, 280, 130, GREEN, "Triton", "decode, resize,", "network, NMS")
+    box(axes, (900, 40, 280, 130), GREEN, "Triton", "decode, resize,", "network, NMS")
     picture(axes, 40, sample)
     arrow(axes, (330, 455), (465, 455), "detect")
-    box(axes, 470, 375, 290, 160, ORANGE, "gateway", "TLS, API keys, limits,", "audit log")
+    box(axes, (470, 375, 290, 160), ORANGE, "gateway", "TLS, API keys, limits,", "audit log")
     arrow(axes, (762, 400), (935, 178))
     arrow(axes, (1030, 175), (1030, 245))
     picture(axes, 890, sample, found)

@@ -1,7 +1,8 @@
 """The code of the tutorials and of README does what the pages say.
 
-Blocks marked ``bash`` or ``python`` run from top to bottom in one folder, as a reader would run them. Blocks without
-a language need what a test has not: a camera, Docker, the network. Sybil finds the blocks; it runs Python by itself.
+Blocks marked ``bash`` or ``python`` run from top to bottom in one folder, as a reader would run them.
+Blocks without a language need what a test does not have: a camera, Docker, the network. Sybil finds the
+blocks and runs those of Python.
 """
 
 from __future__ import annotations
