@@ -13,8 +13,7 @@ import cv2
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from detserve_client import DetectionClient
-from detserve_server.triton.embedded import embedded_server
+import detserve
 
 CHECKOUT = Path(__file__).parents[2]
 WIDTH_PX, HEIGHT_PX, CUT_PX = 1200, 690, 180
@@ -59,10 +58,7 @@ def picture(axes: Any, left: int, pixels: Any, found: Any = ()) -> None:
 def main() -> None:
     """Detect in a sample, draw, save."""
     sample = cv2.imread(str(CHECKOUT / "zoo/samples/scene_2.jpg"))
-    with (
-        embedded_server(CHECKOUT / "model_repository", models=["codes_yolo"]) as server,
-        DetectionClient(server.grpc_url, "codes_yolo") as client,
-    ):
+    with detserve.serve(detserve.Detector("codes_yolo", CHECKOUT / "model_repository")) as client:
         found = client.detect(sample)
     figure = plt.figure(figsize=(WIDTH_PX / 100, HEIGHT_PX / 100), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))

@@ -94,7 +94,7 @@ class Runner:
 
 @pytest.mark.live
 def test_first_detector(run: Runner) -> None:
-    assert run.page("docs/tutorial/first-detector.md") == 7
+    assert run.page("docs/tutorial/first-detector.md") == 9
     assert {path.name for path in Path("drawn").iterdir()} == {"street.jpg", "yard.jpg"}
 
 

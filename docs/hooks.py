@@ -1,7 +1,8 @@
-"""A hook of mkdocs: a page that would load anything from another host fails the build."""
+"""Hooks of mkdocs: nothing is loaded from another host, and docstrings may hold Sphinx's marks."""
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -21,6 +22,12 @@ class _Loaded(HTMLParser):
         said = {name: value or "" for name, value in attrs}
         if tag != "link" or _LOADED_LINKS & set(said.get("rel", "").split()):
             self.addresses += [said.get("src", ""), said.get("href", "") if tag == "link" else ""]
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Take out the marks that Markdown does not know: roles, and the second colon before code."""
+    html = re.sub(r":(?:class|meth|func|mod|data|attr):<code>(?:~[\w.]*\.)?", "<code>", html)
+    return html.replace("::</p>", ":</p>")
 
 
 def on_post_page(output: str, *, page: Any, **_: Any) -> str:
