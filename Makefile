@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 # The machine's own pip configuration and cache are used; nothing is installed outside .venv.
 
-.PHONY: setup demo test test-fast test-slow test-exporters lint format repository bench bench-precision clean
+.PHONY: setup demo docs test test-fast test-slow test-exporters lint format repository bench bench-precision clean
 
 setup: .venv/.installed  ## make .venv and install everything into it
 
@@ -28,6 +28,13 @@ test-slow: setup  ## the others: soak, rotation, floods, replicas, compose, what
 test-exporters: setup  ## export with today's packages in environments of their own, serve, compare; 7 GB, an hour
 	$(BIN)/python -m tests.exporters.run $(EXPORTERS) $(EXPORTER)
 	EXPORTERS=$(EXPORTERS) $(BIN)/python -m pytest tests/exporters/check_exporters.py $(if $(EXPORTER),-k $(EXPORTER))
+
+docs: setup .venv/.docs-installed  ## the pages of docs/ as a site, into out/site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+
+.venv/.docs-installed: pyproject.toml | setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
 
 lint: setup  ## ruff, strict mypy, and who may import whom
 	$(BIN)/ruff check .

@@ -74,7 +74,7 @@ def build(
 
     ``input_wh`` is the network's input where the file leaves it open;
     ``request`` says which precision, and what it is measured on; ``placement`` None is the fastest for the
-    target, as measured in perf/README.md; ``check_tensorrt`` compiles the graph ahead
+    target, as measured in docs/measurements; ``check_tensorrt`` compiles the graph ahead
     of time; ``on_step`` is told each step as it begins. Raises DetserveError for what the user can mend; the
     repository is then as it was.
     """

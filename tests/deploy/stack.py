@@ -72,7 +72,7 @@ class Stack:
         )
 
     def prepare(self) -> None:
-        """The steps of deploy/README.md before the first start."""
+        """The steps of docs/tutorial/production.md before the first start."""
         for folder in ("log", "audit", "audit-key"):
             (self.state / folder).mkdir(parents=True)
         self.detserve("certs", "init")

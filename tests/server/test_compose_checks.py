@@ -77,7 +77,7 @@ def _changed(project: ComposeProject, service: str, **fields: Any) -> ComposePro
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """As the steps of deploy/README.md leave it."""
+    """As the steps of docs/tutorial/production.md leave it."""
     for folder in ("gateway", "log", "audit", "audit-key"):
         (tmp_path / folder).mkdir()
     authority = new_authority("authority", days=100)
