@@ -52,10 +52,10 @@ repository: setup  ## build zoo/ into model_repository/ again
 	done
 
 bench: setup  ## measure the committed detector on this machine, into out/bench/
-	$(BIN)/python -m examples.bench $(PICTURES)
+	$(BIN)/python -m benchmarks.everything $(PICTURES)
 
 bench-precision: setup  ## every precision of codes_yolo and codes_ssd, and of the detectors under DATA, into out/bench/
-	$(BIN)/python -m examples.bench_precision $(DATA)
+	$(BIN)/python -m benchmarks.precision $(DATA)
 
 clean:
 	rm -rf .venv out

@@ -27,7 +27,12 @@ from detserve_client import (
     ServerUnavailable,
 )
 from detserve_client.engine.wire import config_with
-from detserve_server.certificates.authority import new_authority, new_client, new_server, write_certified
+from detserve_server.gateway.certificates.authority import (
+    new_authority,
+    new_client,
+    new_server,
+    write_certified,
+)
 from tests.client.raw_peer import peer
 from tests.client.triton_grpc import grpc_server, infer_response
 from tests.client.triton_http import Received, Reply, http_server, infer_reply

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 DASHBOARD: dict[str, Any] = json.loads(
-    (Path(__file__).parents[2] / "deploy/grafana/dashboards/detserve.json").read_text()
+    (Path(__file__).parents[2] / "deploy/monitoring/grafana/dashboards/detserve.json").read_text()
 )
 
 

@@ -24,10 +24,10 @@ from detserve_server.triton.shared_memory import MIB, shm_size_bytes
 CHECKOUT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-DOCKERFILE = (CHECKOUT / "deploy/triton/Dockerfile").read_text()
-ENGINES = (CHECKOUT / "deploy/engines/Dockerfile").read_text()
-AUDIT = (CHECKOUT / "deploy/audit/Dockerfile").read_text()
-SERVE = (CHECKOUT / "deploy/triton/serve.sh").read_text()
+DOCKERFILE = (CHECKOUT / "deploy/images/triton/Dockerfile").read_text()
+ENGINES = (CHECKOUT / "deploy/images/engines/Dockerfile").read_text()
+AUDIT = (CHECKOUT / "deploy/images/audit/Dockerfile").read_text()
+SERVE = (CHECKOUT / "deploy/images/triton/serve.sh").read_text()
 
 
 def _resolved(text: str) -> str:
@@ -95,7 +95,7 @@ def test_only_the_gateway_is_published_and_on_loopback_unless_told() -> None:
     assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
         "gateway": ["${GATEWAY_LISTEN:-127.0.0.1:8443}:8443"]
     }
-    dashboards = yaml.safe_load((CHECKOUT / "deploy/dashboards.yml").read_text())["services"]
+    dashboards = yaml.safe_load((CHECKOUT / "deploy/monitoring/dashboards.yml").read_text())["services"]
     assert dashboards["grafana"]["ports"] == ["${GRAFANA_LISTEN:-127.0.0.1:3000}:3000"]
 
 
@@ -125,7 +125,7 @@ def test_images_are_pinned() -> None:
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dali.txt"])
 def test_packages_of_the_image_are_pinned(file: str) -> None:
-    lines = (CHECKOUT / "deploy/triton" / file).read_text().splitlines()
+    lines = (CHECKOUT / "deploy/images/triton" / file).read_text().splitlines()
     packages = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z0-9-]+==[\d.]+", line) for line in packages)
     assert file in DOCKERFILE
@@ -188,14 +188,14 @@ def test_the_api_fits_the_library_of_the_image(tmp_path: Path, library: str, cud
         "TENSORRT_LIBRARIES": str(tmp_path / "lib"),
         "CUDA_VERSION": cuda,
     }
-    script = ["sh", CHECKOUT / "deploy/engines/install_tensorrt.sh"]
+    script = ["sh", CHECKOUT / "deploy/images/engines/install_tensorrt.sh"]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == wheel
     assert "--no-deps" in done.stdout
 
 
 def test_prometheus_scrapes_services_on_its_network() -> None:
-    config = yaml.safe_load((CHECKOUT / "deploy/prometheus/prometheus.yml").read_text())
+    config = yaml.safe_load((CHECKOUT / "deploy/monitoring/prometheus/prometheus.yml").read_text())
     targets = {
         target
         for job in config["scrape_configs"]
@@ -234,7 +234,7 @@ def test_serve_passes_a_key_and_further_arguments_on(tmp_path: Path) -> None:
 
     def run(**environment: str) -> list[str]:
         return subprocess.run(
-            [CHECKOUT / "deploy/triton/serve.sh", "--log-verbose=1"],
+            [CHECKOUT / "deploy/images/triton/serve.sh", "--log-verbose=1"],
             env={"PATH": f"{tmp_path}:/usr/bin:/bin", **environment},
             capture_output=True,
             text=True,

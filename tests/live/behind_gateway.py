@@ -16,13 +16,13 @@ from detserve_client import Client
 from detserve_core.machine.ports import choose_ports
 from detserve_core.security import Security
 from detserve_server.audit.record import is_inference, record_of
-from detserve_server.certificates.authority import new_authority, new_server, write_certified
+from detserve_server.gateway.certificates.authority import new_authority, new_server, write_certified
 from detserve_server.gateway.configuration import render
+from detserve_server.gateway.keys.key import new_key
+from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.process import find_nginx
 from detserve_server.gateway.secret import write_secret
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Limits, Upstream
-from detserve_server.keys.key import new_key
-from detserve_server.keys.store import KeyFile, change_keys
 from detserve_server.triton.embedded import RunningServer
 
 OPEN = Limits(rate_per_s=100_000, concurrency=1000)

@@ -18,9 +18,9 @@ import pytest
 from detserve_server.audit.record import record_of
 from detserve_server.audit.usage import Usage
 from detserve_server.audit.verify import verify
+from detserve_server.gateway.keys.key import new_key
+from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.settings import Upstream
-from detserve_server.keys.key import new_key
-from detserve_server.keys.store import KeyFile, change_keys
 from detserve_server.signing.keys import create_key, read_public_key
 from tests.live.behind_gateway import OPEN, NginxGateway, nginx_gateway
 from tests.server.audit_logs import records

@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from typer.testing import CliRunner
 
-from detserve_server.certificates.authority import (
+from detserve_server.commands.certs import app
+from detserve_server.errors import CertificateError
+from detserve_server.gateway.certificates.authority import (
     new_authority,
     new_client,
     new_server,
@@ -22,12 +24,10 @@ from detserve_server.certificates.authority import (
     read_certified,
     write_certified,
 )
-from detserve_server.certificates.expiry import expiry_of
-from detserve_server.certificates.folder import CertificateFolder, key_of
-from detserve_server.certificates.revocation import read_lists, write_list
-from detserve_server.commands.certs import app
-from detserve_server.errors import CertificateError
-from detserve_server.keys.key import utc_now
+from detserve_server.gateway.certificates.expiry import expiry_of
+from detserve_server.gateway.certificates.folder import CertificateFolder, key_of
+from detserve_server.gateway.certificates.revocation import read_lists, write_list
+from detserve_server.gateway.keys.key import utc_now
 
 runner = CliRunner()
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from detserve_server.certificates.authority import new_authority, new_server, write_certified
-from detserve_server.certificates.folder import CertificateFolder
-from detserve_server.certificates.revocation import write_list
 from detserve_server.doctor import compose_checks as checks
 from detserve_server.doctor.compose import ComposeProject, ask_docker, read_compose
 from detserve_server.errors import ComposeError
+from detserve_server.gateway.certificates.authority import new_authority, new_server, write_certified
+from detserve_server.gateway.certificates.folder import CertificateFolder
+from detserve_server.gateway.certificates.revocation import write_list
+from detserve_server.gateway.keys.key import new_key, utc_now
+from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.secret import write_secret
 from detserve_server.gateway.state import write_state
-from detserve_server.keys.key import new_key, utc_now
-from detserve_server.keys.store import KeyFile, change_keys
 
 CHECKOUT = Path(__file__).parents[2]
 USER = os.getuid() or 1000

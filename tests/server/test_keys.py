@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from detserve_core.errors import DetserveError
 from detserve_server.commands.keys import app
 from detserve_server.errors import DurationError, GatewayError, KeyFileError
+from detserve_server.gateway.keys.duration import parse_duration
+from detserve_server.gateway.keys.key import KeyRecord, new_key, utc_now
+from detserve_server.gateway.keys.nginx import LONGEST_VALUE, MOST_LIMITS, left_out, nginx_keys
+from detserve_server.gateway.keys.store import KeyFile, change_keys, nginx_file, read_keys
 from detserve_server.gateway.process import check_configuration, find_nginx
 from detserve_server.gateway.settings import GatewaySettings, RateLimits, Upstream
-from detserve_server.keys.duration import parse_duration
-from detserve_server.keys.key import KeyRecord, new_key, utc_now
-from detserve_server.keys.nginx import LONGEST_VALUE, MOST_LIMITS, left_out, nginx_keys
-from detserve_server.keys.store import KeyFile, change_keys, nginx_file, read_keys
 
 runner = CliRunner()
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from detserve_core.machine.whole_files import write_whole
-from detserve_server.certificates.authority import (
+from detserve_server.errors import CertificateError
+from detserve_server.gateway.certificates.authority import (
     AUTHORITY_DAYS,
     CLIENT_DAYS,
     SERVER_DAYS,
@@ -28,12 +29,11 @@ from detserve_server.certificates.authority import (
     read_certified,
     write_certified,
 )
-from detserve_server.certificates.expiry import expiries_of_lists, expiry_of
-from detserve_server.certificates.folder import CertificateFolder
-from detserve_server.certificates.replaced import keep_replaced, named
-from detserve_server.certificates.revocation import revoked_by, write_list
-from detserve_server.errors import CertificateError
-from detserve_server.keys.key import utc_now
+from detserve_server.gateway.certificates.expiry import expiries_of_lists, expiry_of
+from detserve_server.gateway.certificates.folder import CertificateFolder
+from detserve_server.gateway.certificates.replaced import keep_replaced, named
+from detserve_server.gateway.certificates.revocation import revoked_by, write_list
+from detserve_server.gateway.keys.key import utc_now
 
 app = typer.Typer(
     add_completion=False,

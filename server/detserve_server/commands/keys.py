@@ -15,13 +15,13 @@ from rich.table import Column, Table
 
 from detserve_core.machine.whole_files import whole_file, write_whole
 from detserve_server.errors import GatewayError, KeyFileError
+from detserve_server.gateway.keys.duration import parse_duration
+from detserve_server.gateway.keys.gateways import KnownGateway, known_gateways
+from detserve_server.gateway.keys.in_force import Acknowledged, wait_until_in_force
+from detserve_server.gateway.keys.key import KeyRecord, new_key, utc_now
+from detserve_server.gateway.keys.nginx import left_out, read_marked
+from detserve_server.gateway.keys.store import KeyFile, change_keys, nginx_file, read_keys
 from detserve_server.gateway.settings import RateLimits
-from detserve_server.keys.duration import parse_duration
-from detserve_server.keys.gateways import KnownGateway, known_gateways
-from detserve_server.keys.in_force import Acknowledged, wait_until_in_force
-from detserve_server.keys.key import KeyRecord, new_key, utc_now
-from detserve_server.keys.nginx import left_out, read_marked
-from detserve_server.keys.store import KeyFile, change_keys, nginx_file, read_keys
 
 app = typer.Typer(
     add_completion=False,

@@ -10,16 +10,16 @@ from datetime import datetime
 from pathlib import Path
 
 from detserve_core.errors import DetserveError
-from detserve_server.certificates.expiry import expiries_of_lists, expiry_of
-from detserve_server.certificates.revocation import DIRECTIVE, check_lists, read_lists
 from detserve_server.doctor.checks import Check, check_signature, run_checks
 from detserve_server.doctor.compose import COMPOSE_NEEDED, ComposeProject, ask_docker, read_compose
 from detserve_server.errors import CertificateError
+from detserve_server.gateway.certificates.expiry import expiries_of_lists, expiry_of
+from detserve_server.gateway.certificates.revocation import DIRECTIVE, check_lists, read_lists
+from detserve_server.gateway.keys.key import utc_now
+from detserve_server.gateway.keys.store import read_keys
 from detserve_server.gateway.secret import read_secret
 from detserve_server.gateway.state import FILE as STATE
 from detserve_server.gateway.state import read_state
-from detserve_server.keys.key import utc_now
-from detserve_server.keys.store import read_keys
 from detserve_server.triton.repository import read_repository
 from detserve_server.triton.shared_memory import MIB, shm_size_bytes
 

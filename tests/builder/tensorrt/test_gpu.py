@@ -1,4 +1,4 @@
-"""What only a GPU can show: written to be run inside the image of deploy/engines, not run yet."""
+"""What only a GPU can show: written to be run inside the image of deploy/images/engines, not run yet."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_without_a_driver_one_sentence() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(
     not _has_driver() or not (find_spec("tensorrt") or find_spec("tensorrt_bindings")),
-    reason="needs an NVIDIA GPU and TensorRT, as in the image of deploy/engines",
+    reason="needs an NVIDIA GPU and TensorRT, as in the image of deploy/images/engines",
 )
 @pytest.mark.parametrize("version_compatible", [False, True])
 def test_a_plan_loads_and_has_the_contracts_tensors(tmp_path: Path, version_compatible: bool) -> None:

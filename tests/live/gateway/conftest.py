@@ -18,13 +18,18 @@ import pytest
 
 from detserve_client import Client, Security
 from detserve_core.machine.whole_files import write_whole
-from detserve_server.certificates.authority import Certified, new_authority, new_server, write_certified
-from detserve_server.certificates.folder import CertificateFolder
+from detserve_server.gateway.certificates.authority import (
+    Certified,
+    new_authority,
+    new_server,
+    write_certified,
+)
+from detserve_server.gateway.certificates.folder import CertificateFolder
+from detserve_server.gateway.keys.key import new_key, utc_now
+from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.process import RunningGateway, running_gateway
 from detserve_server.gateway.secret import new_secret
 from detserve_server.gateway.settings import RateLimits, Upstream
-from detserve_server.keys.key import new_key, utc_now
-from detserve_server.keys.store import KeyFile, change_keys
 from detserve_server.triton.embedded import RunningServer, embedded_server
 
 CHECKOUT = Path(__file__).parents[3]

@@ -18,11 +18,11 @@ import urllib3
 from detserve_client import Client, Detections, RequestRejected, Security, ServerUnavailable
 from detserve_core.machine.ports import choose_ports, is_free
 from detserve_server.audit.record import is_inference, record_of
-from detserve_server.certificates.authority import new_server, write_certified
+from detserve_server.gateway.certificates.authority import new_server, write_certified
+from detserve_server.gateway.keys.key import new_key
+from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.process import running_gateway
 from detserve_server.gateway.settings import RateLimits, Upstream
-from detserve_server.keys.key import new_key
-from detserve_server.keys.store import KeyFile, change_keys
 from detserve_server.triton.embedded import embedded_server
 from tests.live.gateway.conftest import CHECKOUT, YOLO, Site, upstream, wait_for
 

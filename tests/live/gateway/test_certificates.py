@@ -13,8 +13,13 @@ from pathlib import Path
 import pytest
 
 from detserve_client import AccessDenied, Client, InferenceError, Security, ServerUnavailable
-from detserve_server.certificates.authority import new_authority, new_client, new_server, write_certified
-from detserve_server.certificates.folder import CertificateFolder
+from detserve_server.gateway.certificates.authority import (
+    new_authority,
+    new_client,
+    new_server,
+    write_certified,
+)
+from detserve_server.gateway.certificates.folder import CertificateFolder
 from detserve_server.gateway.process import RunningGateway, running_gateway
 from tests.live.gateway.conftest import YOLO, Site, own_certificates, read_all, upstream
 

@@ -29,7 +29,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from detserve_core.machine.ports import choose_ports, is_free
-from detserve_server.certificates.authority import (
+from detserve_server.commands.certs import app as certs_app
+from detserve_server.commands.gateway import app as gateway_app
+from detserve_server.errors import CertificateError, GatewayError
+from detserve_server.gateway.certificates.authority import (
     Certified,
     new_authority,
     new_client,
@@ -37,15 +40,12 @@ from detserve_server.certificates.authority import (
     read_certified,
     write_certified,
 )
-from detserve_server.certificates.folder import CertificateFolder, key_of
-from detserve_server.certificates.revocation import write_list
-from detserve_server.commands.certs import app as certs_app
-from detserve_server.commands.gateway import app as gateway_app
-from detserve_server.errors import CertificateError, GatewayError
+from detserve_server.gateway.certificates.folder import CertificateFolder, key_of
+from detserve_server.gateway.certificates.revocation import write_list
+from detserve_server.gateway.keys.key import new_key, utc_now
+from detserve_server.gateway.keys.store import KeyFile, change_keys, nginx_keys
 from detserve_server.gateway.process import RunningGateway, find_nginx, running_gateway
 from detserve_server.gateway.settings import RateLimits, Upstream
-from detserve_server.keys.key import new_key, utc_now
-from detserve_server.keys.store import KeyFile, change_keys, nginx_keys
 from tests.live.gateway.conftest import own_certificates, wait_for
 
 NOBODY = Upstream(grpc="127.0.0.1:1", http="127.0.0.1:1")

@@ -13,9 +13,9 @@ import tritonclient.grpc as grpcclient
 
 from detserve_client import AccessDenied, Client, Overloaded
 from detserve_core.errors import EndpointError
+from detserve_server.gateway.keys.key import utc_now
+from detserve_server.gateway.keys.store import change_keys, nginx_file
 from detserve_server.gateway.settings import RateLimits
-from detserve_server.keys.key import utc_now
-from detserve_server.keys.store import change_keys, nginx_file
 from tests.live.gateway.conftest import SSD, UNLIMITED, YOLO, Site, wait_for
 
 

@@ -17,17 +17,17 @@ import urllib3
 from typer.testing import CliRunner, Result
 
 from detserve_core.errors import DetserveError
-from detserve_server.certificates.authority import new_server, write_certified
-from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.commands.keys import app
 from detserve_server.errors import GatewayError
+from detserve_server.gateway.certificates.authority import new_server, write_certified
+from detserve_server.gateway.certificates.folder import CertificateFolder
+from detserve_server.gateway.keys.gateways import known_gateways
+from detserve_server.gateway.keys.in_force import wait_until_in_force
+from detserve_server.gateway.keys.key import KeyRecord, new_key, utc_now
+from detserve_server.gateway.keys.nginx import read_serial
+from detserve_server.gateway.keys.store import KeyFile, change_keys, nginx_file
 from detserve_server.gateway.process import RunningGateway, running_gateway
 from detserve_server.gateway.settings import RateLimits, Upstream
-from detserve_server.keys.gateways import known_gateways
-from detserve_server.keys.in_force import wait_until_in_force
-from detserve_server.keys.key import KeyRecord, new_key, utc_now
-from detserve_server.keys.nginx import read_serial
-from detserve_server.keys.store import KeyFile, change_keys, nginx_file
 from tests.live.gateway.conftest import own_certificates, wait_for
 
 NOBODY = Upstream(grpc="127.0.0.1:1", http="127.0.0.1:2")
@@ -166,7 +166,7 @@ def test_a_certificate_whose_link_points_elsewhere_is_taken_up(tmp_path: Path) -
 
 
 def test_a_gateway_that_goes_by_other_keys_is_named(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("detserve_server.keys.in_force.WAIT_S", 1.0)
+    monkeypatch.setattr("detserve_server.gateway.keys.in_force.WAIT_S", 1.0)
     text, key = new_key("leaving")
     elsewhere = tmp_path / "elsewhere/keys.json"
     change_keys(elsewhere, lambda _: KeyFile(keys=(key,)))

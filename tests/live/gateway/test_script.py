@@ -21,10 +21,10 @@ import pytest
 import urllib3
 
 from detserve_core.machine.ports import choose_ports, is_free
-from detserve_server.certificates.authority import new_authority, new_server, write_certified
 from detserve_server.gateway import GatewaySettings, RateLimits, Upstream, render
-from detserve_server.keys.key import new_key, utc_now
-from detserve_server.keys.store import KeyFile, change_keys
+from detserve_server.gateway.certificates.authority import new_authority, new_server, write_certified
+from detserve_server.gateway.keys.key import new_key, utc_now
+from detserve_server.gateway.keys.store import KeyFile, change_keys
 from tests.live.gateway.conftest import CHECKOUT, wait_for
 
 UNLIMITED = RateLimits(rate_per_s=100_000, concurrency=4)

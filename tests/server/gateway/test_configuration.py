@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from detserve_server.certificates.authority import new_authority, new_server, write_certified
 from detserve_server.errors import GatewayError
 from detserve_server.gateway import GatewaySettings, RateLimits, Upstream, render
+from detserve_server.gateway.certificates.authority import new_authority, new_server, write_certified
+from detserve_server.gateway.keys.key import new_key
+from detserve_server.gateway.keys.nginx import nginx_keys
+from detserve_server.gateway.keys.store import KeyFile
 from detserve_server.gateway.process import check_configuration, find_nginx
 from detserve_server.gateway.secret import read_secret, write_secret
-from detserve_server.keys.key import new_key
-from detserve_server.keys.nginx import nginx_keys
-from detserve_server.keys.store import KeyFile
 
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")

@@ -56,7 +56,7 @@ def decoding_reduced(repository: Path, model: str, copy: Path) -> None:
 
 
 def main() -> None:
-    """``bench_large REPOSITORY PICTURES MODEL...``: serve, measure, print and write."""
+    """``benchmarks.large REPOSITORY PICTURES MODEL...``: serve, measure, print and write."""
     repository, folder, *models = sys.argv[1:]
     analyzer, rows = find_perf_analyzer(), []
     with tempfile.TemporaryDirectory(prefix="detserve-bench-") as scratch:

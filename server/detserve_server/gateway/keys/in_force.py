@@ -15,9 +15,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from detserve_server.errors import GatewayError
-from detserve_server.keys.gateways import KnownGateway
-from detserve_server.keys.nginx import read_serial
-from detserve_server.keys.store import nginx_file
+from detserve_server.gateway.keys.gateways import KnownGateway
+from detserve_server.gateway.keys.nginx import read_serial
+from detserve_server.gateway.keys.store import nginx_file
 
 WAIT_S = 10.0
 _ASK_S = 2.0

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from detserve_server.gateway.configuration import limit_directives, requests_per_min
-from detserve_server.keys.key import KeyRecord
+from detserve_server.gateway.keys.key import KeyRecord
 
 if TYPE_CHECKING:
-    from detserve_server.keys.store import KeyFile
+    from detserve_server.gateway.keys.store import KeyFile
 
 #: Of a quoted value: nginx 1.22 takes 4094 characters and says "too long parameter" to 4095.
 LONGEST_VALUE = 4094

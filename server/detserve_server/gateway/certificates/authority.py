@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from detserve_core.machine.whole_files import write_whole
-from detserve_server.certificates.folder import key_of
 from detserve_server.errors import CertificateError
+from detserve_server.gateway.certificates.folder import key_of
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 90

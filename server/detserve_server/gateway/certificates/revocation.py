@@ -16,9 +16,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from detserve_core.machine.whole_files import write_whole
-from detserve_server.certificates.authority import CLOCK_SKEW, Certified
-from detserve_server.certificates.folder import CertificateFolder
 from detserve_server.errors import CertificateError
+from detserve_server.gateway.certificates.authority import CLOCK_SKEW, Certified
+from detserve_server.gateway.certificates.folder import CertificateFolder
 from detserve_server.regular_file import read_regular
 
 #: What an nginx in a container includes where it is there; ``..`` is seen from the folder of nginx.conf.

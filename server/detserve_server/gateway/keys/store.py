@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detserve_core.machine.whole_files import blamed_on, link_target, owned_as_folder, rewritten
 from detserve_server.errors import KeyFileError
-from detserve_server.keys.key import KeyRecord
-from detserve_server.keys.nginx import marked, nginx_keys, read_marked
+from detserve_server.gateway.keys.key import KeyRecord
+from detserve_server.gateway.keys.nginx import marked, nginx_keys, read_marked
 
 
 class KeyFile(BaseModel):

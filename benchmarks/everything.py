@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.scenes import write_bench_scenes
 from detserve_server.triton.embedded import embedded_server
-from examples.bench_scenes import write_bench_scenes
 
 CHECKOUT = Path(__file__).parents[1]
 SAMPLES = CHECKOUT / "zoo/samples"
@@ -63,10 +63,10 @@ def main() -> None:
     own = ("--repository", repository, "--model", MODEL, "--pictures", pictures, "--output", OUT)
     detserve("perf", "compare", *own, "--also", INT8)
     detserve("perf", "plan", *own, "--rate", 1000, "--p99", 100)
-    python("examples.bench_large", repository, pictures, MODEL, INT8)
-    python("examples.bench_client", pictures)
+    python("benchmarks.large", repository, pictures, MODEL, INT8)
+    python("benchmarks.client", pictures)
     if shutil.which("nginx"):
-        python("examples.bench_gateway")
+        python("benchmarks.gateway")
     detserve("perf", "report", OUT, "--output", OUT / "report.html")
 
 

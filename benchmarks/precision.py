@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.scenes import write_bench_scenes
 from detserve_builder.build import probe_pictures, warmup_picture
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
@@ -32,7 +33,6 @@ from detserve_perf.load.point import LoadPoint, LoadResult, run_load
 from detserve_perf.report.machine import this_machine
 from detserve_perf.report.tables import Column, Figure, Report, Table
 from detserve_server.triton.embedded import embedded_server
-from examples.bench_scenes import write_bench_scenes
 from tests.ssd_checkpoints import save_ssd_checkpoints
 
 OUT = Path(__file__).parents[1] / "out/bench"

@@ -19,13 +19,13 @@ from detserve_client.transports import GrpcTransport, HttpTransport
 from detserve_core.endpoint import Endpoint
 from detserve_core.machine.whole_files import write_whole
 from detserve_perf.report.tables import Column, Report, Table
-from detserve_server.certificates.authority import new_authority, new_server, write_certified
-from detserve_server.certificates.folder import CertificateFolder
+from detserve_server.gateway.certificates.authority import new_authority, new_server, write_certified
+from detserve_server.gateway.certificates.folder import CertificateFolder
+from detserve_server.gateway.keys.key import new_key
+from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.process import running_gateway
 from detserve_server.gateway.secret import new_secret
 from detserve_server.gateway.settings import Limits, Upstream
-from detserve_server.keys.key import new_key
-from detserve_server.keys.store import KeyFile, change_keys
 from detserve_server.triton.embedded import embedded_server
 
 CHECKOUT = Path(__file__).parents[1]

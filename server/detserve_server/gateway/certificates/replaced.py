@@ -7,9 +7,9 @@ from pathlib import Path
 from cryptography import x509
 
 from detserve_core.machine.whole_files import write_whole
-from detserve_server.certificates.authority import common_name, read_certificate
-from detserve_server.certificates.folder import CertificateFolder
-from detserve_server.keys.key import utc_now
+from detserve_server.gateway.certificates.authority import common_name, read_certificate
+from detserve_server.gateway.certificates.folder import CertificateFolder
+from detserve_server.gateway.keys.key import utc_now
 
 
 def keep_replaced(folder: CertificateFolder, path: Path) -> None:

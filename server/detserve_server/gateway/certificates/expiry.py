@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from detserve_server.certificates.authority import common_name, hosts_of, read_certificate
-from detserve_server.certificates.revocation import read_lists
+from detserve_server.gateway.certificates.authority import common_name, hosts_of, read_certificate
+from detserve_server.gateway.certificates.revocation import read_lists
 
 #: A certificate is due when less than this share of its life is left.
 DUE_SHARE = 1 / 3
