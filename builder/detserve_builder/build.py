@@ -41,7 +41,8 @@ _WARMUP_PICTURE = Path(__file__).parent / "warmup.jpg"
 class Built:
     """What a build made.
 
-    ``inferred`` is the card with the source of each field, before ``decoding``;
+    ``inferred`` is the card with the source of each field, before ``decoding``; ``card_note`` says whether a
+    card.json beside the checkpoint is used;
     ``batch_obstacle`` says why requests take one picture, or is None; ``decoding`` is the card's with the AP
     of both, where that was measured; ``gate`` is what TensorRT's compiler said, where it was asked.
     """
@@ -54,6 +55,7 @@ class Built:
     outcome: PrecisionChoice
     decoding: Decoding
     gate: Gate | None = None
+    card_note: str = ""
 
 
 def build(
@@ -151,7 +153,9 @@ def build(
         card_sources=inferred.sources,
     )
     obstacle = prepared.batch_obstacle if takes_one_picture(prepared, placement) else None
-    return Built(card, inferred, folders, obstacle, calibration, outcome, decoding, gate)
+    return Built(
+        card, inferred, folders, obstacle, calibration, outcome, decoding, gate, checkpoint.card_note
+    )
 
 
 def warmup_picture(card: Card) -> WarmupPicture:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
@@ -11,13 +13,14 @@ from typer.testing import CliRunner, Result
 
 from detserve_builder.build import build
 from detserve_builder.card_sources import Source
-from detserve_builder.checkpoint import load_checkpoint
+from detserve_builder.checkpoint import load, load_checkpoint
 from detserve_builder.commands import build as build_command
 from detserve_builder.commands import inspect as inspect_command
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import read_card
 from detserve_client import Card, CardError
 from detserve_core.card import Resize
+from detserve_core.errors import MissingExtra
 from tests.builder.tiny_networks import save_linear_network, save_yolox
 
 HEAD = {"output": [84, 8]}  # YOLOX, three classes
@@ -49,9 +52,10 @@ def test_texts_of_the_graph_are_no_markup(tmp_path) -> None:
 
 
 def test_a_guess_says_what_else_it_could_be(tmp_path) -> None:
-    result = inspected(named(tmp_path / "x.onnx", ["a", "b", "c"]))
+    path = named(tmp_path / "x.onnx", ["a", "b", "c"])
+    result = inspected(path)
     lines = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if line.startswith("│ ")}
-    card = Card.from_json(result.stdout[: result.stdout.index("\n}") + 2])
+    card = read_card(load_checkpoint(str(path))).card
     others = [way.value for way in Resize if way is not card.preprocess.resize]
     assert f"or {' or '.join(others)} " in lines["preprocess.resize"]
     assert f"or {'rgb' if card.preprocess.color.value == 'bgr' else 'bgr'} " in lines["preprocess.color"]
@@ -152,3 +156,39 @@ def test_a_mistake_in_a_card_names_its_file_and_field(tmp_path, said, words, com
         error = caught.value
     assert str(error).startswith(f"{card}: {words}")
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("card", "others", "used", "said"),
+    [
+        ({"labels": ["a", "b", "c"]}, [], True, "card fields are read from"),
+        ({"name": "x"}, ["y.onnx"], True, "card fields are read from"),
+        ({"origin": {"source": "models/x.onnx"}}, ["y.onnx"], True, "card fields are read from"),
+        ({"origin": {"sha256": "THIS"}}, ["y.onnx"], True, "card fields are read from"),
+        ({"labels": ["a", "b", "c"]}, ["y.onnx"], False, "does not say whether it is for x.onnx or y.onnx"),
+        ({"origin": {"source": "y.onnx", "sha256": "0" * 64}}, [], False, "its origin is y.onnx"),
+    ],
+)
+def test_a_card_beside_is_used_only_if_it_is_for_the_file(tmp_path, card, others, used, said) -> None:
+    path = save_linear_network(tmp_path / "x.onnx", HEAD)
+    text = json.dumps(card).replace("THIS", sha256(path.read_bytes()).hexdigest())
+    (tmp_path / "card.json").write_text(text)
+    for other in others:
+        (tmp_path / other).touch()
+    assert (load_checkpoint(str(path)).card_path is not None) is used
+    assert said in inspected(path).stdout.replace("\n", " ")
+
+
+def test_pytorch_weights_are_to_be_exported(tmp_path) -> None:
+    path = tmp_path / "best.pt"
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(BuildError, match=f"yolo export model={path} format=onnx"):
+        load_checkpoint(str(path))
+
+
+def test_a_missing_library_names_its_extra(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        load, "find_spec", lambda name: None if name == "onnx_graphsurgeon" else find_spec(name)
+    )
+    with pytest.raises(MissingExtra, match=r"onnx-graphsurgeon is not installed.*detserve\[builder\]"):
+        load_checkpoint("codes_yolo")

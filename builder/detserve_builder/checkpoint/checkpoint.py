@@ -32,7 +32,8 @@ class Checkpoint:
     constants as initialisers, one input FLOAT [N,3,H,W] of a fixed size, floating-point outputs as FLOAT;
     ``inputs`` and ``outputs`` are its. ``fed`` holds what the file's other inputs are given, by name.
     ``metadata`` is the file's own, ``configs`` are the JSON files that an exporter left beside it, by file
-    name. ``card_path`` is a card.json beside it, if any; ``card_fields`` is what the file format itself says.
+    name. ``card_path`` is a card.json beside it that is for it, if any, and ``card_note`` says whether one
+    there is used; ``card_fields`` is what the file format itself says.
     ``sha256`` covers external weights too.
     """
 
@@ -43,6 +44,7 @@ class Checkpoint:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     card_path: Path | None
+    card_note: str = ""
     card_fields: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,17 @@ from detserve_builder.darknet import read as darknet
 from detserve_builder.errors import BuildError
 from detserve_builder.zoo import find_in_zoo
 from detserve_core.card import Wh
+from detserve_core.errors import MissingExtra
 
 if TYPE_CHECKING:
     import onnx
 
+_LIBRARIES = {
+    "onnx": "onnx",
+    "onnx_graphsurgeon": "onnx-graphsurgeon",
+    "onnxruntime": "onnxruntime",
+    "cv2": "opencv-python",
+}
 _CONFIGS = (
     "config.json",
     "preprocessor_config.json",
@@ -29,12 +37,14 @@ _CONFIGS = (
 
 
 def load_checkpoint(source: str, *, structure_only: bool = False) -> Checkpoint:
-    """Read an .onnx file, Darknet's .cfg and .weights, or a zoo name. Raises BuildError.
+    """Read an .onnx file, Darknet's .cfg and .weights, or a zoo name. Raises BuildError, and MissingExtra
+    where the builder's libraries are not installed.
 
     With ``structure_only`` a .cfg may lack its .weights: the graph then has zeros, and ``sha256`` is empty.
     A size of the input that the file leaves open stays open where nothing beside it says one; then
     :func:`at_size` is for it.
     """
+    _require_libraries()
     path = Path(source)
     if not path.exists():
         zoo_path = find_in_zoo(source)
@@ -57,7 +67,7 @@ def load_checkpoint(source: str, *, structure_only: bool = False) -> Checkpoint:
         sha256,
         original,
         input_wh=size_in_metadata(metadata, configs),
-        card_path=_card_of(path),
+        **_card_beside(path, sha256),
         card_fields=card_fields,
         metadata=metadata,
         configs=configs,
@@ -100,17 +110,32 @@ def _config(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _card_of(path: Path) -> Path | None:
-    """The card.json beside ``path`` where it is this checkpoint's: by its name, its origin, or as there is no
-    other.
+def _card_beside(path: Path, sha256: str) -> dict[str, Any]:
+    """``card_path``, the card.json beside ``path`` where it is this checkpoint's, and ``card_note``.
+
+    It is where its origin or its name says so, or where it says neither and there is no other checkpoint.
     """
     card_path = path.parent / "card.json"
     if not card_path.exists():
-        return None
+        return {"card_path": None}
     others = [file for file in path.parent.iterdir() if file.suffix in (".onnx", ".cfg") and file != path]
-    card = _config(card_path)
-    if not others or card is None:
-        return card_path
+    card = _config(card_path) or {}
     origin = card.get("origin")
-    source = origin.get("source") if isinstance(origin, dict) else None
-    return card_path if path.stem == card.get("name") or path.name == source else None
+    origin = origin if isinstance(origin, dict) else {}
+    of_file = Path(str(origin.get("source", ""))).name
+    why_not = ""
+    if path.stem not in (card.get("name"), Path(of_file).stem) and origin.get("sha256") != sha256:
+        if origin.get("sha256") and sha256:
+            why_not = f"its origin is {of_file or 'another file'}"
+        elif others:
+            why_not = f"it does not say whether it is for {path.name} or {others[0].name}"
+    if not why_not:
+        return {"card_path": card_path, "card_note": f"card fields are read from {card_path}"}
+    note = f"{card_path} is not used: {why_not}; to use it, say --card {card_path}"
+    return {"card_path": None, "card_note": note}
+
+
+def _require_libraries() -> None:
+    for module, library in _LIBRARIES.items():
+        if find_spec(module) is None:
+            raise MissingExtra(library, "builder")

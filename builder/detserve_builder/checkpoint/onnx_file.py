@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 _PYTORCH = (
-    "PyTorch's weights: export them to ONNX first, for Ultralytics with yolo export format=onnx model=FILE"
+    "PyTorch's weights: export them to ONNX first, for Ultralytics with yolo export model={} format=onnx"
 )
 _OTHER_FILES = {
     **dict.fromkeys((".pt", ".pth", ".ckpt", ".safetensors"), _PYTORCH),
@@ -96,12 +96,15 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError:
-        what = _OTHER_FILES.get(path.suffix.lower(), "a corrupt one")
-        raise BuildError(f"{path}: not an ONNX file, or {what} ({len(content)} bytes)") from None
+        raise BuildError(_not_onnx(path, "not an ONNX file, or a corrupt one", content)) from None
     if not model.graph.node:
-        what = _OTHER_FILES.get(path.suffix.lower(), "an ONNX file with no nodes in it")
-        raise BuildError(f"{path}: {what} ({len(content)} bytes)")
+        raise BuildError(_not_onnx(path, "an ONNX file with no nodes in it", content))
     return model
+
+
+def _not_onnx(path: Path, otherwise: str, content: bytes) -> str:
+    what = _OTHER_FILES.get(path.suffix.lower(), otherwise).format(path)
+    return f"{path}: {what} ({len(content)} bytes)"
 
 
 def _refuse_versions(path: Path, model: onnx.ModelProto) -> None:

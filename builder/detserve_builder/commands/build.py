@@ -99,6 +99,8 @@ def build(
             check_tensorrt=check_tensorrt,
             on_step=lambda step: status.update(Text(f"{step} …")),
         )
+    if built.card_note:
+        console.print(built.card_note, soft_wrap=True, highlight=False)
     for line in guess_lines(built.inferred):
         console.print(line, soft_wrap=True)
     if built.inferred.guesses:

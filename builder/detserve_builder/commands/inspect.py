@@ -38,7 +38,7 @@ def inspect(
     evaluate: Annotated[
         Path | None, Option(help="labels of --images: COCO, YOLO or VOC; decide by AP, and the classes too")
     ] = None,
-    output: Annotated[Path | None, Option(help="write the card to this file, without its guesses")] = None,
+    output: Annotated[Path | None, Option(help="file for the whole card, without its guesses")] = None,
 ) -> None:
     """Show the family, the inputs and outputs and the card a checkpoint is taken for."""
     from rich.console import Console
@@ -64,10 +64,11 @@ def inspect(
     table = _outside(loaded, inferred.card.family)
     with naming_the_card(card or loaded.card_path, loaded.path):
         _add_what_a_build_says(table, loaded, inferred.card)
-    console.print_json(inferred.card.to_json())
     console.print(str(loaded.path), soft_wrap=True, highlight=False)
     console.print(table)
     console.print(card_table(inferred))
+    if loaded.card_note:
+        console.print(loaded.card_note, soft_wrap=True, highlight=False)
     if sentence:
         console.print(sentence, soft_wrap=True, highlight=False)
     if inferred.guesses and not images:
