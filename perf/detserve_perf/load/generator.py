@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detserve_client.engine.faults import error_from_grpc, error_from_http
+from detserve_client.transports.async_http_connection import AsyncHttpConnection
+from detserve_client.transports.http_exchange import request_bytes
+from detserve_client.transports.http_pool import HttpPool
+from detserve_core.endpoint import Endpoint
 from detserve_core.errors import Overloaded
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.http_connections import HttpConnections, HttpFailed, post_message
 
 _TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 2**31 - 1
@@ -80,20 +83,37 @@ Send = Callable[[int], Awaitable[bytes]]
 
 @asynccontextmanager
 async def http_sender(url: str, path: str, requests: Sequence[HttpRequest]) -> AsyncIterator[Send]:
-    """POST to ``url`` + ``path`` over connections that are kept."""
-    messages = [post_message(path, request.body, request.headers) for request in requests]
-    async with HttpConnections(url, _TIMEOUT_S) as connections:
+    """POST to ``url`` + ``path`` over the client's connections, with messages made beforehand."""
+    import httptools
 
-        async def send(number: int) -> bytes:
-            try:
-                status, answer = await connections.exchange(messages[number % len(messages)])
-            except HttpFailed as error:
-                raise RequestFailed(str(error)) from None
-            if status != 200:
-                raise RequestFailed(f"status {status}: {answer[:200].decode(errors='replace')}")
-            return answer
+    endpoint = Endpoint.parse(url)
+    messages = [
+        request_bytes("POST", path, {"Host": endpoint.address, **request.headers}, request.body)
+        for request in requests
+    ]
+    pool = HttpPool(endpoint, AsyncHttpConnection)
 
+    async def send(number: int) -> bytes:
+        connection = pool.take()
+        try:
+            message, deadline_s = messages[number % len(messages)], time.monotonic() + _TIMEOUT_S
+            answer, reusable = await connection.exchange(message, deadline_s)
+        except (OSError, httptools.HttpParserError) as error:
+            connection.close()
+            raise RequestFailed(str(error)) from None
+        except BaseException:
+            connection.close()
+            raise
+        pool.give_back(connection, reusable)
+        if answer.status != 200:
+            raise RequestFailed(f"status {answer.status}: {answer.body[:200].decode(errors='replace')}")
+        return answer.body
+
+    try:
         yield send
+    finally:
+        pool.close()
+        await asyncio.sleep(0)  # the event loop closes them at its next turn
 
 
 @asynccontextmanager
