@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -20,28 +19,47 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 from detserve_core.machine.ports import choose_ports
-from detserve_server.triton.embedded import embedded_server
 from tests.client.clips import write_clip
 
 CHECKOUT = Path(__file__).parents[2]
 
 
-def bash(commands: str) -> str:
-    """What the commands print; they are those of this environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", commands],
-        env={**os.environ, "PATH": path},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
-    return done.stdout
+class Reader:
+    """Runs pages in its folder, with free ports in place of the usual ones."""
+
+    def __init__(self) -> None:
+        ports = choose_ports({"grpc": None, "http": None, "metrics": None})
+        named = " ".join(f"--{name}-port {port}" for name, port in ports.items())
+        url = f"localhost:{ports['grpc']}"
+        self.changes = {
+            "localhost:8001": url,
+            "detserve serve --repository": f"detserve serve {named} --repository",
+            "detserve detect ": f"detserve detect --url grpc://{url} ",
+        }
+
+    def run(self, commands: str) -> None:
+        for usual, changed in self.changes.items():
+            commands = commands.replace(usual, changed)
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", commands], capture_output=True, text=True)
+        assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
+
+    def page(self, name: str) -> int:
+        """The number of blocks that ran."""
+        page = Path("page.md")
+        page.write_text((CHECKOUT / name).read_text().replace("localhost:8001", self.changes["localhost:8001"]))
+        blocks = [CodeBlockParser("bash", self._bash), PythonCodeBlockParser()]
+        examples = list(Sybil(parsers=blocks, pattern="*.md", path=".").parse(page).examples())
+        for example in examples:
+            example.evaluate()
+        return len(examples)
+
+    def _bash(self, example: Example) -> None:
+        self.run(example.parsed)
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A reader's folder: an exported detector, photographs, a video."""
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """In a folder with an exported detector, photographs and a video, and with an empty cache."""
     for name, target in (("checkpoint.onnx", "best.onnx"), ("card.json", "card.json")):
         shutil.copy(CHECKOUT / "zoo/codes_yolo" / name, tmp_path / target)
     (tmp_path / "photos").mkdir()
@@ -49,69 +67,34 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(CHECKOUT / f"zoo/samples/scene_{number}.jpg", tmp_path / "photos" / target)
     write_clip(tmp_path / "clip.mp4", frames=12)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def run(place: Path) -> Iterator[Runner]:
-    """Runs pages; stops the server that a page started."""
-    with ExitStack() as stack:
-        yield Runner(stack)
-
-
-class Runner:
-    """Runs the blocks of a page, with ports of its own in place of 8001 and a server that the test stops."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self.stack = stack
-        self.ports = choose_ports({"gRPC": None, "HTTP": None})
-        self.url = f"localhost:{self.ports['gRPC']}"
-
-    def page(self, name: str) -> int:
-        """The number of blocks that ran."""
-        text = (CHECKOUT / name).read_text()
-        text = text.replace("localhost:8001", self.url)
-        text = text.replace("detserve detect ", f"detserve detect --url grpc://{self.url} ")
-        Path("page.md").write_text(text)
-        blocks = [CodeBlockParser("bash", self.bash), PythonCodeBlockParser()]
-        examples = list(Sybil(parsers=blocks, pattern="*.md", path=".").parse(Path("page.md")).examples())
-        for example in examples:
-            example.evaluate()
-        return len(examples)
-
-    def bash(self, example: Example) -> None:
-        if example.parsed.startswith("detserve serve"):
-            self.serve()
-        else:
-            bash(example.parsed)
-
-    def serve(self) -> None:
-        server = embedded_server(
-            Path("repository"), grpc_port=self.ports["gRPC"], http_port=self.ports["HTTP"]
-        )
-        self.stack.enter_context(server)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "absent")  # nothing is compiled; Triton's python backend serves
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    yield Reader()
+    if (tmp_path / "cache/detserve/detached.lock").is_file():
+        subprocess.run(["detserve", "serve", "--stop"], capture_output=True)
 
 
 @pytest.mark.live
-def test_first_detector(run: Runner) -> None:
-    assert run.page("docs/tutorial/first-detector.md") == 9
+def test_first_detector(reader: Reader) -> None:
+    assert reader.page("docs/tutorial/first-detector.md") == 10
     assert {path.name for path in Path("drawn").iterdir()} == {"street.jpg", "yard.jpg"}
 
 
 @pytest.mark.live
-def test_video(run: Runner) -> None:
-    bash("detserve build best.onnx --name shop --repository repository")
-    run.serve()
-    bash(f"detserve detect photos/ --model shop --url grpc://{run.url} --json found.json")
-    assert run.page("docs/tutorial/video.md") == 3
+def test_video(reader: Reader) -> None:
+    reader.run("detserve build best.onnx --name shop --repository repository")
+    reader.run("detserve serve --repository repository --detach")
+    reader.run("detserve detect photos/ --model shop --json found.json")
+    assert reader.page("docs/tutorial/video.md") == 3
     assert Path("drawn/clip.mp4").stat().st_size > 0
 
 
-def test_production(run: Runner) -> None:
-    assert run.page("docs/tutorial/production.md") == 1
+def test_production(reader: Reader) -> None:
+    assert reader.page("docs/tutorial/production.md") == 1
     assert Path("state/gateway/nginx.conf").is_file()
 
 
 @pytest.mark.live
-def test_readme(run: Runner) -> None:
-    assert run.page("README.md") == 1
+def test_readme(reader: Reader) -> None:
+    assert reader.page("README.md") == 1
