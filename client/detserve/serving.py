@@ -64,16 +64,15 @@ def detector_here(name: str | None) -> Detector:
         meant = [detector for detector in found if name in (None, detector.name)]
         if len(meant) == 1:
             return meant[0]
-        if meant and name is None:
-            names = ", ".join(sorted({each.name for each in meant}))
+        if len(names := sorted({each.name for each in meant})) > 1:
             where = _HERE if meant[0].repository == _HERE else meant[0].repository.parent
             raise ServerStartError(
-                f"{where} has {len(meant)} detectors, {names}; say which with --model NAME"
+                f"{where} has {len(meant)} detectors, {', '.join(names)}; say which with --model NAME"
             )
         if meant:
             folders = ", ".join(str(each.repository) for each in meant)
             raise ServerStartError(
-                f"{len(meant)} detectors are called {name}, in {folders}; serve the one you mean with: "
+                f"{len(meant)} detectors are called {names[0]}, in {folders}; serve the one you mean with: "
                 "detserve serve --repository DIR"
             )
     what = "a detector" if name is None else f"the detector {name!r}"

@@ -78,10 +78,12 @@ def test_the_detector_that_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     built("cache", "detserve", "repositories", "1", "best")
     assert detector_here(None).name == "best"
     built("cache", "detserve", "repositories", "2", "best")
-    with pytest.raises(detserve.ServerStartError, match="repositories has 2 detectors, best; say which"):
+    for name in ("best", None):
+        with pytest.raises(detserve.ServerStartError, match="2 detectors are called best, in .*ories/1, "):
+            detector_here(name)
+    built("cache", "detserve", "repositories", "1", "last")
+    with pytest.raises(detserve.ServerStartError, match="repositories has 3 detectors, best, last; "):
         detector_here(None)
-    with pytest.raises(detserve.ServerStartError, match="2 detectors are called best, in .*repositories/1, "):
-        detector_here("best")
     built("model_repository", "codes")
     assert detector_here(None) == detector_here("codes") == Detector("codes", Path("model_repository"))
     built("model_repository", "faces")

@@ -47,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, certified in {
         "ca": authority,
         "server": new_server(authority, ["localhost", "127.0.0.1"]),
+        "elsewhere": new_server(authority, ["pets.example"]),
         "client": new_client(authority, "camera"),
         "other": new_authority("other"),
     }.items():
@@ -55,7 +56,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def tls_server(protocol: str, card: Card, found: Detections, folder: Path) -> Iterator[str]:
+def tls_server(
+    protocol: str, card: Card, found: Detections, folder: Path, certificate: str = "server"
+) -> Iterator[str]:
     """Wants a client certificate and the key; yields the URL."""
 
     def over_grpc(request: Any, context: grpc.ServicerContext) -> Any:
@@ -66,7 +69,7 @@ def tls_server(protocol: str, card: Card, found: Detections, folder: Path) -> It
     def over_http(request: Received) -> Reply:
         return infer_reply(found) if request.headers["Authorization"] == f"Bearer {KEY}" else Reply(401)
 
-    server, ca = folder / "server.crt", folder / "ca.crt"
+    server, ca = folder / f"{certificate}.crt", folder / "ca.crt"
     if protocol == "grpc":
         credentials = grpc.ssl_server_credentials(
             [(server.with_suffix(".key").read_bytes(), server.read_bytes())], ca.read_bytes(), True
@@ -100,10 +103,30 @@ def test_key_and_certificates(card: Card, found: Detections, folder: Path, proto
         assert detect(kind, url, Security(KEY, ca, certificate)) == found
         with pytest.raises(AccessDenied):
             detect(kind, url, Security("another", ca, certificate))
-        with pytest.raises(ServerUnavailable):
+        with pytest.raises(ServerUnavailable, match=r"by an authority that is not known here; .* --ca FILE"):
             detect(kind, url, Security(KEY, folder / "other.crt", certificate))
-        with pytest.raises(ServerUnavailable):
+        with pytest.raises(ServerUnavailable, match=r"want.* a certificate .*--certificate"):
             detect(kind, url, Security(KEY, ca))
+        plain = url.replace("s://", "://")
+        with pytest.raises(ServerUnavailable, match=r"does it want TLS \(grpcs:// or https://\)\?"):
+            detect(kind, plain, Security())
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_certificate_for_another_host(card: Card, found: Detections, folder: Path, protocol: str) -> None:
+    with tls_server(protocol, card, found, folder, certificate="elsewhere") as url:
+        with pytest.raises(ServerUnavailable, match=r"is for another host; give a name that is in .* --url"):
+            detect("threads", url, Security(KEY, folder / "ca.crt", folder / "client.crt"))
+
+
+def test_the_port_of_another_protocol(card: Card, found: Detections, folder: Path) -> None:
+    security = Security(KEY, folder / "ca.crt")
+    with grpc_server(card, lambda request, context: infer_response(found)) as url:
+        with pytest.raises(ServerUnavailable, match="does not speak TLS there; use grpc:// or http://"):
+            detect("threads", url.replace("grpc:", "grpcs:"), security)
+    with http_server(card, lambda request: infer_reply(found)) as url:
+        with pytest.raises(ServerUnavailable, match="does not speak gRPC there; is that its HTTP port"):
+            detect("threads", url.replace("http:", "grpc:"), Security())
 
 
 @pytest.mark.parametrize("kind", ["threads", "event loop"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,9 +24,12 @@ from detserve_core.security import UNSECURED, Security
 
 app = typer.Typer(add_completion=False)
 
+DEFAULT_URL = "grpc://localhost:8001"
+
 
 @app.command()
 def detect(
+    ctx: typer.Context,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -34,13 +39,16 @@ def detect(
             show_default=False,
         ),
     ],
-    model: Annotated[str, typer.Option(help="Name of the served detector.", show_default=False)],
+    model: Annotated[
+        str | None, typer.Option(help="Name of the detector. Without it: the only one there is.")
+    ] = None,
     url: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Where the server listens: grpc://HOST:PORT or http://HOST:PORT, TLS: grpcs, https."
+            help="Where the server listens: grpc://HOST:PORT or http://HOST:PORT, TLS: grpcs, https. Without "
+            f"it: {DEFAULT_URL}, and where no server runs, one is started for this call."
         ),
-    ] = "grpc://localhost:8001",
+    ] = None,
     save: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +81,7 @@ def detect(
         int | None, typer.Option(min=1, help="Most detections in a picture. Without it: the card's.")
     ] = None,
     window: Annotated[
-        int, typer.Option(min=1, help="How many requests are under way at a time; 1 for a camera or stream.")
+        int, typer.Option(min=1, help="How many requests are in flight at a time; 1 for a camera or stream.")
     ] = 8,
     show: Annotated[bool, typer.Option("--show", help="Show the video in a window; q or Esc ends.")] = False,
     track: Annotated[
@@ -94,29 +102,45 @@ def detect(
         ),
     ] = None,
 ) -> None:
-    """Detect objects in pictures or in a video with a served detector."""
+    """Detect objects in pictures or in a video."""
     thresholds: dict[str, Any] = {
         "score_threshold": score,
         "iou_threshold": iou,
         "max_detections": max_detections,
     }
     security = Security.from_environment(api_key_file=api_key_file, ca=ca, certificate=certificate)
-    if not Endpoint.parse(url).tls and (api_key_file, ca, certificate) == (None, None, None):
+    shown = (api_key_file, ca, certificate) != (None, None, None)
+    if not Endpoint.parse(url or DEFAULT_URL).tls and not shown:
         security = UNSECURED  # the environment's key is for the gateway, not for a server without TLS
     video = video_source(sources)
     _require_sense(video, show, track, coco)
-    with Client(url, model, security=security) as client:
+    pictures = [] if video is not None else expand_sources(sources)
+    with ExitStack() as stack:
+        if url is None and not shown and ctx.obj is not None and not _listens(DEFAULT_URL):
+            url, model = stack.enter_context(ctx.obj(model))
+        client = stack.enter_context(Client(url or DEFAULT_URL, model, security=security))
         if video is not None:
             options = VideoOptions(save, json, show, track, window, thresholds)
             raise typer.Exit(detect_video(client, video, options))
-        outcomes, elapsed_s = _detect_pictures(client, expand_sources(sources), save, window, thresholds)
+        outcomes, elapsed_s = _detect_pictures(client, pictures, save, window, thresholds)
     if json is not None:
         write_json(json, outcomes)
     if coco is not None:
         write_coco(coco, outcomes)
-    print_report(outcomes, elapsed_s)
+    print_report(outcomes, elapsed_s, window)
     if not all(outcome.ok for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def _listens(url: str) -> bool:
+    endpoint = Endpoint.parse(url)
+    try:
+        socket.create_connection((endpoint.host, endpoint.port), timeout=1).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return True  # the client says what is wrong
+    return True
 
 
 def _require_sense(video: VideoSource | None, show: bool, track: bool, coco: Path | None) -> None:

@@ -25,8 +25,11 @@ def progress_of(outcomes: Iterable[Outcome], total: int) -> Iterable[Outcome]:
     )
 
 
-def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
-    """Print a table of the pictures and a summary on stdout, and each failure on stderr."""
+def print_report(outcomes: Sequence[Outcome], elapsed_s: float, window: int) -> None:
+    """Print a table of the pictures and a summary on stdout, and each failure on stderr.
+
+    ``window`` is how many requests were in flight at a time, which the latencies hold.
+    """
     done = [outcome for outcome in outcomes if outcome.ok]
     failed = [outcome for outcome in outcomes if not outcome.ok]
     console, stderr = Console(emoji=False), Console(stderr=True, emoji=False)
@@ -37,6 +40,13 @@ def print_report(outcomes: Sequence[Outcome], elapsed_s: float) -> None:
         f"pictures {len(done)}, detections {found}, failed {len(failed)}, in {elapsed_s:.2f} s",
         highlight=False,
     )
+    if len(done) > 1 and window > 1:
+        console.print(
+            f"a latency is from reading a picture to its detections, with up to {min(window, len(outcomes))} "
+            "in flight: --window 1 shows a picture's own",
+            highlight=False,
+            soft_wrap=True,
+        )
     for outcome in failed:
         text, source = str(outcome.error), str(outcome.source)
         where = "" if source in text else f"{source}: "

@@ -67,6 +67,39 @@ BY_TEXT: tuple[tuple[re.Pattern[str], type[InferenceError]], ...] = tuple(
     )
 )
 
+# What gRPC and Python's ssl say of a connection that cannot be made, and what to do about it.
+_CONNECTION_MISTAKES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), sentence)
+    for pattern, sentence in (
+        (
+            r"certificate has expired",
+            "its certificate has expired; make it anew on the server",
+        ),
+        (
+            r"hostname verification check failed|certificate is not valid for|(ip address|hostname) mismatch",
+            "its certificate is for another host; give a name that is in the certificate as --url (url=)",
+        ),
+        (
+            r"CERTIFICATE_VERIFY_FAILED|unable to get local issuer|self-signed certificate",
+            "its certificate is signed by an authority that is not known here; give the authority's "
+            "certificate as --ca FILE (Security(ca=...))",
+        ),
+        (
+            r"alert certificate required|alert handshake failure",
+            "it wants a certificate from this client: --certificate FILE (Security(certificate=...))",
+        ),
+        (
+            r"alert unknown ca|alert bad certificate|failed to create security handshaker",
+            "this client's certificate is refused; check --certificate FILE (Security(certificate=...))",
+        ),
+        (r"wrong.version.number", "it does not speak TLS there; use grpc:// or http://"),
+        (
+            r"missing selected ALPN property|failed parsing HTTP/2",
+            "it does not speak gRPC there; is that its HTTP port?",
+        ),
+    )
+)
+
 _PREFIX = re.compile(
     r"""^(?:
         \[request\ id:[^\]]*\]\s*
@@ -120,12 +153,24 @@ def _error(kind: type[InferenceError], text: str, url: str, model: str) -> Infer
     return kind(_sentence(kind, text, url, model))
 
 
+def _unavailable(text: str, url: str) -> str:
+    for pattern, sentence in _CONNECTION_MISTAKES:
+        if pattern.search(text):
+            return f"{url} cannot be used: {sentence}"
+    wants = ""
+    if "s://" in url and re.search(r"closed|broken pipe|reset by peer", text, re.IGNORECASE):
+        wants = ", or does it want a certificate (--certificate)"
+    elif re.search(r"^socket closed|connection was closed before", text, re.IGNORECASE):
+        wants = ", or does it want TLS (grpcs:// or https://)"
+    return f"{url} cannot be reached: {text}; is the server running there{wants}?"
+
+
 def _sentence(kind: type[InferenceError], text: str, url: str, model: str) -> str:
     if kind is RequestRejected:
         # A request has one picture, so its index in the batch says nothing.
         return re.sub(r"^picture \d+\b:?", "the picture is rejected:", text)
     return {
-        ServerUnavailable: f"{url} cannot be reached: {text}; is the server running there?",
+        ServerUnavailable: _unavailable(text, url),
         DeadlineExceeded: f"no answer from {url} in time: {text}",
         ModelNotFound: f"{url} has no model {model!r} ready: {text}",
         Overloaded: f"{url} is overloaded: {text}",
