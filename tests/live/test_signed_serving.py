@@ -54,23 +54,23 @@ def _plant_bytecode(repository: Path, trace: Path) -> None:
     assert source.read_bytes() == original
 
 
-def test_planted_bytecode_runs_unless_a_signature_is_required(
-    repository: Path, public: Path, tmp_path: Path
-) -> None:
+def test_planted_bytecode_is_never_served(repository: Path, public: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     _plant_bytecode(repository, trace)
-    with embedded_server(repository):
-        pass
+    steps = repository / f"{DEFAULT}_pipeline/1"
+    subprocess.run([sys.executable, "-B", "-c", "import detserve_preprocess"], cwd=steps, check=True)
     assert trace.exists()  # the attack is real: every source file is as it was signed
     trace.unlink()
+    with embedded_server(repository):
+        pass
+    assert not trace.exists()
     with pytest.raises(
         SignatureError, match="__pycache__ could be run in the place of the signed Python files"
     ):
         with embedded_server(repository, require_signature=public):
             pass
     assert not trace.exists()
-    for folder in repository.rglob("__pycache__"):  # the unsigned serving above left some too
-        shutil.rmtree(folder)
+    shutil.rmtree(steps / "__pycache__")
     with embedded_server(repository, require_signature=public) as server:
         with Client(server.grpc_url, DEFAULT) as client:
             assert len(client.detect(sorted((CHECKOUT / "zoo/samples").glob("*.jpg"))[0]))
@@ -79,8 +79,8 @@ def test_planted_bytecode_runs_unless_a_signature_is_required(
 
 
 def test_serving_a_signed_repository_leaves_it_as_signed(repository: Path, public: Path) -> None:
-    for _ in range(2):
-        with embedded_server(repository, require_signature=public):
+    for key in (None, public):
+        with embedded_server(repository, require_signature=key):
             pass
     assert not list(repository.rglob("__pycache__"))
 

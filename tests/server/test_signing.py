@@ -97,6 +97,7 @@ def test_signing_again_signs_the_same_files_and_names_those_of_no_build(reposito
     (repository / "codes_ssd_pipeline/1/__pycache__").mkdir()
     (repository / "codes_ssd_pipeline/1/__pycache__/model.pyc").write_bytes(b"compiled")
     assert sign_repository(repository, KEY).unbuilt == ("codes_ssd_pipeline/1/model_89.plan",)
+    verify_repository(repository, PUBLIC)
 
 
 def _config(repository: Path) -> None:

@@ -73,7 +73,7 @@ class Signature:
 
 
 def sign_repository(repository: Path, key: Ed25519PrivateKey) -> Signature:
-    """Sign every file of a repository, ``__pycache__`` left out; the signature appears whole or not at all.
+    """Sign every file of a repository, and remove ``__pycache__``; the signature appears whole or not at all.
 
     Raises :class:`SignatureError`: nothing there to sign, a link or device in it, files that are not what the
     build wrote.
@@ -85,7 +85,9 @@ def sign_repository(repository: Path, key: Ed25519PrivateKey) -> Signature:
                 f"{repository / wrong[0]} is not what the build of {manifest.name} wrote; build it again"
             )
     files = {}
-    for name in _files(repository, with_pycache=False):
+    for folder in repository.rglob(_PYCACHE):
+        shutil.rmtree(folder, ignore_errors=True)  # what cannot be removed is refused below
+    for name in _files(repository):
         digest, size_bytes = _read(repository / name)
         files[name] = _File(bytes=size_bytes, sha256=digest)
     if not files:
@@ -113,7 +115,7 @@ def verify_repository(repository: Path, key: Ed25519PublicKey, copy_to: Path | N
     if copy_to is not None:
         _check_copy(repository, copy_to)
     signed = _read_signature(repository, key)
-    found = _files(repository, with_pycache=True)
+    found = _files(repository)
     if strange := sorted(set(found) - signed.files.keys()):
         raise SignatureError(f"{repository / strange[0]} was not signed; remove it, or sign again")
     if missing := sorted(signed.files.keys() - set(found)):
@@ -184,7 +186,7 @@ def _read_signature(repository: Path, key: Ed25519PublicKey) -> _Signed:
     return statement
 
 
-def _files(repository: Path, *, with_pycache: bool) -> list[str]:
+def _files(repository: Path) -> list[str]:
     """The paths of all regular files, relative; raises for anything that is neither file nor folder."""
     found = []
     try:
@@ -204,12 +206,11 @@ def _files(repository: Path, *, with_pycache: bool) -> list[str]:
                         f"{repository / name} is {kind}, which no signature covers; put a file there"
                     )
                 if path.name == _PYCACHE:
-                    if with_pycache:
-                        raise SignatureError(
-                            f"{repository / name} could be run in the place of the signed Python files; "
-                            f"remove it: rm -r '{repository / name}'"
-                        )
-                elif stat.S_ISDIR(mode):
+                    raise SignatureError(
+                        f"{repository / name} could be run in the place of the signed Python files; "
+                        f"remove it: rm -r '{repository / name}'"
+                    )
+                if stat.S_ISDIR(mode):
                     waiting.append(path)
                 elif name != SIGNATURE:
                     found.append(name)

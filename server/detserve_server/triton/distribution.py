@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from detserve_core.errors import MissingExtra, ServerStartError
-from detserve_server.triton.plain_paths import temporary_folder
+from detserve_server.triton.private_links import temporary_folder
 
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,7 +26,7 @@ from detserve_server.triton import orphans
 from detserve_server.triton.command_line import server_arguments, server_environment
 from detserve_server.triton.distribution import assembled_backends, find_distribution
 from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause
-from detserve_server.triton.plain_paths import plainly_named
+from detserve_server.triton.private_links import folder_of_links
 from detserve_server.triton.repository import ModelOutline, check_names, read_repository, with_steps
 from detserve_server.triton.shared_memory import MIB, SHM_DIR, free_bytes, remove_regions, start_bytes
 
@@ -98,9 +98,10 @@ def embedded_server(
         _log(log_file) as log,
         assembled_backends(found, (where := _place(serving)).backend) as backends,
     ):
+        links = folder_of_links(repository, backends)
         arguments = server_arguments(
             found.binary,
-            plainly_named(repository, backends),
+            links,
             backends=backends,
             grpc_port=ports["gRPC"],
             http_port=ports["HTTP"],
@@ -113,7 +114,8 @@ def embedded_server(
         environment = server_environment(found, os.environ)
         temporary = [backends, *([repository.parent] if require_signature else [])]
         with _process(arguments, environment, log.path, region_prefix, temporary) as process:
-            _wait_until_ready(process, ports["HTTP"], ready_timeout_s, log)
+            shown = replace(log, renamed=(str(links), str(repository)))
+            _wait_until_ready(process, ports["HTTP"], ready_timeout_s, shown)
             yield RunningServer(
                 grpc_url=f"grpc://{LOOPBACK}:{ports['gRPC']}",
                 http_url=f"http://{LOOPBACK}:{ports['HTTP']}",

@@ -42,12 +42,13 @@ class ServerLog:
 
     path: Path
     start_bytes: int
+    renamed: tuple[str, str] = ("\0", "")
 
     def text(self) -> str:
-        """What this run has written so far."""
+        """What this run has written so far, with the second of ``renamed`` in place of the first."""
         with self.path.open("rb") as file:
             file.seek(self.start_bytes)
-            return file.read().decode("utf-8", errors="replace")
+            return file.read().decode("utf-8", errors="replace").replace(*self.renamed)
 
 
 def cause_of_death(log: str, ending: str) -> str:
