@@ -23,7 +23,7 @@ test-fast: setup  ## of those, the ones that start no server
 	$(PYTEST) -n auto --dist loadgroup -m 'not slow and not compose and not live'
 
 test-slow: setup  ## the others: soak, rotation, floods, replicas, compose, what takes more than ten seconds
-	$(PYTEST) -m 'slow or compose'
+	$(PYTEST) -n 2 --dist loadgroup -m 'slow or compose'
 
 test-exporters: setup  ## export with today's packages in environments of their own, serve, compare; 7 GB, an hour
 	$(BIN)/python -m tests.exporters.run $(EXPORTERS) $(EXPORTER)

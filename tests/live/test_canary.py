@@ -21,12 +21,13 @@ from detserve_client import Client
 from detserve_server.gateway.secret import new_secret
 from detserve_server.rollout.traffic import Gateway
 from detserve_server.triton.embedded import RunningServer, embedded_server
+from tests.command import detserve
 from tests.live.behind_gateway import NginxGateway, load, nginx_gateway, served, upstream
 from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
 
 PICTURE = SAMPLES / "scene_2.jpg"
 SECRET = new_secret()  # these servers answer their gateway alone, as in production
-AS_GATEWAY = {**os.environ, "DETSERVE_GATEWAY_SECRET": SECRET}
+AS_GATEWAY = {"DETSERVE_GATEWAY_SECRET": SECRET}
 
 
 def _repository(folder: Path) -> Path:
@@ -94,9 +95,8 @@ def gateway(blue: RunningServer, tmp_path: Path) -> Iterator[NginxGateway]:
 
 
 def _canary(old: RunningServer, new: RunningServer, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "detserve.command", "canary"]
-    command += ["--old", old.grpc_url, "--new", new.http_url, "--model", DEFAULT, *options]
-    return subprocess.run(command, env=AS_GATEWAY, capture_output=True, text=True, check=False)
+    both = ("--old", old.grpc_url, "--new", new.http_url, "--model", DEFAULT)
+    return detserve("canary", *both, *options, **AS_GATEWAY)
 
 
 def test_the_same_detector_may_take_over(blue: RunningServer, green: RunningServer, tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_another_detector_is_held_back(blue: RunningServer, broken: RunningServe
     assert "detections changed on" in labelled.stderr
 
 
-def test_noise_on_the_weights_is_seen_in_ap(blue: RunningServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", [_noisy], indirect=True)
+def test_noise_on_the_weights_is_seen_in_ap(blue: RunningServer, broken: RunningServer) -> None:
     labels = ("--labels", str(SAMPLES / "instances.json"), "--pictures", str(SAMPLES))
-    with embedded_server(_noisy(tmp_path / "noisy"), gateway_secret=SECRET) as noisy:
-        done = _canary(blue, noisy, *labels, "--max-changed", "1", "--min-iou", "0", "--max-ap-drop", "0.001")
+    done = _canary(blue, broken, *labels, "--max-changed", "1", "--min-iou", "0", "--max-ap-drop", "0.001")
     assert done.returncode == 1
     assert "AP fell from" in done.stderr
 
@@ -132,7 +132,8 @@ def test_paths_on_standard_input(blue: RunningServer, green: RunningServer) -> N
     command = [sys.executable, "-m", "detserve.command", "canary", "--from-stdin"]
     command += ["--old", blue.grpc_url, "--new", green.grpc_url, "--model", DEFAULT]
     paths = "".join(f"{path}\n" for path in sorted(SAMPLES.glob("*.jpg"))[:3])
-    done = subprocess.run(command, env=AS_GATEWAY, input=paths, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **AS_GATEWAY}
+    done = subprocess.run(command, env=environment, input=paths, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "3 pictures, 0 changed" in done.stdout
 
@@ -148,6 +149,7 @@ def _has_all(gateway: NginxGateway) -> list[str]:
     return [one.grpc for one in Gateway(gateway.folder).settings().upstreams]
 
 
+@pytest.mark.slow
 def test_the_same_detector_is_promoted_under_load_and_can_be_rolled_back(
     gateway: NginxGateway, blue: RunningServer, green: RunningServer, boxes: int
 ) -> None:
@@ -165,8 +167,7 @@ def test_the_same_detector_is_promoted_under_load_and_can_be_rolled_back(
         of_blue = served(blue, DEFAULT)
         sent.wait_for(100)
         assert served(blue, DEFAULT) == of_blue  # the old one may be stopped
-        command = [sys.executable, "-m", "detserve.command", "rollout", "--roll-back"]
-        assert subprocess.run([*command, "--gateway", str(gateway.folder)], check=False).returncode == 0
+        assert detserve("rollout", "--gateway", gateway.folder, "--roll-back").returncode == 0
         assert _has_all(gateway) == [upstream(blue).grpc]
         assert Gateway(gateway.folder).wait_until_drained()
         sent.wait_for(50)
@@ -192,6 +193,7 @@ def test_a_broken_detector_gets_no_traffic(
     assert sent.errors == []
 
 
+@pytest.mark.slow
 def test_one_that_dies_with_its_share_is_rolled_back(
     gateway: NginxGateway, blue: RunningServer, boxes: int
 ) -> None:
@@ -217,7 +219,12 @@ def test_one_that_dies_with_its_share_is_rolled_back(
 
 
 @pytest.mark.parametrize(
-    "numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGTERM] * 20]
+    "numbers",
+    [
+        [signal.SIGINT],
+        *(pytest.param([number], marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP)),
+        pytest.param([signal.SIGINT, signal.SIGTERM] * 20, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupt_gives_the_traffic_back(
     gateway: NginxGateway,
@@ -255,8 +262,7 @@ def test_one_that_was_killed_is_noticed(
     _, errors = again.communicate(timeout=60)
     assert again.returncode == 1
     assert "go back first with --roll-back" in errors
-    command = [sys.executable, "-m", "detserve.command", "rollout", "--roll-back"]
-    assert subprocess.run([*command, "--gateway", str(gateway.folder)], check=False).returncode == 0
+    assert detserve("rollout", "--gateway", gateway.folder, "--roll-back").returncode == 0
     assert _has_all(gateway) == [upstream(blue).grpc]
 
 

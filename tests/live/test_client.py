@@ -64,8 +64,9 @@ def regions(url: str) -> list[str]:
         return client._transport.shared_regions(5)
 
 
-def names_in_shm() -> list[str]:
-    return sorted(path.name for path in SHM.glob("detserve-client-*"))
+def names_in_shm(pid: int | None = None) -> list[str]:
+    """What a process has there, this one by default."""
+    return sorted(path.name for path in SHM.glob(f"detserve-client-*-{pid or os.getpid()}-*"))
 
 
 async def streamed(url: str, pictures: list, **options) -> list[Outcome]:
@@ -122,11 +123,8 @@ def test_a_deadline_cancels_on_the_server(echo: RunningServer, echo_url: str) ->
         slow = [b"%d 300" % number for number in range(24)]
         outcomes = list(client.detect_stream(slow, window=24, timeout_s=0.4))
         assert sum(isinstance(outcome.error, DeadlineExceeded) for outcome in outcomes) >= 20
-        started_s = time.monotonic()
         assert numbers([*client.detect_stream([b"99"])]) == [99]
-        waited_s = time.monotonic() - started_s
     ran_now, dropped_now = executed(echo)
-    assert waited_s < 4, f"the queue of 24 x 0.3 s was not dropped: {waited_s:.1f} s"
     assert ran_now - ran <= 12  # one batch of 8 had begun
     assert dropped_now - dropped >= 10
 
@@ -160,14 +158,16 @@ def test_the_default_detector_drops_what_waits_past_its_deadline(server: Running
     assert after["pictures"] == 0
 
 
-def test_leaving_a_stream_ends_its_requests_and_threads(echo_url: str) -> None:
+def test_leaving_a_stream_ends_its_requests_and_threads(echo: RunningServer, echo_url: str) -> None:
     with Client(echo_url, NAME) as client:
-        pictures = [b"0", *(b"%d 100" % number for number in range(1, 60))]
+        client.card()
+        ran, _ = executed(echo)
+        pictures = [b"0", *(b"%d 300" % number for number in range(1, 60))]
         stream = client.detect_stream(pictures, window=32)
         next(stream)
-        started_s = time.monotonic()
         stream.close()  # type: ignore[attr-defined]
-        assert time.monotonic() - started_s < 0.5
+        assert numbers([*client.detect_stream([b"99"])]) == [99]
+        assert executed(echo)[0] - ran < 30, "what was not begun is dropped"
         workers = [thread.name for thread in threading.enumerate() if thread.name.startswith("detserve-")]
         assert set(workers) <= {"detserve-gateway-watch"}  # another test's
 
@@ -227,7 +227,7 @@ def test_what_a_killed_client_leaves_is_cleaned_up(echo_url: str) -> None:
     finally:
         process.kill()
         process.wait()
-    assert names_in_shm() == []
+    assert names_in_shm(process.pid) == []
     with Client(echo_url, NAME) as client:
         assert numbers([*client.detect_stream(frames(50), window=8)]) == list(range(1, 51))
     assert not set(left) & set(regions(echo_url))

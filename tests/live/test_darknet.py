@@ -29,6 +29,7 @@ def test_dog_bicycle_and_car(server) -> None:
     np.testing.assert_allclose(found.scores, scores, atol=0.005)
 
 
+@pytest.mark.slow
 def test_ap_equals_the_reference(server) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(VAL64 / "instances_val64.json"))

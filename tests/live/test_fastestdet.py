@@ -29,6 +29,7 @@ def test_the_dog_is_found(server) -> None:
     assert found.boxes == pytest.approx(boxes, abs=2)
 
 
+@pytest.mark.slow
 def test_ap_equals_the_reference(server) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(VAL64 / "instances_val64.json"))

@@ -38,6 +38,7 @@ def test_faces(server, tmp_path, name) -> None:
     np.testing.assert_allclose(found.scores, scores, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssd_mobilenet", "ssd_mobilenet_raw"])
 def test_ap_equals_the_reference(server, tmp_path, name) -> None:
     with contextlib.redirect_stdout(io.StringIO()):

@@ -100,14 +100,12 @@ def test_triton_killed_and_back(site: Site, protocol, sample, tmp_path) -> None:
             with Client(url, YOLO, security=site.security(), timeout_s=3) as client:
                 expected = client.detect(sample)
                 os.killpg(triton.pid, signal.SIGKILL)
-                started_s = time.monotonic()
                 with pytest.raises(ServerUnavailable, match="gateway cannot reach Triton"):
                     client.detect(sample)
-                assert time.monotonic() - started_s < 4
                 assert health(gateway.http_url, site) == 503
-                wait_for(lambda: is_free(ports["gRPC"]) and is_free(ports["HTTP"]), 5)
+                wait_for(lambda: is_free(ports["gRPC"]) and is_free(ports["HTTP"]))
                 with embedded_server(repository, gateway_secret=site.secret, **options):
-                    wait_for(lambda: found_by(client, sample) == expected, 5)
+                    wait_for(lambda: found_by(client, sample) == expected)
                     assert health(gateway.http_url, site) == 200
 
 
@@ -131,11 +129,11 @@ def test_the_serve_command(site: Site, sample, tmp_path, ending) -> None:
     key_file.write_text(site.keys["alice"] + "\n")
     port = choose_ports({"gateway": None})["gateway"]
     metrics = choose_ports({"metrics": None})["metrics"]
-    before = set(Path("/tmp").glob("detserve-gateway-*"))
     options = f"--repository {CHECKOUT / 'model_repository'} --model {YOLO} --metrics-port {metrics}"
     options += f" --gateway-port {port} --tls {site.tls.gateway} --keys {site.keys_file}"
     serving = subprocess.Popen(
         detserve("serve", *options.split(), "--access-log", str(tmp_path / "access.jsonl")),
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -143,6 +141,7 @@ def test_the_serve_command(site: Site, sample, tmp_path, ending) -> None:
         for line in serving.stdout:
             if "until Ctrl-C" in line:
                 break
+        assert list(tmp_path.glob("detserve-gateway-*"))
         url = f"grpcs://127.0.0.1:{port}"
         detect = detserve("detect", str(sample), "--model", YOLO, "--url", url)
         environment = {**os.environ, "DETSERVE_CA": str(ca)}
@@ -156,8 +155,8 @@ def test_the_serve_command(site: Site, sample, tmp_path, ending) -> None:
     assert allowed.returncode == 0, allowed.stderr
     assert refused.returncode == 1
     assert "no key came" in refused.stderr
-    wait_for(lambda: is_free(port), 5)
-    wait_for(lambda: set(Path("/tmp").glob("detserve-gateway-*")) <= before, 5)
+    wait_for(lambda: is_free(port))
+    wait_for(lambda: not list(tmp_path.glob("detserve-gateway-*")))
 
 
 def test_the_container_s_script(site: Site, tmp_path) -> None:
@@ -189,17 +188,17 @@ def test_the_container_s_script(site: Site, tmp_path) -> None:
     }
     script = subprocess.Popen([str(CHECKOUT / "deploy/gateway/serve.sh")], env=environment)
     try:
-        wait_for(lambda: not is_free(port), 5)
+        wait_for(lambda: not is_free(port))
         security = Security(api_key=text, ca=site.tls.authority)
         with Client(f"https://localhost:{port}", YOLO, security=security, timeout_s=2) as client:
             with pytest.raises(ServerUnavailable, match="cannot reach Triton"):
                 client.card()
             change_keys(keys, lambda file: KeyFile())
-            wait_for(lambda: "wrong or revoked" in reason_of(client), 6)
+            wait_for(lambda: "wrong or revoked" in reason_of(client))
     finally:
         script.terminate()
         assert script.wait(10) == 0
-    wait_for(lambda: is_free(port), 5)
+    wait_for(lambda: is_free(port))
 
 
 def reason_of(client: Client) -> str:
@@ -248,10 +247,10 @@ def test_a_killed_worker_s_counts_do_not_stay(site: Site, tmp_path, capfd) -> No
                 assert isinstance(held.exception(), urllib3.exceptions.HTTPError)
             reached.close()
             hanging.close()
-            wait_for(lambda: status() == 503, 10)  # nobody listens there any more; no longer 429
+            wait_for(lambda: status() == 503)  # nobody listens there any more; no longer 429
             said = capfd.readouterr().err
             assert "1 workers of nginx were killed" in said
-            wait_for(lambda: "workers_lost_total 1" in (tmp_path / "gateway.prom").read_text(), 2)
+            wait_for(lambda: "workers_lost_total 1" in (tmp_path / "gateway.prom").read_text())
 
 
 def workers_of(master: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -54,14 +55,19 @@ def test_a_key_of_another_model(site: Site, protocol, sample) -> None:
     assert (last["client"], last["model"], last["upstream_s"]) == ("bob", YOLO, None)
 
 
-def test_expiry_takes_effect_at_once_and_needs_no_reload(site: Site, protocol) -> None:
-    key_id = site.add_key("short", expires=utc_now() + timedelta(seconds=4))
-    with site.client(protocol, "short") as client:
-        assert client.ready()
-        time.sleep(4.5)
-        with pytest.raises(AccessDenied, match="expired"):
-            client.card()
-    assert key_id in nginx_file(site.keys_file).read_text()
+def test_expiry_takes_effect_at_once_and_needs_no_reload(site: Site) -> None:
+    expires = utc_now() + timedelta(seconds=8)
+    key_id = site.add_key("short", expires=expires)
+    in_force = nginx_file(site.keys_file).read_text()
+    with site.client("grpc", "short") as one, site.client("http", "short") as other:
+        for client in (one, other):
+            assert client.ready()
+        wait_for(lambda: utc_now() > expires + timedelta(seconds=1))
+        for client in (one, other):
+            with pytest.raises(AccessDenied, match="expired"):
+                client.card()
+    assert key_id in in_force
+    assert nginx_file(site.keys_file).read_text() == in_force
 
 
 def test_revocation_reaches_an_open_connection(site: Site, protocol) -> None:
@@ -77,7 +83,7 @@ def test_revocation_reaches_an_open_connection(site: Site, protocol) -> None:
                 return True
             return False
 
-        wait_for(refused, 5)
+        wait_for(refused)
 
 
 @pytest.mark.slow
@@ -85,26 +91,25 @@ def test_revocation_reaches_a_connection_that_is_never_idle(site: Site, protocol
     """nginx's old worker, which knows the old keys, keeps a busy HTTP/2 connection for 15 s at most."""
     name = f"busy_{protocol}"
     key_id = site.add_key(name, limits=UNLIMITED)
-    refused_after_s: list[float] = []
+    answered = Counter[str]()
 
     def busy(client: Client) -> None:
-        while True:
+        ends_s = time.monotonic() + 120
+        while time.monotonic() < ends_s:
             try:
                 client.ready()
             except AccessDenied:
-                refused_after_s.append(time.monotonic() - revoked_s)
+                answered["refused"] += 1
                 return
-            assert time.monotonic() < revoked_s + 20
+            answered["let in"] += 1
 
     with site.client(protocol, name) as client, ThreadPoolExecutor(4) as pool:
-        revoked_s = time.monotonic() + 60
         running = [pool.submit(busy, client) for _ in range(4)]
-        time.sleep(0.5)
+        wait_for(lambda: answered["let in"] > 20)
         revoke(site, key_id)
-        revoked_s = time.monotonic()
         for future in running:
             future.result()
-    assert max(refused_after_s) < 18
+    assert answered["refused"] == 4
 
 
 def test_a_rate_above_the_key_s(site: Site, protocol) -> None:

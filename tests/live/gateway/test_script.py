@@ -150,7 +150,8 @@ def _running(
             stderr=output,
         )
     try:
-        wait_for(lambda: not is_free(port) and (folder / "nginx.pid").exists(), 10)
+        pid = folder / "nginx.pid"
+        wait_for(lambda: not is_free(port) and pid.exists() and pid.read_text().strip())
         ids = {record.client: record.id for record in records}
         yield Script(etc, port, process, log, keys, ids)
     finally:
@@ -164,14 +165,14 @@ def test_a_certificate_that_nginx_refuses_holds_up_no_revocation(start) -> None:
         assert script.status("bob") == 200
         good = (script.etc / "tls/server.crt").read_bytes()
         (script.etc / "tls/server.crt").write_text("no certificate")
-        wait_for(lambda: "the change of tls is refused" in script.said(), 10)
-        wait_for(lambda: script.metric("detserve_gateway_change_refused") == 1, 3)
+        wait_for(lambda: "the change of tls is refused" in script.said())
+        wait_for(lambda: script.metric("detserve_gateway_change_refused") == 1)
         script.revoke("bob")
-        wait_for(lambda: script.status("bob") == 401, 10)
+        wait_for(lambda: script.status("bob") == 401)
         assert script.status("alice") == 200
         (script.etc / "tls/server.crt").write_bytes(good)
-        wait_for(lambda: "what was refused is in force now" in script.said(), 10)
-        wait_for(lambda: script.metric("detserve_gateway_change_refused") == 0, 3)
+        wait_for(lambda: "what was refused is in force now" in script.said())
+        wait_for(lambda: script.metric("detserve_gateway_change_refused") == 0)
         said = script.said()
         assert said.count("is refused, see above") <= 2, "once for each change"
 
@@ -180,10 +181,10 @@ def test_keys_that_nginx_refuses_hold_up_no_certificate(start) -> None:
     with answering() as triton:
         script = start(triton)
         (script.etc / "keys/keys.conf").write_text("nonsense")
-        wait_for(lambda: "the change of keys is refused" in script.said(), 10)
+        wait_for(lambda: "the change of keys is refused" in script.said())
         before = subprocess.run(_shown(script), capture_output=True, check=True).stdout
         write_certified(script.etc / "tls/server.crt", new_server(new_authority("b"), ["127.0.0.1"]))
-        wait_for(lambda: subprocess.run(_shown(script), capture_output=True).stdout != before, 10)
+        wait_for(lambda: subprocess.run(_shown(script), capture_output=True).stdout != before)
         assert script.status("alice") == 200, "the keys of before are in force"
 
 
@@ -200,7 +201,7 @@ def test_a_link_is_followed(start, tmp_path: Path) -> None:
         shutil.move(script.etc / "keys", elsewhere)
         (script.etc / "keys").symlink_to(elsewhere)
         script.revoke("bob")
-        wait_for(lambda: script.status("bob") == 401, 10)
+        wait_for(lambda: script.status("bob") == 401)
 
 
 def test_the_counts_of_a_killed_worker_do_not_stay(start) -> None:
@@ -212,16 +213,16 @@ def test_the_counts_of_a_killed_worker_do_not_stay(start) -> None:
         for thread in threads:
             thread.start()
         try:
-            wait_for(lambda: script.status() == 429, 15)
+            wait_for(lambda: script.status() == 429)
             for worker in script.workers():
                 os.kill(worker, signal.SIGKILL)
         finally:
             ended.set()
         for thread in threads:
             thread.join()
-        wait_for(lambda: "1 workers of nginx were killed" in script.said(), 10)
-        wait_for(lambda: script.status() == 200, 10)
-        wait_for(lambda: script.metric("detserve_gateway_workers_lost_total") == 1, 3)
+        wait_for(lambda: "1 workers of nginx were killed" in script.said())
+        wait_for(lambda: script.status() == 200)
+        wait_for(lambda: script.metric("detserve_gateway_workers_lost_total") == 1)
 
 
 def test_a_flood_of_alerts_is_cut_and_a_killed_worker_still_seen(start, tmp_path: Path) -> None:
@@ -230,11 +231,11 @@ def test_a_flood_of_alerts_is_cut_and_a_killed_worker_still_seen(start, tmp_path
         script = start(triton)
         with alerts.open("a") as file:
             file.writelines("[alert] 64 worker_connections are not enough\n" for _ in range(30_000))
-        wait_for(lambda: alerts.stat().st_size == 0, 10)
+        wait_for(lambda: alerts.stat().st_size == 0)
         for worker in script.workers():
             os.kill(worker, signal.SIGKILL)
-        wait_for(lambda: "1 workers of nginx were killed" in script.said(), 10)
-        wait_for(lambda: script.status() == 200, 10)
+        wait_for(lambda: "1 workers of nginx were killed" in script.said())
+        wait_for(lambda: script.status() == 200)
 
 
 def _asking(script: Script, ended: threading.Event) -> None:
@@ -269,13 +270,13 @@ def hanging() -> Iterator[int]:
 def test_a_triton_that_does_not_answer_gets_no_requests(start, dead) -> None:
     with answering() as one, answering() as other, dead() as gone:
         script = start(one, gone, other)
-        wait_for(script.workers, 5)
+        wait_for(script.workers)
         first = set(script.workers())
-        wait_for(lambda: f"no answer from: 127.0.0.1:{gone}" in script.said(), 15)
-        wait_for(lambda: not first & set(script.workers()), 5)
+        wait_for(lambda: f"no answer from: 127.0.0.1:{gone}" in script.said())
+        wait_for(lambda: not first & set(script.workers()))
         assert {script.status() for _ in range(40)} == {200}
         log = (script.log.parent / "access.jsonl").read_bytes().splitlines()[-40:]
-        assert max(json.loads(line)["latency_s"] for line in log) < 1, "nginx waits 2 s for a connection"
+        assert max(json.loads(line)["latency_s"] for line in log) < 2, "what nginx waits for a connection"
 
 
 def test_a_name_with_several_addresses(start, tmp_path: Path) -> None:
@@ -288,10 +289,10 @@ def test_a_name_with_several_addresses(start, tmp_path: Path) -> None:
     with answering() as port, answering(host="127.0.0.2", port=port):
         script = start(port, host="triton")
         assert {script.status() for _ in range(20)} == {200}
-        wait_for(lambda: f"no answer from: 127.0.0.3:{port}" in script.said(), 15)
+        wait_for(lambda: f"no answer from: 127.0.0.3:{port}" in script.said())
         names.write_text("127.0.0.2\n")
         served = script.etc.parent / "run/now/gateway/nginx.conf"
-        wait_for(lambda: "127.0.0.1:" not in served.read_text().partition("server {")[0], 10)
+        wait_for(lambda: "127.0.0.1:" not in served.read_text().partition("server {")[0])
         assert served.read_text().count(f"server 127.0.0.2:{port} weight=1 max_fails=0;") == 2
         assert {script.status() for _ in range(20)} == {200}
 
@@ -307,12 +308,12 @@ def test_a_resolver_that_fails_holds_up_no_revocation(start, tmp_path: Path) -> 
         script = start(port, host="triton")
         assert script.status("bob") == 200
         names.write_text("")
-        wait_for(lambda: "names without an address: triton" in script.said(), 10)
+        wait_for(lambda: "names without an address: triton" in script.said())
         script.revoke("bob")
-        wait_for(lambda: script.status("bob") == 401, 10)
+        wait_for(lambda: script.status("bob") == 401)
         configuration = script.etc / "gateway/nginx.conf"
         configuration.write_text(configuration.read_text().replace("server triton:", "server nowhere:"))
-        wait_for(lambda: "the change of gateway is refused" in script.said(), 10)
+        wait_for(lambda: "the change of gateway is refused" in script.said())
         assert script.status("alice") == 200
 
 
@@ -320,16 +321,23 @@ def test_a_folder_that_vanishes_is_said(start) -> None:
     with answering() as triton:
         script = start(triton)
         (script.etc / "keys").rename(script.etc.parent / "keys_elsewhere")
-        wait_for(lambda: "the change of keys is refused" in script.said(), 10)
+        wait_for(lambda: "the change of keys is refused" in script.said())
         assert script.status("alice") == 200
         (script.etc.parent / "keys_elsewhere").rename(script.etc / "keys")
-        wait_for(lambda: "what was refused is in force now" in script.said(), 20)
+        wait_for(lambda: "what was refused is in force now" in script.said())
 
 
 def test_when_none_answers_none_is_taken_out(start) -> None:
-    with hanging() as one, hanging() as other:
-        script = start(one, other)
-        time.sleep(10)
+    """One that does not answer a second time is: here that time is over when they are asked a third time."""
+    with socket.socket() as one, socket.socket() as other, ExitStack() as stack:
+        for listener in (one, other):
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            listener.settimeout(60)
+        script = start(one.getsockname()[1], other.getsockname()[1])
+        for _ in range(3):
+            for listener in (one, other):
+                stack.enter_context(listener.accept()[0])
         assert "no answer from" not in script.said()
 
 
