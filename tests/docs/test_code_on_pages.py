@@ -46,7 +46,9 @@ class Reader:
     def page(self, name: str) -> int:
         """The number of blocks that ran."""
         page = Path("page.md")
-        page.write_text((CHECKOUT / name).read_text().replace("localhost:8001", self.changes["localhost:8001"]))
+        page.write_text(
+            (CHECKOUT / name).read_text().replace("localhost:8001", self.changes["localhost:8001"])
+        )
         blocks = [CodeBlockParser("bash", self._bash), PythonCodeBlockParser()]
         examples = list(Sybil(parsers=blocks, pattern="*.md", path=".").parse(page).examples())
         for example in examples:
