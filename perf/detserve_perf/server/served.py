@@ -14,7 +14,7 @@ from detserve_perf.server.background import LOOPBACK, free_ports, running
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedRepository:
     """Where it listens; ``pid`` is the parent of all its processes."""
 
     grpc_url: str
@@ -23,7 +23,7 @@ class Served:
 
 
 @contextmanager
-def served(repository: Path, model: str, *options: str) -> Iterator[Served]:
+def served(repository: Path, model: str, *options: str) -> Iterator[ServedRepository]:
     """Serve ``model`` and the steps of its ensemble on free ports of 127.0.0.1.
 
     ``options`` are further options of ``detserve serve``. Raises
@@ -42,7 +42,7 @@ def served(repository: Path, model: str, *options: str) -> Iterator[Served]:
             is_ready=lambda: answers(http_port, "/v2/health/ready"),
         ) as pid,
     ):
-        yield Served(f"grpc://{LOOPBACK}:{grpc_port}", f"http://{LOOPBACK}:{http_port}", pid)
+        yield ServedRepository(f"grpc://{LOOPBACK}:{grpc_port}", f"http://{LOOPBACK}:{http_port}", pid)
 
 
 def answers(port: int, path: str) -> bool:
