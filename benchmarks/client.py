@@ -18,7 +18,7 @@ from detserve_client import Client
 from detserve_core.endpoint import Endpoint
 from detserve_perf.load.corpus import input_data, read_pictures
 from detserve_perf.load.perf_analyzer import find_perf_analyzer
-from detserve_perf.load.point import LoadPoint, run_load
+from detserve_perf.load.perf_analyzer_run import LoadPoint, run_load
 from detserve_perf.report.tables import Column, Report, Table
 from detserve_server.triton.embedded import embedded_server
 

@@ -29,7 +29,7 @@ from detserve_builder.triton_config import Placement, Target
 from detserve_core.endpoint import Endpoint
 from detserve_perf.load.corpus import input_data, read_pictures
 from detserve_perf.load.perf_analyzer import find_perf_analyzer
-from detserve_perf.load.point import LoadPoint, LoadResult, run_load
+from detserve_perf.load.perf_analyzer_run import LoadPoint, LoadResult, run_load
 from detserve_perf.report.machine import this_machine
 from detserve_perf.report.tables import Column, Figure, Report, Table
 from detserve_server.triton.embedded import embedded_server

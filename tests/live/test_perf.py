@@ -12,10 +12,10 @@ import pytest
 
 from detserve_client import Client
 from detserve_core.repository.served_steps import open_steps
-from detserve_perf.accuracy.evaluation import Accuracy, Served, measure_accuracy
+from detserve_perf.accuracy.evaluation import Accuracy, ServedModel, measure_accuracy
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.perf_analyzer import find_perf_analyzer
-from detserve_perf.load.point import LoadPoint
+from detserve_perf.load.perf_analyzer_run import LoadPoint
 from detserve_perf.speed.sweep import Sweep, SweepSettings, sweep
 from detserve_server.triton.embedded import RunningServer
 from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
@@ -58,9 +58,9 @@ def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Targe
     assert len(phases) == SETTINGS.phases(reference=True)
     assert len(result.references) == 2
     (run,) = result.runs
-    assert [stage.model for stage in run.stages] == [f"{DEFAULT}_pipeline"]
-    assert all(stage.requests >= 6 and stage.compute_infer_ms > 0 for stage in run.stages)
-    assert run.stages[0].pictures_per_execution >= 2
+    assert [step.model for step in run.steps] == [f"{DEFAULT}_pipeline"]
+    assert all(step.requests >= 6 and step.compute_infer_ms > 0 for step in run.steps)
+    assert run.steps[0].pictures_per_execution >= 2
     assert 0 < run.load.p50_ms <= run.load.p90_ms <= run.load.p99_ms
     assert run.ratio is not None
     assert run.ratio > 0
@@ -117,7 +117,7 @@ def test_a_detector_does_not_differ_from_itself_over_the_other_protocol(
     with Client(served.url, DEFAULT) as client:
         annotations.write_text(json.dumps(_own_annotations(client)))
     other = server.http_url if served.url == server.grpc_url else server.grpc_url
-    result = _accuracy(served, annotations, SAMPLES, [], Served(other, DEFAULT))
+    result = _accuracy(served, annotations, SAMPLES, [], ServedModel(other, DEFAULT))
     assert result.differences is not None
     everything, *_ = result.differences.by_class()
     assert everything.matched > 0
@@ -167,11 +167,11 @@ def _accuracy(
     dataset: Path,
     images: Path | None,
     calls: list[int],
-    against: Served | None = None,
+    against: ServedModel | None = None,
     model: str = DEFAULT,
 ) -> Accuracy:
     return measure_accuracy(
-        Served(served.url, model),
+        ServedModel(served.url, model),
         dataset,
         images,
         iou_threshold=None,

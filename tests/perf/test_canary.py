@@ -18,13 +18,13 @@ from detserve_client.transports import FakeTransport
 from detserve_core.card import Card
 from detserve_core.detections import Detections
 from detserve_core.errors import InferenceError, RequestRejected, ServerFault, ServerUnavailable
-from detserve_perf.accuracy.canary import Comparison, Limits, compare_dataset, compare_pictures
+from detserve_perf.accuracy.canary import AllowedChange, Comparison, compare_dataset, compare_pictures
 from detserve_perf.accuracy.differences import Counts
 from detserve_perf.commands.canary import app
 from detserve_perf.errors import MeasurementError
 from tests.perf.test_differences import A_MOVED, A, B, C, found
 
-STRICT = Limits(max_changed=0, min_iou=1, max_ap_drop=0)
+STRICT = AllowedChange(max_changed=0, min_iou=1, max_ap_drop=0)
 Answer = Detections | InferenceError
 
 
@@ -80,7 +80,7 @@ def test_each_kind_of_change_counts_its_picture_once(compare) -> None:  # type: 
     total = comparison.boxes[0]
     assert (comparison.changed, comparison.failed) == (5, 1)
     assert (total.matched, total.moved, total.missed, total.extra) == (7, 1, 3, 3)
-    said = comparison.breaches(Limits(max_changed=0.5, min_iou=0.99, max_ap_drop=0))
+    said = comparison.breaches(AllowedChange(max_changed=0.5, min_iou=0.99, max_ap_drop=0))
     assert len(said) == 3
     assert "failed on 1 pictures" in said[0]
     assert "the model died" in said[0]
@@ -110,7 +110,7 @@ def test_a_limit_is_passed_exactly_when_the_figure_is_beyond_it(
 ) -> None:
     same = _counts()
     comparison = Comparison(20, changed, 0, "", (same,), (1.0, 1.0 - drop))
-    said = comparison.breaches(Limits(max_changed=limit, min_iou=0, max_ap_drop=limit))
+    said = comparison.breaches(AllowedChange(max_changed=limit, min_iou=0, max_ap_drop=limit))
     assert len(said) == (changed / 20 > limit) + (1.0 - (1.0 - drop) > limit)
 
 

@@ -7,7 +7,7 @@ import pytest
 from detserve_core.endpoint import Endpoint
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.perf_analyzer import PerfAnalyzer
-from detserve_perf.load.point import LoadPoint, LoadResult, parse_report, run_load
+from detserve_perf.load.perf_analyzer_run import LoadPoint, LoadResult, parse_report, run_load
 
 REPORT = (Path(__file__).parent / "perf_analyzer_2.49.csv").read_text()
 POINT = LoadPoint(concurrency=2, batch=4)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detserve_perf.errors import MeasurementError
-from detserve_perf.report.earlier import Metric, metrics, read_results
 from detserve_perf.report.machine import this_machine
+from detserve_perf.report.measurements import Metric, metrics, read_measurements
 from detserve_perf.report.page import html_report
 from detserve_perf.report.regressions import RULE, changes
 from detserve_perf.speed.compare import Contest, ContestRun, ContestSettings
@@ -71,7 +71,7 @@ class _Page(HTMLParser):
 
 
 def test_the_page_needs_nothing_beside_itself(folder: Path) -> None:
-    text = html_report([read_results(folder)])
+    text = html_report([read_measurements(folder)])
     assert "http:" not in text
     assert "https:" not in text
     assert not re.search(r"url\((?!#)", text)
@@ -84,9 +84,9 @@ def test_the_page_needs_nothing_beside_itself(folder: Path) -> None:
 
 
 def test_the_page_holds_its_figures_and_their_numbers(folder: Path) -> None:
-    text = html_report([read_results(folder)])
+    text = html_report([read_measurements(folder)])
     page = _Page(text)
-    assert [tag for tag, _ in page.tags].count("svg") == 4  # speed, accuracy, stages, servers
+    assert [tag for tag, _ in page.tags].count("svg") == 4  # speed, accuracy, steps, servers
     for words in ("pictures/s", "detector: queue", "fastapi (HTTP)", "codes: 0.650", MACHINE.cpu, "2.51.0"):
         assert words in text
     assert "&lt;noisy&gt; &amp; busy" in text
@@ -106,7 +106,7 @@ def test_worse_is_marked_and_noise_is_not(folder: Path, tmp_path: Path) -> None:
     for run in compared["runs"]:
         run["ratio"] *= 1.5 if run["name"] == "fastapi" else 1.05
     (then / "compare.json").write_text(json.dumps(compared))
-    now, earlier = read_results(folder), read_results(then)
+    now, earlier = read_measurements(folder), read_measurements(then)
     text = html_report([now], earlier)
     assert "1 of " in text
     assert RULE in text
@@ -116,8 +116,8 @@ def test_worse_is_marked_and_noise_is_not(folder: Path, tmp_path: Path) -> None:
     assert "No figure is worse" in html_report([now], now)
 
 
-def _metric(*values: float, higher: bool = True, step: float | None = None) -> Metric:
-    return Metric("x", "", higher, values, step)
+def _metric(*values: float, higher: bool = True, least_change: float | None = None) -> Metric:
+    return Metric("x", "", higher, values, least_change)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def _metric(*values: float, higher: bool = True, step: float | None = None) -> M
         (_metric(80, 99), _metric(100, 101), "same"),
         (_metric(99, 99), _metric(100, 100), "same"),
         (_metric(50), _metric(100, 101), "not judged"),
-        (_metric(0.60, step=0.002), _metric(0.61, step=0.002), "worse"),
-        (_metric(0.609, step=0.002), _metric(0.61, step=0.002), "same"),
+        (_metric(0.60, least_change=0.002), _metric(0.61, least_change=0.002), "worse"),
+        (_metric(0.609, least_change=0.002), _metric(0.61, least_change=0.002), "same"),
     ],
 )
 def test_the_rule(now: Metric, earlier: Metric, verdict: str) -> None:
@@ -146,21 +146,21 @@ def test_a_run_is_the_same_as_itself(values: list[float]) -> None:
 
 def test_wrong_folders_are_named(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(MeasurementError, match=r"holds no measurement; expected some of sweep\.json"):
-        read_results(tmp_path)
+        read_measurements(tmp_path)
     for damaged in ("{", "[]"):
         (tmp_path / "sweep.json").write_text(damaged)
         with pytest.raises(MeasurementError, match=r"sweep\.json"):
-            read_results(tmp_path)
+            read_measurements(tmp_path)
     (tmp_path / "sweep.json").write_text('{"model": "codes"}')
     with pytest.raises(MeasurementError, match="another version"):
-        html_report([read_results(folder)], read_results(tmp_path))
+        html_report([read_measurements(folder)], read_measurements(tmp_path))
 
 
 def test_an_earlier_run_of_something_else_is_refused(tmp_path: Path, folder: Path) -> None:
     accuracy = json.loads((folder / "accuracy.json").read_text())
     (tmp_path / "accuracy.json").write_text(json.dumps({**accuracy, "model": "other"}))
     with pytest.raises(MeasurementError, match="no figure in common"):
-        html_report([read_results(folder)], read_results(tmp_path))
+        html_report([read_measurements(folder)], read_measurements(tmp_path))
 
 
 def test_servers_are_ranked_under_in_process() -> None:

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from detserve_perf.commands.sweep import _numbers
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.point import LoadPoint, LoadResult
+from detserve_perf.load.perf_analyzer_run import LoadPoint, LoadResult
 from detserve_perf.report.machine import this_machine
 from detserve_perf.speed.reference import ReferenceRun
-from detserve_perf.speed.stages import StageTimes
+from detserve_perf.speed.step_times import StepTimes
 from detserve_perf.speed.sweep import (
     PointRun,
     Sweep,
@@ -21,14 +21,14 @@ from detserve_perf.speed.sweep import (
     spread,
     with_ratios,
 )
-from detserve_perf.speed.sweep_report import speed_table, stages_table, sweep_report
+from detserve_perf.speed.sweep_report import speed_table, steps_table, sweep_report
 
 ONE, FOUR = LoadPoint(1), LoadPoint(4)
 
 
 def run(point: LoadPoint, pictures_per_s: float, queue_ms: float = 1.0) -> PointRun:
-    stage = StageTimes("codes_detector", 30, queue_ms, 0.1, 9.0, 0.2, 1.5)
-    return PointRun(point, LoadResult(pictures_per_s, 5.0, 6.0, 7.0), (stage,))
+    step = StepTimes("codes_detector", 30, queue_ms, 0.1, 9.0, 0.2, 1.5)
+    return PointRun(point, LoadResult(pictures_per_s, 5.0, 6.0, 7.0), (step,))
 
 
 RUNS = [run(ONE, 50.0), run(FOUR, 90.0), run(ONE, 60.0, 3.0), run(FOUR, 100.0)]
@@ -54,7 +54,7 @@ def test_a_point_is_one_row_of_medians() -> None:
         "spread_percent",
     ]
     assert table.rows[0] == pytest.approx([1, 1, 55.0, 100 * 10 / 55, 5, 6, 7, 0.55, 100 * 0.1 / 0.55])
-    assert stages_table(RUNS, "codes").rows[0] == [1, 1, "detector", 2.0, 0.1, 9.0, 0.2, 1.5]
+    assert steps_table(RUNS, "codes").rows[0] == [1, 1, "detector", 2.0, 0.1, 9.0, 0.2, 1.5]
 
 
 @given(st.floats(0.1, 1e3), st.lists(st.floats(0.1, 1e3), min_size=1, max_size=9))

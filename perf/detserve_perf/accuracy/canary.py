@@ -15,7 +15,7 @@ from detserve_perf.errors import MeasurementError
 
 
 @dataclass(frozen=True)
-class Limits:
+class AllowedChange:
     """What a new detector may change: share of pictures, mean IoU of matched boxes, AP; each 0 to 1."""
 
     max_changed: float
@@ -46,22 +46,22 @@ class Comparison:
         """0 to 1."""
         return self.changed / self.pictures
 
-    def breaches(self, limits: Limits) -> list[str]:
+    def breaches(self, allowed: AllowedChange) -> list[str]:
         """One clause for each limit that is passed; empty when the new detector may take over."""
         found = []
         if self.failed:
             found.append(f"the new detector failed on {self.failed} pictures: {self.first_failure}")
-        if self.changed_share > limits.max_changed:
+        if self.changed_share > allowed.max_changed:
             found.append(
                 f"detections changed on {self.changed_share:.1%} of the pictures, "
-                f"allowed are {limits.max_changed:.1%}"
+                f"allowed are {allowed.max_changed:.1%}"
             )
         iou = self.boxes[0].mean_iou
-        if iou is not None and iou < limits.min_iou:
-            found.append(f"matched boxes overlap by {iou:.4f} on average, wanted are {limits.min_iou:.4f}")
-        if self.ap is not None and self.ap[0] - self.ap[1] > limits.max_ap_drop:
+        if iou is not None and iou < allowed.min_iou:
+            found.append(f"matched boxes overlap by {iou:.4f} on average, wanted are {allowed.min_iou:.4f}")
+        if self.ap is not None and self.ap[0] - self.ap[1] > allowed.max_ap_drop:
             found.append(
-                f"AP fell from {self.ap[0]:.4f} to {self.ap[1]:.4f}, allowed are {limits.max_ap_drop:.4f}"
+                f"AP fell from {self.ap[0]:.4f} to {self.ap[1]:.4f}, allowed are {allowed.max_ap_drop:.4f}"
             )
         return found
 

@@ -29,7 +29,7 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """One ensemble of one server."""
 
     url: str
@@ -44,7 +44,7 @@ class ModelAccuracy:
     """
 
     name: str
-    served: Served
+    served: ServedModel
     iou_threshold: float
     shown_score: float
     table: AccuracyTable
@@ -64,13 +64,13 @@ class Accuracy:
 
 
 def measure_accuracy(
-    served: Served,
+    served: ServedModel,
     dataset: Path,
     images: Path | None,
     *,
     iou_threshold: float | None,
     concurrency: int,
-    against: Served | None = None,
+    against: ServedModel | None = None,
     worst: int = 0,
     on_pictures: Callable[[int], None],
     on_picture: Callable[[], None],
@@ -140,7 +140,7 @@ def score_dataset(
     models = tuple(
         ModelAccuracy(
             f"{client.model} at {client.endpoint}" if alike else client.model,
-            Served(str(client.endpoint), client.model),
+            ServedModel(str(client.endpoint), client.model),
             iou,
             card.thresholds.score,
             *score.result(),

@@ -141,7 +141,7 @@ def _facts(result: Accuracy) -> list[tuple[str, str]]:
         ("compared with", ", ".join(f"{one.served.model} of {one.served.url}" for one in result.models[1:])),
         ("dataset", f"{dataset.path}, {dataset.format}"),
         ("thresholds", f"score {SCORE_THRESHOLD:g}, {_nms(result.models)}"),
-        ("requests under way", str(result.concurrency)),
+        ("requests in flight", str(result.concurrency)),
         ("machine", f"{machine.cpu}, {machine.cores} cores"),
         ("date", machine.date),
         ("command", f"`{machine.command}`"),

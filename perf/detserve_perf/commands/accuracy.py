@@ -29,7 +29,7 @@ def accuracy(
     iou: Annotated[
         float | None, typer.Option(min=0, max=1, help="IoU threshold of NMS.", show_default="the card's")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 4,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 4,
     against: Annotated[
         str | None, typer.Option(help="Another ensemble: score it too, and compare picture by picture.")
     ] = None,
@@ -45,7 +45,7 @@ def accuracy(
     ] = None,
 ) -> None:
     """COCO's average precision of a served detector, overall, by size and by class; or of two, compared."""
-    from detserve_perf.accuracy.evaluation import Served, measure_accuracy
+    from detserve_perf.accuracy.evaluation import ServedModel, measure_accuracy
     from detserve_perf.accuracy.evaluation_report import accuracy_report
 
     if against_url is not None and against is None:
@@ -56,12 +56,12 @@ def accuracy(
     with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task("detecting", total=None)
         result = measure_accuracy(
-            Served(url, model),
+            ServedModel(url, model),
             dataset,
             images,
             iou_threshold=iou,
             concurrency=concurrency,
-            against=Served(against_url or url, against) if against is not None else None,
+            against=ServedModel(against_url or url, against) if against is not None else None,
             worst=worst,
             on_pictures=lambda count: progress.update(task, total=count),
             on_picture=lambda: progress.advance(task),

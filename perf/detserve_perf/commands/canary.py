@@ -50,7 +50,7 @@ def canary(
     ] = 0.05,
     min_iou: Annotated[float, typer.Option(min=0, max=1, help="Least mean IoU of matched boxes.")] = 0.95,
     max_ap_drop: Annotated[float, typer.Option(min=0, max=1, help="Most AP to lose, with --labels.")] = 0.01,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at each server.")] = 2,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at each server.")] = 2,
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
     """Send the same pictures to an old and a new detector; exit 1 when too much changes.
@@ -60,7 +60,7 @@ def canary(
     A picture has changed when a box has no partner of its class with an IoU of 0.5 or more, when a matched
     box moved (IoU under 0.9), or when the new detector failed.
     """
-    from detserve_perf.accuracy.canary import Limits
+    from detserve_perf.accuracy.canary import AllowedChange
 
     if from_stdin and (pictures or labels):
         raise typer.BadParameter("it cannot be used with --pictures or --labels", param_hint="--from-stdin")
@@ -76,11 +76,11 @@ def canary(
         comparison = _compare(
             old_client, new_client, pictures, labels, concurrency, lambda: progress.advance(task)
         )
-    limits = Limits(max_changed=max_changed, min_iou=min_iou, max_ap_drop=max_ap_drop)
-    breaches = comparison.breaches(limits)
+    allowed = AllowedChange(max_changed=max_changed, min_iou=min_iou, max_ap_drop=max_ap_drop)
+    breaches = comparison.breaches(allowed)
     _table(comparison).print(Console(markup=False, emoji=False))
     if output is not None:
-        content = {**asdict(comparison), "limits": asdict(limits), "breaches": breaches}
+        content = {**asdict(comparison), "allowed": asdict(allowed), "breaches": breaches}
         write_whole(output, json.dumps(content, indent=2).encode() + b"\n")
     if breaches:
         typer.echo(f"detserve: the new detector is held back: {'; '.join(breaches)}", err=True)

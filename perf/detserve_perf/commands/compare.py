@@ -22,7 +22,7 @@ def compare(
     also: Annotated[
         list[str] | None, typer.Option(help="Another ensemble of the repository to serve beside, e.g. INT8.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 4,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 4,
     requests: Annotated[int, typer.Option(min=1, help="Requests per server and round.")] = 300,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds, each with all servers in turn.")] = 3,
 ) -> None:

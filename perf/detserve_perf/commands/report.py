@@ -21,11 +21,11 @@ def report(
     """One HTML page of everything measured, which needs no other file."""
     from detserve_core.machine.whole_files import write_whole
     from detserve_perf.accuracy.curves import require_plotting
-    from detserve_perf.report.earlier import read_results
+    from detserve_perf.report.measurements import read_measurements
     from detserve_perf.report.page import html_report
 
     require_plotting()
-    found = [read_results(folder) for folder in results]
-    page = html_report(found, None if against is None else read_results(against))
+    found = [read_measurements(folder) for folder in results]
+    page = html_report(found, None if against is None else read_measurements(against))
     write_whole(output, page.encode())
     typer.echo(f"written: {output}")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.point import LoadPoint
+from detserve_perf.load.perf_analyzer_run import LoadPoint
 
 
 def sweep(
@@ -23,12 +23,12 @@ def sweep(
     repository: Annotated[
         Path | None, typer.Option(help="The served repository, for the in-process reference.")
     ] = None,
-    concurrency: Annotated[str, typer.Option(help="Requests under way at a time, e.g. 1,2,4,8.")] = "1,2,4,8",
+    concurrency: Annotated[str, typer.Option(help="Requests in flight, e.g. 1,2,4,8.")] = "1,2,4,8",
     batch: Annotated[str, typer.Option(help="Pictures in a request, e.g. 1,4.")] = "1",
     requests: Annotated[int, typer.Option(min=1, help="Requests per point and repeat.")] = 300,
     repeats: Annotated[int, typer.Option(min=1, help="How often the whole sweep is run.")] = 3,
 ) -> None:
-    """Throughput, latency and time per stage over concurrency and batch, beside the in-process reference."""
+    """Throughput, latency and time per step over concurrency and batch, beside the in-process reference."""
     from detserve_perf.speed.sweep import SweepSettings
     from detserve_perf.speed.sweep import sweep as measure
     from detserve_perf.speed.sweep_report import sweep_report

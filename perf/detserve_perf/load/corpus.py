@@ -48,12 +48,12 @@ def corpus_note(count: int) -> str | None:
 
 
 def input_data(pictures: list[bytes]) -> str:
-    """The JSON for ``--input-data``: one step per picture.
+    """The JSON for ``--input-data``: one entry per picture.
 
     A BYTES value in ``b64`` carries its own length in front, 4 bytes little-endian.
     """
-    steps = [
+    entries = [
         {IMAGE: {"content": {"b64": base64.b64encode(struct.pack("<I", len(p)) + p).decode()}, "shape": [1]}}
         for p in pictures
     ]
-    return json.dumps({"data": steps})
+    return json.dumps({"data": entries})

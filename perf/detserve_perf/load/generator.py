@@ -1,6 +1,6 @@
 """One load generator for every server: requests made beforehand, answers not looked into, over HTTP or gRPC.
 
-A closed loop keeps ``concurrency`` requests under way. An open loop sends each request at its own time,
+A closed loop keeps ``concurrency`` requests in flight. An open loop sends each request at its own time,
 whether or not those before it were answered, as cameras do.
 """
 
@@ -138,7 +138,7 @@ async def grpc_sender(address: str, requests: Sequence[bytes]) -> AsyncIterator[
 async def closed_loop(
     send: Send, *, concurrency: int, requests: int | None = None, duration_s: float | None = None
 ) -> Run:
-    """Keep ``concurrency`` requests under way until ``requests`` were sent or ``duration_s`` is over."""
+    """Keep ``concurrency`` requests in flight until ``requests`` were sent or ``duration_s`` is over."""
     numbers = itertools.count() if requests is None else iter(range(requests))
     started_s, cpu_s = time.perf_counter(), time.process_time()
     ends_s = float("inf") if duration_s is None else started_s + duration_s

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import bentoml
 from bentoml.validators import ContentType
 
-from detserve_perf.peers.steps import CORES, as_json, open_detector
+from detserve_perf.peers.detector import CORES, as_json, open_detector
 
 
 @bentoml.service(workers=CORES, logging={"access": {"enabled": False}}, metrics={"enabled": False})

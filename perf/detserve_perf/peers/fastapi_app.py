@@ -8,7 +8,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
-from detserve_perf.peers.steps import CORES, PORT, as_json, open_detector
+from detserve_perf.peers.detector import CORES, PORT, as_json, open_detector
 
 app = FastAPI()
 _detect = open_detector() if __name__ != "__main__" else None

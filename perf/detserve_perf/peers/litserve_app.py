@@ -7,7 +7,7 @@ from typing import Any
 
 import litserve
 
-from detserve_perf.peers.steps import CORES, PORT, as_json, open_detector
+from detserve_perf.peers.detector import CORES, PORT, as_json, open_detector
 
 
 class DetectorAPI(litserve.LitAPI):

@@ -9,7 +9,7 @@ import numpy as np
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-from detserve_perf.peers.steps import CORES, PORT, open_detector
+from detserve_perf.peers.detector import CORES, PORT, open_detector
 
 _MODEL = os.environ["DETSERVE_PEER_MODEL"]
 _ROWS = int(os.environ["DETSERVE_PEER_ROWS"])

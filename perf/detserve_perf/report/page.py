@@ -8,12 +8,12 @@ from typing import Any
 
 from detserve_core.errors import MissingExtra
 from detserve_perf.errors import MeasurementError
-from detserve_perf.report.earlier import Results, metrics
+from detserve_perf.report.measurements import Measurements, metrics
 from detserve_perf.report.page_figures import (
     accuracy_against_latency,
     memory_over_time,
     servers_compared,
-    stage_breakdown,
+    step_breakdown,
     throughput_against_latency,
 )
 from detserve_perf.report.regressions import RULE, Change, changes
@@ -51,7 +51,7 @@ class _Part:
     grids: Sequence[_Grid] = ()
 
 
-def html_report(results: Sequence[Results], earlier: Results | None = None) -> str:
+def html_report(results: Sequence[Measurements], earlier: Measurements | None = None) -> str:
     """The page; with ``earlier``, what changed since then comes first.
 
     Raises :class:`MeasurementError` when ``earlier`` has no figure in common with ``results``, and
@@ -68,7 +68,7 @@ def html_report(results: Sequence[Results], earlier: Results | None = None) -> s
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    throughput = "Throughput against latency; left and up is better. The numbers are requests under way."
+    throughput = "Throughput against latency; left and up is better. The numbers are requests in flight."
     return templates.get_template("page.html.j2").render(
         names=", ".join(one.name for one in results),
         since=None if earlier is None else _since(results, earlier),
@@ -88,7 +88,7 @@ def _figures(*drawn: tuple[str | None, str]) -> list[_Figure]:
     return [_Figure(Markup(svg), caption) for svg, caption in drawn if svg]  # noqa: S704
 
 
-def _since(results: Sequence[Results], earlier: Results) -> dict[str, Any]:
+def _since(results: Sequence[Measurements], earlier: Measurements) -> dict[str, Any]:
     now = [metric for one in results for metric in metrics(one)]
     found = changes(now, metrics(earlier))
     if not found:
@@ -113,7 +113,7 @@ def _change_row(change: Change) -> list[tuple[str, str]]:
     return [(name, "text"), *((cell, "") for cell in cells), verdict]
 
 
-def _parts(one: Results) -> Iterator[_Part]:
+def _parts(one: Measurements) -> Iterator[_Part]:
     """What was measured in one folder, in the order of the page."""
 
     def part(
@@ -125,7 +125,7 @@ def _parts(one: Results) -> Iterator[_Part]:
     compared = "The same ONNX and steps; the thin lines span the rounds, the dashed line is in-process."
     memory = "The dotted line ends the warm-up."
     yield part("Load points", _rows(one, "sweep"))
-    yield part("Where the time goes", drawn=stage_breakdown(one), caption="Time of a request in each step.")
+    yield part("Where the time goes", drawn=step_breakdown(one), caption="Time of a request in each step.")
     yield part("Beside other servers", _rows(one, "compare"), drawn=servers_compared(one), caption=compared)
     yield part("Overload", _rows(one, "overload"))
     yield part("Accuracy", _accuracy(one))
@@ -133,18 +133,18 @@ def _parts(one: Results) -> Iterator[_Part]:
     yield part("Memory under load", drawn=memory_over_time(one), caption=memory)
 
 
-def _notes(one: Results) -> list[str]:
+def _notes(one: Measurements) -> list[str]:
     return list(
         dict.fromkeys(str(note) for data in one.measured.values() for note in data.get("notes") or ())
     )
 
 
-def _rows(one: Results, kind: str, key: str = "table") -> list[dict[str, Any]]:
+def _rows(one: Measurements, kind: str, key: str = "table") -> list[dict[str, Any]]:
     rows = one.measured.get(kind, {}).get(key)
     return rows if isinstance(rows, list) else []
 
 
-def _accuracy(one: Results) -> list[dict[str, Any]]:
+def _accuracy(one: Measurements) -> list[dict[str, Any]]:
     table = one.measured.get("accuracy", {}).get("table")
     if not isinstance(table, dict):
         return []
@@ -181,7 +181,7 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _machine(one: Results) -> list[tuple[str, str]]:
+def _machine(one: Measurements) -> list[tuple[str, str]]:
     commands = dict.fromkeys(
         str(data["machine"]["command"]) for data in one.measured.values() if data.get("machine")
     )

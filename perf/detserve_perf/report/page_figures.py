@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from detserve_perf.report.earlier import Results
+from detserve_perf.report.measurements import Measurements
 
 #: Readable on white and on near-black.
 COLOURS = ("#3b82c4", "#d97706", "#2f9e63", "#d64545", "#8b5cf6", "#0e9aa7", "#b45391", "#7a8b99")
 _TEXT = "#010203"  # replaced by currentColor
-_STAGES = (
+_PHASES = (
     ("queue_ms", "queue", 0.3),
     ("compute_input_ms", "input", 0.55),
     ("compute_infer_ms", "compute", 1.0),
@@ -21,7 +21,7 @@ _STAGES = (
 )
 
 
-def throughput_against_latency(results: Sequence[Results]) -> str | None:
+def throughput_against_latency(results: Sequence[Measurements]) -> str | None:
     """One line a sweep, a point for each concurrency; p50 drawn through, p99 dotted."""
     sweeps = [one for one in results if "sweep" in one.measured]
     if not sweeps:
@@ -48,7 +48,7 @@ def throughput_against_latency(results: Sequence[Results]) -> str | None:
     return _svg(drawing, panel, "throughput")
 
 
-def stage_breakdown(results: Results) -> str | None:
+def step_breakdown(results: Measurements) -> str | None:
     """Mean time of a request in each step, at every concurrency of batch 1."""
     if "sweep" not in results.measured:
         return None
@@ -57,14 +57,14 @@ def stage_breakdown(results: Results) -> str | None:
     if not points:
         return None
     bars: list[tuple[str, list[float], str, float]] = []
-    for position, stage in enumerate(runs[0]["stages"]):
-        step = stage["model"].removeprefix(f"{results.name}_")
-        for field, name, opacity in _STAGES:
+    for position, step in enumerate(runs[0]["steps"]):
+        name_of_step = step["model"].removeprefix(f"{results.name}_")
+        for field, name, opacity in _PHASES:
             heights = [
-                median(r["stages"][position][field] for r in runs if r["point"]["concurrency"] == point)
+                median(r["steps"][position][field] for r in runs if r["point"]["concurrency"] == point)
                 for point in points
             ]
-            bars.append((f"{step}: {name}", heights, COLOURS[position % len(COLOURS)], opacity))
+            bars.append((f"{name_of_step}: {name}", heights, COLOURS[position % len(COLOURS)], opacity))
     largest = max(max(bar[1]) for bar in bars)
     bars = [bar for bar in bars if max(bar[1]) > 0.01 * largest]
     drawing, panel = _panel("mean ms per request", "concurrency")
@@ -74,10 +74,10 @@ def stage_breakdown(results: Results) -> str | None:
         panel.barh(names, widths, left=left, height=0.62, color=colour, alpha=opacity, label=name)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     panel.invert_yaxis()
-    return _svg(drawing, panel, f"stages-{results.name}")
+    return _svg(drawing, panel, f"steps-{results.name}")
 
 
-def servers_compared(results: Results) -> str | None:
+def servers_compared(results: Measurements) -> str | None:
     """Throughput of each server over in-process, with the range of its rounds."""
     if "compare" not in results.measured:
         return None
@@ -95,12 +95,12 @@ def servers_compared(results: Results) -> str | None:
     return _svg(drawing, panel, f"compare-{results.name}", legend=False)
 
 
-def accuracy_against_latency(results: Sequence[Results]) -> str | None:
-    """One point a folder that has both: AP over p50 with the fewest requests under way."""
+def accuracy_against_latency(results: Sequence[Measurements]) -> str | None:
+    """One point a folder that has both: AP over p50 with the fewest requests in flight."""
     both = [one for one in results if {"sweep", "accuracy"} <= set(one.measured)]
     if not both:
         return None
-    drawing, panel = _panel("p50 latency with the fewest requests under way, ms", "AP")
+    drawing, panel = _panel("p50 latency with the fewest requests in flight, ms", "AP")
     for one, colour in zip(both, _cycle(), strict=False):
         rows = one.measured["sweep"]["table"]
         latency_ms = min(rows, key=lambda row: (row["batch"], row["concurrency"]))["p50_ms"]
@@ -111,7 +111,7 @@ def accuracy_against_latency(results: Sequence[Results]) -> str | None:
     return _svg(drawing, panel, "accuracy")
 
 
-def memory_over_time(results: Results) -> str | None:
+def memory_over_time(results: Measurements) -> str | None:
     """Resident memory of every process of a soak."""
     if "soak" not in results.measured:
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from detserve_perf.report.earlier import Metric
+from detserve_perf.report.measurements import Metric
 
 RULE = (
     "A figure is worse or better when its median moved by more than the noise: the range of its repeats now "
@@ -50,8 +50,8 @@ def _change(now: Metric, earlier: Metric) -> Change:
 
 
 def _noise(now: Metric, earlier: Metric) -> float | None:
-    if now.step is not None:
-        return now.step
+    if now.least_change is not None:
+        return now.least_change
     if len(now.values) < 2 or len(earlier.values) < 2:
         return None
     ranges = sum(max(metric.values) - min(metric.values) for metric in (now, earlier))

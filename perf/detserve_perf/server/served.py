@@ -15,7 +15,7 @@ from detserve_perf.server.background import running
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedRepository:
     """Where it listens; ``pid`` is the parent of all its processes."""
 
     grpc_url: str
@@ -24,7 +24,7 @@ class Served:
 
 
 @contextmanager
-def served(repository: Path, model: str, *options: str) -> Iterator[Served]:
+def served(repository: Path, model: str, *options: str) -> Iterator[ServedRepository]:
     """Serve ``model`` and the steps of its ensemble on free ports of 127.0.0.1.
 
     ``options`` are further options of ``detserve serve``. Raises
@@ -44,4 +44,4 @@ def served(repository: Path, model: str, *options: str) -> Iterator[Served]:
             is_ready=lambda: answers(http_port),
         ) as pid,
     ):
-        yield Served(f"grpc://{LOOPBACK}:{grpc_port}", f"http://{LOOPBACK}:{http_port}", pid)
+        yield ServedRepository(f"grpc://{LOOPBACK}:{grpc_port}", f"http://{LOOPBACK}:{http_port}", pid)

@@ -9,7 +9,7 @@ from typing import Any
 from detserve_client.engine.faults import error_from_grpc, error_from_http, unreachable
 from detserve_core.endpoint import Endpoint
 from detserve_perf.errors import MeasurementError
-from detserve_perf.speed.stages import ModelCounters
+from detserve_perf.speed.step_times import ModelCounters
 
 
 class TritonQueries:

@@ -35,7 +35,7 @@ from detserve_perf.load.wire_requests import (
     triton_http_requests,
 )
 from detserve_perf.peers.environment import check_peers, peer_python
-from detserve_perf.peers.running import running_peer
+from detserve_perf.peers.peer_server import running_peer
 from detserve_perf.report.machine import Machine, this_machine
 from detserve_perf.server.served import served
 from detserve_perf.server.triton import TritonQueries
@@ -81,7 +81,7 @@ class ContestRun:
 
 @dataclass(frozen=True)
 class ContestSettings:
-    """``concurrency`` requests under way, ``requests`` per contestant and round."""
+    """``concurrency`` requests in flight, ``requests`` per contestant and round."""
 
     concurrency: int
     requests: int

@@ -42,7 +42,7 @@ def compare_report(result: Contest, settings: ContestSettings) -> Report:
             ),
             (
                 "load",
-                f"{settings.concurrency} requests under way, {result.pictures} distinct pictures, "
+                f"{settings.concurrency} requests in flight, {result.pictures} distinct pictures, "
                 f"{settings.requests} requests a round, {settings.repeats} rounds",
             ),
             ("peak MiB", "proportional set size of all the server's processes while it was loaded"),

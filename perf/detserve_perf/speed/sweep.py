@@ -24,11 +24,11 @@ from detserve_core.repository.served_steps import DetectOne, open_steps
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.corpus import corpus_note, input_data, read_pictures
 from detserve_perf.load.perf_analyzer import PerfAnalyzer, find_perf_analyzer
-from detserve_perf.load.point import LoadPoint, LoadResult, run_load
+from detserve_perf.load.perf_analyzer_run import LoadPoint, LoadResult, run_load
 from detserve_perf.report.machine import Machine, this_machine
 from detserve_perf.server.triton import TritonQueries, steps_of
 from detserve_perf.speed.reference import ReferenceRun, run_reference
-from detserve_perf.speed.stages import StageTimes, stage_times
+from detserve_perf.speed.step_times import StepTimes, step_times
 
 OnProgress = Callable[[str], None]
 _QUIET = 0.9
@@ -40,7 +40,7 @@ class PointRun:
 
     point: LoadPoint
     load: LoadResult
-    stages: tuple[StageTimes, ...]
+    steps: tuple[StepTimes, ...]
     ratio: float | None = None
 
 
@@ -140,8 +140,8 @@ class _Measurement:
         watched = [self.model, *self.steps]
         before = {name: self.queries.counters(name) for name in watched}
         load = self.load(point, self.requests)
-        stages = stage_times(before, {name: self.queries.counters(name) for name in watched})
-        return PointRun(point, load, tuple(stages[1:] or stages))
+        times = step_times(before, {name: self.queries.counters(name) for name in watched})
+        return PointRun(point, load, tuple(times[1:] or times))
 
 
 def _interleave(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from detserve_perf.load.point import LoadPoint
+from detserve_perf.load.perf_analyzer_run import LoadPoint
 from detserve_perf.report.tables import Cell, Column, Report, Table
 from detserve_perf.speed.sweep import PointRun, Sweep, SweepSettings, spread
 
@@ -22,7 +22,7 @@ _SPEED = (
     Column("served / in-process", "served_over_in_process"),
     Column("its spread %", "ratio_spread_percent", 1),
 )
-_STAGES = (
+_STEPS = (
     Column("batch", "batch"),
     Column("concurrency", "concurrency"),
     Column("step", "step"),
@@ -32,7 +32,7 @@ _STAGES = (
     Column("compute output ms", "compute_output_ms"),
     Column("pictures per execution", "pictures_per_execution"),
 )
-_STAGE_FIELDS = [column.key for column in _STAGES[3:]]
+_STEP_FIELDS = [column.key for column in _STEPS[3:]]
 
 
 def sweep_report(result: Sweep, settings: SweepSettings) -> Report:
@@ -54,7 +54,7 @@ def sweep_report(result: Sweep, settings: SweepSettings) -> Report:
     return Report(
         name="sweep",
         title=f"Speed of {result.model}",
-        tables=[speed_table(result.runs), stages_table(result.runs, result.model)],
+        tables=[speed_table(result.runs), steps_table(result.runs, result.model)],
         facts=facts,
         notes=result.notes,
         data={**_figures(result), "settings": asdict(settings)},
@@ -84,14 +84,14 @@ def speed_table(runs: Sequence[PointRun]) -> Table:
     return Table("Throughput and latency", _SPEED, rows)
 
 
-def stages_table(runs: Sequence[PointRun], model: str) -> Table:
+def steps_table(runs: Sequence[PointRun], model: str) -> Table:
     """One row a point and step of ``model``: medians of the mean time per request."""
     rows: list[list[Cell]] = []
     for point, own in _by_point(runs):
-        for position, stage in enumerate(own[0].stages):
-            figures = (median(getattr(run.stages[position], field) for run in own) for field in _STAGE_FIELDS)
-            rows.append([point.batch, point.concurrency, stage.model.removeprefix(f"{model}_"), *figures])
-    return Table("Time per request in each step", _STAGES, rows)
+        for position, step in enumerate(own[0].steps):
+            figures = (median(getattr(run.steps[position], field) for run in own) for field in _STEP_FIELDS)
+            rows.append([point.batch, point.concurrency, step.model.removeprefix(f"{model}_"), *figures])
+    return Table("Time per request in each step", _STEPS, rows)
 
 
 def _spread_percent(values: Sequence[float]) -> float | None:

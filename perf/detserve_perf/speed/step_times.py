@@ -48,7 +48,7 @@ class ModelCounters:
 
 
 @dataclass(frozen=True)
-class StageTimes:
+class StepTimes:
     """Mean milliseconds per request in one model, and how many pictures one execution held on average."""
 
     model: str
@@ -63,7 +63,7 @@ class StageTimes:
 Snapshot = Mapping[str, ModelCounters]
 
 
-def stage_times(before: Snapshot, after: Snapshot) -> list[StageTimes]:
+def step_times(before: Snapshot, after: Snapshot) -> list[StepTimes]:
     """The difference of two snapshots, model by model in the order of ``after``.
 
     Raises :class:`MeasurementError` when a model failed a request in between, answered none, or was reloaded.
@@ -71,7 +71,7 @@ def stage_times(before: Snapshot, after: Snapshot) -> list[StageTimes]:
     return [_difference(model, before[model], after[model]) for model in after]
 
 
-def _difference(model: str, before: ModelCounters, after: ModelCounters) -> StageTimes:
+def _difference(model: str, before: ModelCounters, after: ModelCounters) -> StepTimes:
     failed = after.failed - before.failed
     requests = after.requests - before.requests
     if failed < 0 or requests < 0:
@@ -91,7 +91,7 @@ def _difference(model: str, before: ModelCounters, after: ModelCounters) -> Stag
         return total_ns / requests / _NS_PER_MS
 
     executions = after.executions - before.executions
-    return StageTimes(
+    return StepTimes(
         model=model,
         requests=requests,
         queue_ms=per_request_ms("queue_ns"),

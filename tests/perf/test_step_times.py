@@ -1,9 +1,9 @@
-"""Stage times are differences of Triton's counters."""
+"""Step times are differences of Triton's counters."""
 
 import pytest
 
 from detserve_perf.errors import MeasurementError
-from detserve_perf.speed.stages import ModelCounters, StageTimes, stage_times
+from detserve_perf.speed.step_times import ModelCounters, StepTimes, step_times
 
 # One entry of model_stats as gRPC's JSON has it: 64-bit integers are text, zeros are left out.
 GRPC = {
@@ -39,8 +39,8 @@ def test_grpcs_json_is_read() -> None:
 
 
 def test_times_are_per_request_of_the_measurement_alone() -> None:
-    assert stage_times({"m": BEFORE}, {"m": AFTER}) == [
-        StageTimes(
+    assert step_times({"m": BEFORE}, {"m": AFTER}) == [
+        StepTimes(
             model="m", requests=10, queue_ms=2.0, compute_input_ms=0.1, compute_infer_ms=10.0,
             compute_output_ms=0.05, pictures_per_execution=5.0,
         )
@@ -57,4 +57,4 @@ def test_times_are_per_request_of_the_measurement_alone() -> None:
 )
 def test_a_measurement_that_cannot_be_trusted_is_refused(before, after, words) -> None:
     with pytest.raises(MeasurementError, match=words):
-        stage_times({"m": before}, {"m": after})
+        step_times({"m": before}, {"m": after})

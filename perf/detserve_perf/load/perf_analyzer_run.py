@@ -20,7 +20,7 @@ _US_PER_MS = 1e3
 
 @dataclass(frozen=True)
 class LoadPoint:
-    """``concurrency`` requests under way at a time, ``batch`` pictures in each."""
+    """``concurrency`` requests in flight at a time, ``batch`` pictures in each."""
 
     concurrency: int
     batch: int = 1

@@ -15,7 +15,7 @@ KINDS = ("sweep", "compare", "overload", "accuracy", "plan", "soak")
 
 
 @dataclass(frozen=True)
-class Results:
+class Measurements:
     """One folder. ``measured`` has the JSON of each kind that is in it."""
 
     folder: Path
@@ -35,16 +35,16 @@ class Results:
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of a folder: all its repeats. ``step`` is the least change that counts, None: see noise."""
+    """One figure of a folder: all its repeats. ``least_change`` is what counts, None: see noise."""
 
     name: str
     unit: str
     higher_is_better: bool
     values: tuple[float, ...]
-    step: float | None = None
+    least_change: float | None = None
 
 
-def read_results(folder: Path) -> Results:
+def read_measurements(folder: Path) -> Measurements:
     """Read what is in ``folder``; raises :class:`MeasurementError` when that is nothing, or damaged."""
     measured: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
@@ -61,10 +61,10 @@ def read_results(folder: Path) -> Results:
     if not measured:
         wanted = ", ".join(f"{kind}.json" for kind in KINDS)
         raise MeasurementError(f"{folder} holds no measurement; expected some of {wanted}")
-    return Results(folder, measured)
+    return Measurements(folder, measured)
 
 
-def metrics(results: Results) -> list[Metric]:
+def metrics(one: Measurements) -> list[Metric]:
     """Every figure that can be compared with that of another folder.
 
     Raises :class:`MeasurementError` when a file is not as this version writes it.
@@ -72,11 +72,11 @@ def metrics(results: Results) -> list[Metric]:
     readers = {"sweep": _of_sweep, "compare": _of_compare, "accuracy": _of_accuracy}
     found: list[Metric] = []
     for kind, reader in readers.items():
-        if kind in results.measured:
+        if kind in one.measured:
             try:
-                found += reader(results.measured[kind])
+                found += reader(one.measured[kind])
             except (KeyError, TypeError, IndexError):
-                file = results.folder / f"{kind}.json"
+                file = one.folder / f"{kind}.json"
                 raise MeasurementError(f"{file} was written by another version; measure again") from None
     return found
 
@@ -104,7 +104,7 @@ def _of_compare(data: dict[str, Any]) -> Iterator[Metric]:
 
 
 def _of_accuracy(data: dict[str, Any]) -> Iterator[Metric]:
-    yield Metric(f"{data['model']}: AP", "", True, (data["table"]["ap"],), step=0.002)
+    yield Metric(f"{data['model']}: AP", "", True, (data["table"]["ap"],), least_change=0.002)
 
 
 def _speed(where: str, per_s: Sequence[float], ratios: Sequence[float | None]) -> Iterator[Metric]:
