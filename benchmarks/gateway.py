@@ -25,7 +25,7 @@ from detserve_server.gateway.keys.key import new_key
 from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.process import running_gateway
 from detserve_server.gateway.secret import new_secret
-from detserve_server.gateway.settings import Limits, Upstream
+from detserve_server.gateway.settings import RateLimits, Upstream
 from detserve_server.triton.embedded import embedded_server
 
 CHECKOUT = Path(__file__).parents[1]
@@ -66,7 +66,7 @@ def main() -> None:
     encoded = (CHECKOUT / "zoo/samples/scene_1.jpg").read_bytes()
     secret, (key, record) = (
         new_secret(),
-        new_key("bench", limits=Limits(rate_per_s=1_000_000, concurrency=64)),
+        new_key("bench", limits=RateLimits(rate_per_s=1_000_000, concurrency=64)),
     )
     rows = []
     with tempfile.TemporaryDirectory(prefix="detserve-bench-") as scratch:

@@ -30,11 +30,10 @@ class Reader:
     def __init__(self) -> None:
         ports = choose_ports({"grpc": None, "http": None, "metrics": None})
         named = " ".join(f"--{name}-port {port}" for name, port in ports.items())
-        url = f"localhost:{ports['grpc']}"
+        self.url = f"localhost:{ports['grpc']}"
         self.changes = {
-            "localhost:8001": url,
             "detserve serve --repository": f"detserve serve {named} --repository",
-            "detserve detect ": f"detserve detect --url grpc://{url} ",
+            "detserve detect ": f"detserve detect --url grpc://{self.url} ",
         }
 
     def run(self, commands: str) -> None:
@@ -46,9 +45,7 @@ class Reader:
     def page(self, name: str) -> int:
         """The number of blocks that ran."""
         page = Path("page.md")
-        page.write_text(
-            (CHECKOUT / name).read_text().replace("localhost:8001", self.changes["localhost:8001"])
-        )
+        page.write_text((CHECKOUT / name).read_text().replace("localhost:8001", self.url))
         blocks = [CodeBlockParser("bash", self._bash), PythonCodeBlockParser()]
         examples = list(Sybil(parsers=blocks, pattern="*.md", path=".").parse(page).examples())
         for example in examples:

@@ -22,10 +22,10 @@ from detserve_server.gateway.keys.key import new_key
 from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.process import find_nginx
 from detserve_server.gateway.secret import write_secret
-from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Limits, Upstream
+from detserve_server.gateway.settings import SETTINGS, GatewaySettings, RateLimits, Upstream
 from detserve_server.triton.embedded import RunningServer
 
-OPEN = Limits(rate_per_s=100_000, concurrency=1000)
+OPEN = RateLimits(rate_per_s=100_000, concurrency=1000)
 
 
 @dataclass(frozen=True)
