@@ -25,7 +25,7 @@ test-fast: setup  ## of those, the ones that start no server
 test-slow: setup  ## the others: soak, rotation, floods, replicas, compose, what takes more than ten seconds
 	$(PYTEST) -n 2 --dist loadgroup -m 'slow or compose'
 
-test-exporters: setup  ## export with today's packages in environments of their own, serve, compare; 7 GB, an hour
+test-exporters: setup  ## export with today's packages in their own environments, serve, compare; 7 GB, an hour
 	$(BIN)/python -m tests.exporters.run $(EXPORTERS) $(EXPORTER)
 	EXPORTERS=$(EXPORTERS) $(BIN)/python -m pytest tests/exporters/check_exporters.py $(if $(EXPORTER),-k $(EXPORTER))
 

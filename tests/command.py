@@ -1,4 +1,4 @@
-"""``detserve`` as a user runs it, in this process: a process of its own takes two seconds to import."""
+"""``detserve`` as a user runs it, in this process: its own process takes two seconds to import."""
 
 from __future__ import annotations
 

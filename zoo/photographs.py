@@ -72,7 +72,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     """Read a picture as uint8 [h, w, 3] RGB."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
-        raise ValueError(f"{path} is no picture OpenCV reads")
+        raise ValueError(f"{path} is not a picture OpenCV reads")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
 

@@ -77,7 +77,7 @@ def build(
     ``input_wh`` is the network's input where the file leaves it open;
     ``request`` says which precision, and what it is measured on; ``placement`` None is the fastest for the
     target, as measured in docs/measurements; ``check_tensorrt`` compiles the graph ahead
-    of time; ``on_step`` is told each step as it begins. Raises DetserveError for what the user can mend; the
+    of time; ``on_step`` is told each step as it begins. Raises DetserveError for what the user can fix; the
     repository is then as it was.
     """
     place = place_of(target, request)

@@ -54,7 +54,7 @@ def build(
         input_wh: width and height of the network's input, where the file leaves them open.
 
     Raises:
-        BuildError: the checkpoint cannot be read or is no detector that detserve knows.
+        BuildError: the checkpoint cannot be read or is not a detector that detserve knows.
         CardError: the card contradicts the network.
         MissingExtra: a library that builds is not installed.
     """

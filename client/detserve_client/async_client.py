@@ -185,7 +185,7 @@ class AsyncClient(BaseClient):
 
         As :meth:`detserve_client.Client.detect_stream`. A source that waits for its next picture
         should be asynchronous: a plain iterable is read in the event loop. To leave a loop over the outcomes
-        early, use ``contextlib.aclosing``, which cancels what is under way at once.
+        early, use ``contextlib.aclosing``, which cancels what is in flight at once.
         """
         checked_window(window)
         limits = self._limits(score_threshold, iou_threshold, max_detections, timeout_s)

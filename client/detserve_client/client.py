@@ -65,7 +65,7 @@ class Client(BaseClient):
         security: what a gateway wants to see, over ``grpcs://`` or ``https://``.
 
     Raises:
-        EndpointError: ``url`` is no address of a server, or has no TLS where ``security`` needs it.
+        EndpointError: ``url`` is not an address of a server, or has no TLS where ``security`` needs it.
     """
 
     def __init__(
@@ -248,8 +248,8 @@ class Client(BaseClient):
 
         Yields one :class:`Outcome` for each source, one that fails included: in order, or with
         ``ordered=False`` as they are completed. ``sources`` is read by the thread that reads the outcomes,
-        never further than ``window`` ahead of what has been yielded; when it raises, the outcomes under way
-        come first. Closing the generator, or leaving a loop over it, cancels what is under way and ends its
+        never further than ``window`` ahead of what has been yielded; when it raises, the outcomes in flight
+        come first. Closing the generator, or leaving a loop over it, cancels what is in flight and ends its
         threads. The server is told of it over gRPC only; a picture that its pipeline has taken is finished
         there all the same, unless its ``timeout_s`` is over before a thread is free for it. The other
         arguments are as in :meth:`detect`, ``timeout_s`` for each picture by itself.

@@ -2,7 +2,7 @@
 
 ::
 
-    DetserveError                     a mistake somebody can mend; its text is one sentence
+    DetserveError                     a mistake somebody can fix; its text is one sentence
     ├── CardError                     a detector card that is wrong or contradicts the graph
     ├── EndpointError                 an address of a server that cannot be understood
     ├── SecurityError                 an API key or certificate that cannot be used
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 
 class DetserveError(Exception):
-    """A mistake somebody can mend. ``str(error)`` is one sentence: what came, what was expected, the mend."""
+    """A user's mistake. ``str(error)`` is one sentence: what was given, what was expected, how to fix it."""
 
 
 class CardError(DetserveError):

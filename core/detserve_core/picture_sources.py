@@ -57,7 +57,7 @@ def _in_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
     pictures = sorted(path for path in folder.rglob("*") if _is_picture(path))
     if not pictures:
         raise SourceError(
-            f"the folder {str(folder)!r} holds no picture; expected {', '.join(PICTURE_SUFFIXES)}"
+            f"the folder {str(folder)!r} has no picture; expected {', '.join(PICTURE_SUFFIXES)}"
         )
     for path in pictures:
         yield path, path.relative_to(folder)

@@ -1,9 +1,9 @@
 #!/bin/sh
 # nginx in the foreground, on a copy of its files. Every few seconds this looks whether the configuration, the keys, the
 # certificates or the addresses of Triton have changed, and gives nginx a new copy and a reload, with which it finishes
-# the requests under way with what was. A folder of which nginx refuses the change keeps its old files; the others do not
+# the requests in flight with what was. A folder of which nginx refuses the change keeps its old files; the others do not
 # wait for it. In the copy
-#  - each address of a name is a server of its own, and one that twice did not answer is "down": nginx itself would
+#  - each address of a name is its own server, and one that twice did not answer is "down": nginx itself would
 #    notice only by having a client wait
 #  - limit_conn's zones have a new name when a worker was killed, for its counts are in the old ones for ever.
 # It also turns the access log over before it grows large. A HUP has it look and reload at once.

@@ -10,7 +10,7 @@
     ├── DurationError         a span of time that cannot be read
     ├── ComposeError          docker or the compose file does not give what is asked
     ├── CertificateError      a certificate cannot be made or read
-    ├── SigningKeyError       a file holds no usable Ed25519 key
+    ├── SigningKeyError       a file has no usable Ed25519 key
     ├── SignatureError        a repository is not, to the last file, what was signed
     ├── AuditError            the audit log cannot be written or read
     ├── AuditBroken           the audit log is not what its collector wrote
@@ -51,7 +51,7 @@ class CertificateError(DetserveError):
 
 
 class SigningKeyError(DetserveError):
-    """A file holds no usable Ed25519 key."""
+    """A file has no usable Ed25519 key."""
 
 
 class SignatureError(DetserveError):

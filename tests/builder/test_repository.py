@@ -40,7 +40,7 @@ def test_one_model_for_all_steps_is_the_default_of_the_embedded_target(tmp_path,
     ensemble, pipeline = config(tmp_path, "tiny"), config(tmp_path, "tiny_pipeline")
     assert [step.model_name for step in ensemble.ensemble_scheduling.step] == ["tiny_pipeline"]
     assert (pipeline.input, pipeline.output) == (ensemble.input, ensemble.output)
-    assert not pipeline.HasField("dynamic_batching")  # the pipeline has a queue of its own
+    assert not pipeline.HasField("dynamic_batching")  # the pipeline has its own queue
     assert int(pipeline.parameters["max_waiting"].string_value) > 0
     assert {path.name for path in (tmp_path / "tiny_pipeline/1").iterdir()} == {
         "model.onnx",

@@ -66,7 +66,7 @@ def test_everything_is_written(url: str, folder: Path, tmp_path: Path, found: De
 
 
 def test_one_bad_picture_does_not_stop_the_others(url: str, folder: Path, tmp_path: Path) -> None:
-    """In a process of its own, as the others are not."""
+    """In its own process, as the others are not."""
     (folder / "0.jpg").write_bytes(b"torn")
     (folder / "2.jpg").touch()
     command = [sys.executable, "-m", "detserve.command", "detect", folder, "--model", "pets"]

@@ -62,16 +62,19 @@ def row(**changes: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("", "is no list of detections"),
-        ("{}", "is no list of detections"),
-        (json.dumps([row(box_px=[1, 2, 3])]), "is no list of detections"),
-        (json.dumps([row(box_px=[9, 2, 3, 4])]), "is no list of detections"),
-        (json.dumps([row(score=2)]), "is no list of detections"),
-        (json.dumps([row(class_id=-1)]), "is no list of detections"),
-        (json.dumps([row(class_id=10**9)]), "is no list of detections"),
-        ('[{"label": "a", "class_id": 0, "score": NaN, "box_px": [1, 2, 3, 4]}]', "is no list of detections"),
+        ("", "is not a list of detections"),
+        ("{}", "is not a list of detections"),
+        (json.dumps([row(box_px=[1, 2, 3])]), "is not a list of detections"),
+        (json.dumps([row(box_px=[9, 2, 3, 4])]), "is not a list of detections"),
+        (json.dumps([row(score=2)]), "is not a list of detections"),
+        (json.dumps([row(class_id=-1)]), "is not a list of detections"),
+        (json.dumps([row(class_id=10**9)]), "is not a list of detections"),
+        (
+            '[{"label": "a", "class_id": 0, "score": NaN, "box_px": [1, 2, 3, 4]}]',
+            "is not a list of detections",
+        ),
         (json.dumps([row(), row(label="dog")]), "calls class 0 both 'cat' and 'dog'"),
-        (json.dumps([row(box_px=[0, 0, 1e39, 1e39])]), "is no list of detections"),
+        (json.dumps([row(box_px=[0, 0, 1e39, 1e39])]), "is not a list of detections"),
     ],
 )
 def test_mistakes(tmp_path: Path, content: str, sentence: str) -> None:

@@ -34,7 +34,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_gray(picture: Path, tmp_path: Path) -> None:
-    """In a process of its own, as the others are not."""
+    """In its own process, as the others are not."""
     command = [sys.executable, "-m", "detserve.command", "image", "gray", picture]
     subprocess.run([*command, tmp_path / "deep/out.png"], check=True, timeout=60)
     grey = cv2.imread(str(tmp_path / "deep/out.png"), cv2.IMREAD_UNCHANGED)
@@ -86,7 +86,7 @@ def test_draw(picture: Path, tmp_path: Path, found: Detections) -> None:
         (["resize", "{tmp}/a.jpg", "{tmp}/o.png", "--scale", "999"], "59940x39960 is too large"),
         (
             ["draw", "{tmp}/a.jpg", "{tmp}/o.png", "--json", "{tmp}/text.jpg"],
-            "text.jpg is no list of detections",
+            "text.jpg is not a list of detections",
         ),
     ],
 )

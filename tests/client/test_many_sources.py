@@ -50,7 +50,7 @@ def test_several_pictures(card: Card, found: Detections, tmp_path: Path) -> None
             client.detect([b"1", b"torn"])
         with pytest.raises(SourceError, match=r"absent\.jpg cannot be read"):
             client.detect([b"1", tmp_path / "absent.jpg"])
-        with pytest.raises(SourceError, match="holds no picture"):
+        with pytest.raises(SourceError, match="has no picture"):
             (tmp_path / "empty").mkdir()
             client.detect(tmp_path / "empty")
         with pytest.raises(SourceError, match="got a picture source of type int"):

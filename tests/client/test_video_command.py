@@ -28,7 +28,7 @@ ENVIRONMENT = {**os.environ, "COLUMNS": "200", **NO_SCREEN}
 
 
 def command(url: str, *arguments: object) -> list[str]:
-    """A process of its own, where a test sends it a signal or gives it a standard output."""
+    """its own process, where a test sends it a signal or gives it a standard output."""
     given = [*map(str, arguments), "--model", "pets", "--url", url]
     return [sys.executable, "-m", "detserve.command", "detect", *given]
 
@@ -157,7 +157,7 @@ def test_a_file_cut_off_is_detected_in_as_far_as_it_goes(url: str, tmp_path: Pat
         (["{tmp}/absent.mp4"], "absent.mp4 cannot be read: No such file or directory"),
         (["97"], "camera 97 is not there or cannot be opened; expected the number of a camera, from 0"),
         (["rtsp://127.0.0.1:1/a"], "rtsp://127.0.0.1:1/a cannot be opened: Connection refused"),
-        (["{tmp}/a.avi", "{tmp}/a.avi"], "is a video, and 2 sources came; expected a video alone"),
+        (["{tmp}/a.avi", "{tmp}/a.avi"], "is a video, and 2 sources were given; expected a video alone"),
         (["{tmp}/a.avi", "--show"], "--show cannot open a window: there is no screen here"),
         (["{tmp}/a.mp4", "--save", "{tmp}"], "would overwrite the video"),
         (["{tmp}/a.avi", "--json", "{tmp}"], "cannot be written: it is a folder"),

@@ -110,7 +110,7 @@ def test_without_its_index_a_file_is_not_readable(tmp_path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
     assert frames_of(path) == (
         [],
-        f"{path} is no video that can be read here, or was cut off before it was finished",
+        f"{path} is not a video that can be read here, or was cut off before it was finished",
     )
 
 
@@ -126,8 +126,8 @@ def test_what_holds_no_video(tmp_path: Path) -> None:
         container.mux(stream.encode(silence))
         container.mux(stream.encode(None))
     assert frames_of(empty) == ([], f"{empty} is empty; expected a video")
-    assert "is no video that can be read here" in frames_of(noise)[1]
-    assert frames_of(sound) == ([], f"{sound} holds no video")
+    assert "is not a video that can be read here" in frames_of(noise)[1]
+    assert frames_of(sound) == ([], f"{sound} has no video")
     assert frames_of(folder) == ([], f"{folder} cannot be read: Is a directory")
     assert frames_of(tmp_path / "absent.mp4")[1].endswith(
         "absent.mp4 cannot be read: No such file or directory"

@@ -39,7 +39,7 @@ def test_what_a_source_is(
 @pytest.mark.parametrize(
     ("sources", "sentence"),
     [
-        (["a.jpg", "clip.mp4"], "clip.mp4 is a video, and 2 sources came; expected a video alone"),
+        (["a.jpg", "clip.mp4"], "clip.mp4 is a video, and 2 sources were given; expected a video alone"),
         (["0", "1"], "camera 0 is a video, and 2 sources came"),
         (["rtsp://"], "cannot read the stream address 'rtsp://'; expected rtsp://HOST[:PORT]/PATH"),
         (["rtsp://host:99999/a"], "cannot read the stream address"),

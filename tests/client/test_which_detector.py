@@ -20,7 +20,7 @@ from detserve_client import (
 
 
 class Several(FakeTransport):
-    """Has the detectors ``names`` and a step that is none."""
+    """Has the detectors ``names`` and a step that is not one."""
 
     def __init__(self, card: Card, names: list[str]) -> None:
         super().__init__(card, lambda request: Detections.empty(card.labels))

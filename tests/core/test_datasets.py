@@ -162,14 +162,14 @@ def _drop(path: str) -> Callable[[Path], object]:
         (yolo, _edit("labels/a.txt", "0 50 50 10 10"), "has the box 50 50 10 10; expected fractions"),
         (yolo, _edit("labels/a.txt", ""), "annotates 1 pictures with no box at all"),
         (yolo, _edit("data.yaml", "names: [a]"), r"has the class 2; expected 0 to 0, as data\.yaml names 1"),
-        (yolo, _edit("data.yaml", "names: ["), r"data\.yaml is no YAML: "),
+        (yolo, _edit("data.yaml", "names: ["), r"data\.yaml is not YAML: "),
         (yolo, _edit("data.yaml", "nc: 3"), r"data\.yaml has no 'names'"),
         (yolo, _edit("data.yaml", "names: {0: a, 2: b}"), r"data\.yaml has no 'names'; .* from 0, 1, 2"),
         (yolo, _edit("my.names", "\n"), r"my\.names is empty; expected one class name a line"),
         (yolo, _edit("images/a.jpg", "no picture"), r"a\.jpg cannot be read as a picture"),
         (yolo, _drop("images/a.jpg"), "the dataset is empty: it annotates no picture"),
-        (voc, _edit("Annotations/a.xml", "<annotation>"), r"a\.xml is no XML: no element found"),
-        (voc, _edit("Annotations/a.xml", '<?xml version="1.0" encoding="x"?><a/>'), r"a\.xml is no XML: "),
+        (voc, _edit("Annotations/a.xml", "<annotation>"), r"a\.xml is not XML: no element found"),
+        (voc, _edit("Annotations/a.xml", '<?xml version="1.0" encoding="x"?><a/>'), r"a\.xml is not XML: "),
         (
             voc,
             _edit("Annotations/a.xml", "<html/>"),
@@ -200,7 +200,7 @@ def test_a_wrong_folder_is_one_sentence(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[]", "is a list, as detections are written; expected a COCO instances.json"),
         ("7", "has no list 'images'"),
         ({"images": []}, "is empty: its list 'images' has no entry"),
@@ -232,9 +232,9 @@ def test_a_file_that_is_no_coco_is_one_sentence(tmp_path: Path, change: object, 
 
 def test_a_path_that_is_none_of_the_three_is_one_sentence(tmp_path: Path) -> None:
     expected = r"expected a COCO json file, a data\.yaml or a folder with images/ and labels/ \(YOLO\), or a"
-    with pytest.raises(DatasetError, match=f"is no dataset; {expected}"):
+    with pytest.raises(DatasetError, match=f"is not a dataset; {expected}"):
         open_dataset(tmp_path, None, CARD)
     with pytest.raises(DatasetError, match=f"there is no .*absent; {expected}"):
         open_dataset(tmp_path / "absent", None, CARD)
-    with pytest.raises(DatasetError, match="absent is no folder; --images takes"):
+    with pytest.raises(DatasetError, match="absent is not a folder; --images takes"):
         open_dataset(yolo(tmp_path), tmp_path / "absent", CARD)

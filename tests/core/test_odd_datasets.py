@@ -186,7 +186,7 @@ def test_coco_in_fractions_is_refused(tmp_path: Path, images: Path) -> None:
 def test_json_that_is_none(tmp_path: Path, images: Path, content: str) -> None:
     (tmp_path / "labels.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(
-        DatasetError, match=r"labels\.json is no JSON \(.*\); expected a COCO instances\.json"
+        DatasetError, match=r"labels\.json is not JSON \(.*\); expected a COCO instances\.json"
     ):
         open_dataset(tmp_path / "labels.json", images, CARD)
 
@@ -299,13 +299,13 @@ def test_names_are_text_whatever_yaml_takes_them_for(tmp_path: Path) -> None:
         ("data.yaml", "names: [[a], b]", r"data\.yaml has no 'names'; expected a list of names"),
         ("data.yaml", "names: {a: b}", r"data\.yaml has no 'names'"),
         ("data.yaml", "[1, 2]", r"data\.yaml has no 'names'"),
-        ("data.yaml", DEEP, r"data\.yaml is no YAML"),
+        ("data.yaml", DEEP, r"data\.yaml is not YAML"),
         (
             "data.yaml",
             "names: &a [*a]",
-            r"data\.yaml is no YAML: line 1: found unconst",
+            r"data\.yaml is not YAML: line 1: found unconst",
         ),
-        ("data.yaml", "names: \x07", r"data\.yaml is no YAML"),
+        ("data.yaml", "names: \x07", r"data\.yaml is not YAML"),
     ],
 )
 def test_a_yolo_folder_that_is_refused(tmp_path: Path, file: str, content: str, words: str) -> None:
@@ -320,7 +320,7 @@ def test_a_yolo_folder_that_is_refused(tmp_path: Path, file: str, content: str, 
     [
         ("names: [dog]", r"data\.yaml names no pictures; expected a folder"),
         ("names: [dog]\nval: {a: b}", r"data\.yaml names no pictures"),
-        ("names: [dog]\nval: gone/images", r"val is gone/images, which is not in .*; mend it or give"),
+        ("names: [dog]\nval: gone/images", r"val is gone/images, which is not in .*; fix it or give"),
         ("names: [dog]\nval: images\npath: {}", "annotates 2 pictures with no box at all"),
     ],
 )

@@ -56,7 +56,7 @@ def test_each_picture_comes_once_with_a_name_of_its_own(folder: Path) -> None:
             "absent.jpg",
             "there is no file or folder 'absent.jpg'; expected pictures, folders or glob patterns",
         ),
-        ("empty", "the folder 'empty' holds no picture; expected .bmp, .jpeg, .jpg, .png, .webp"),
+        ("empty", "the folder 'empty' has no picture; expected .bmp, .jpeg, .jpg, .png, .webp"),
         ("*.bmp", r"nothing matches '\*.bmp' with a suffix of .bmp"),
         ("*.txt", r"nothing matches '\*.txt'"),
     ],

@@ -26,7 +26,7 @@ DETSERVE = Path(sys.executable).parent / "detserve"
 
 
 class Stack:
-    """One compose project with a name, a state folder and a port of its own."""
+    """One compose project with a name, a state folder and its own port."""
 
     def __init__(self, state: Path, images: dict[str, str]) -> None:
         self.project = f"detserve-test-{secrets.token_hex(4)}"

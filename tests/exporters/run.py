@@ -1,6 +1,6 @@
 """Environments and exported files of every exporter: ``python -m tests.exporters.run OUT [EXPORTER ...]``.
 
-An environment is made once a list of packages, OUT/env/NAME; the files of EXPORTER lie in OUT/cases/EXPORTER.
+An environment is made once a list of packages, OUT/env/NAME; the files of EXPORTER are in OUT/cases/EXPORTER.
 The environments after the first see its torch (6 GB) by a .pth file and hold only what differs.
 """
 

@@ -109,7 +109,7 @@ def served(server: RunningServer, model: str) -> int:
 
 @dataclass
 class Load:
-    """Closed-loop clients, one request each under way at a time."""
+    """Closed-loop clients, one request each in flight at a time."""
 
     answered: int = 0
     errors: list[str] = field(default_factory=list)
@@ -141,7 +141,7 @@ class Load:
 def load(
     gateway: NginxGateway, model: str, picture: Path, boxes: int, *, clients: int = 6, pause_s: float = 0
 ) -> Iterator[Load]:
-    """Send one picture again and again until the block ends; what is under way then is finished."""
+    """Send one picture again and again until the block ends; what is in flight then is finished."""
     result, going = Load(), threading.Event()
     going.set()
     encoded = picture.read_bytes()

@@ -213,6 +213,6 @@ def test_the_command_exits_1_with_one_sentence(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr == (
-        f"detserve: {tmp_path} holds no model; expected folders with a config.pbtxt, "
+        f"detserve: {tmp_path} has no model; expected folders with a config.pbtxt, "
         f"as made by: detserve build\n"
     )

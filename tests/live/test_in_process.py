@@ -120,7 +120,7 @@ def test_both_processes_answer_alike(tmp_path: Path) -> None:
         embedded_server(tmp_path / "own") as own,
     ):
         assert within.steps_run == "within the server's process"
-        assert own.steps_run.startswith("in processes of their own: ")
+        assert own.steps_run.startswith("in their own processes: ")
         assert (len(_processes(within)), len(_processes(own))) == (1, 2)
         for settings in ({}, {"score_threshold": 0.05}, {"max_detections": 1}):
             answers = [infer(server, pictures, **settings) for server in (within, own)]

@@ -16,7 +16,7 @@ from tests.live.conftest import CHECKOUT, DEFAULT
 
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Steps run in processes of their own, whose stubs a shell starts."""
+    """Steps run in their own processes, whose stubs a shell starts."""
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -27,7 +27,7 @@ def test_a_repository_under_any_path(tmp_path: Path, name: str, sample: Path) ->
     repository = tmp_path / name / "repository"
     shutil.copytree(CHECKOUT / "model_repository", repository)
     with embedded.embedded_server(repository, models=[DEFAULT]) as server:
-        assert "processes of their own" in server.steps_run
+        assert "their own processes" in server.steps_run
         with Client(server.grpc_url, DEFAULT) as client:
             assert len(client.detect(sample))
 

@@ -97,6 +97,6 @@ def test_a_served_repository_is_gone_afterwards(tmp_path: Path) -> None:
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     from detserve_perf.errors import MeasurementError
 
-    with pytest.raises(MeasurementError, match="holds no model"):
+    with pytest.raises(MeasurementError, match="has no model"):
         with served(tmp_path, NAME):
             pass

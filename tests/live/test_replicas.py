@@ -178,4 +178,4 @@ def test_one_killed_under_load_loses_nothing(
     print(
         f"{sent.answered} answered, {len(failed)} tried again by the client, slowest {sent.slowest_s:.2f} s"
     )
-    assert len(failed) <= 12  # what was under way there, twice over
+    assert len(failed) <= 12  # what was in flight there, twice over

@@ -201,7 +201,7 @@ def _managed(screen: str) -> bool | None:
 
 
 def picture_in(screen: str, window: str, width_px: int, height_px: int) -> np.ndarray[Any, Any] | None:
-    """What stands in a window, BGR, out of an X window dump of 24 or 32 bits; None before a picture does.
+    """What is in a window, BGR, out of an X window dump of 24 or 32 bits; None before a picture does.
 
     A window that takes its size while it is dumped makes xwd fail: what it asked for is no longer there.
     """

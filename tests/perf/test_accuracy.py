@@ -150,7 +150,7 @@ def test_a_picture_that_fails_is_no_silent_gap(tmp_path: Path) -> None:
 
 
 def test_memory_grows_by_the_results_alone(tmp_path: Path) -> None:
-    """Ten times the pictures, 200 kB each, six under way at a time: 108 more of them would be 21 MB."""
+    """Ten times the pictures, 200 kB each, six in flight at a time: 108 more of them would be 21 MB."""
 
     def peak_bytes(pictures: int) -> int:
         dataset = yolo(tmp_path / str(pictures), pictures, padding_bytes=200_000)

@@ -38,12 +38,12 @@ def test_a_large_folder_is_read_up_to_the_limit(tmp_path) -> None:
 
 def test_a_folder_without_pictures_is_refused(tmp_path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(MeasurementError, match="holds no JPEG"):
+    with pytest.raises(MeasurementError, match="has no JPEG"):
         read_pictures(tmp_path)
 
 
 def test_an_absent_folder_is_refused(tmp_path) -> None:
-    with pytest.raises(MeasurementError, match="is no folder"):
+    with pytest.raises(MeasurementError, match="is not a folder"):
         read_pictures(tmp_path / "absent")
 
 

@@ -91,7 +91,7 @@ def test_opencv_gets_its_threads_back() -> None:
 
 
 def test_what_is_absent_is_named(repository) -> None:
-    with pytest.raises(RepositoryError, match="holds no detector other"):
+    with pytest.raises(RepositoryError, match="has no detector other"):
         read_manifest(repository, "other")
     (repository / "tiny_detector" / "1" / "model.onnx").unlink()
     with pytest.raises(RepositoryError, match=r"model\.onnx is absent"):
@@ -100,5 +100,5 @@ def test_what_is_absent_is_named(repository) -> None:
     with pytest.raises(RepositoryError, match=r"detserve_postprocess\.py is absent"):
         open_steps(repository, "tiny", 1)
     (repository / "tiny" / "detserve.json").write_text("{}")
-    with pytest.raises(RepositoryError, match="is no manifest"):
+    with pytest.raises(RepositoryError, match="is not a manifest"):
         read_manifest(repository, "tiny")

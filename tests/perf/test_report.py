@@ -145,7 +145,7 @@ def test_a_run_is_the_same_as_itself(values: list[float]) -> None:
 
 
 def test_wrong_folders_are_named(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(MeasurementError, match=r"holds no measurement; expected some of sweep\.json"):
+    with pytest.raises(MeasurementError, match=r"has no measurement; expected some of sweep\.json"):
         read_measurements(tmp_path)
     for damaged in ("{", "[]"):
         (tmp_path / "sweep.json").write_text(damaged)

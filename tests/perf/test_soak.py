@@ -41,7 +41,7 @@ def test_growth_after_that_does() -> None:
     grown = _soak(*[100] * 20, *[104] * 20)
     assert what_is_wrong(grown) == "stub (1) grew by 4.0% after the warm-up, more than the 3% allowed"
     assert what_is_wrong(grown, bound=0.05) is None
-    assert what_is_wrong(_soak(*[100] * 20, *[60] * 20)) is None  # less is no leak
+    assert what_is_wrong(_soak(*[100] * 20, *[60] * 20)) is None  # less is not a leak
 
 
 def test_a_process_that_was_replaced_is_no_pass() -> None:

@@ -1,4 +1,4 @@
-"""A roll-out in a process of its own, for tests that end it: ``FOLDER NEW HOLD KILL_BEFORE``.
+"""A roll-out in its own process, for tests that end it: ``FOLDER NEW HOLD KILL_BEFORE``.
 
 ``HOLD`` says what the second comparison finds, "" for nothing; "watch" watches for a minute instead. The
 process kills itself before the ``KILL_BEFORE``-th thing that it does to others: a file that takes or loses

@@ -161,7 +161,7 @@ def test_a_line_without_an_end_is_not_read_into_memory(log: Path, tmp_path: Path
     directory = _copy(log, tmp_path / "audit")
     with _files(directory)[0].open("r+b") as file:
         file.truncate(2**32)  # a sparse file of zeros
-    with pytest.raises(AuditBroken, match="is no line that a collector writes"):
+    with pytest.raises(AuditBroken, match="is not a line that a collector writes"):
         verify(directory, PUBLIC)
 
 

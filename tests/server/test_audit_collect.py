@@ -170,7 +170,7 @@ def test_no_access_log_is_said_in_a_sentence(tmp_path: Path) -> None:
         collect(tmp_path / "none", tmp_path / "audit", KEY, once=True, on_note=print)
 
 
-# ---- the command, as a process of its own
+# ---- the command, as its own process
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_the_head_of_a_killed_collector_does_not_hide_a_newer_one(tmp_path: Path
     with pytest.raises(AuditBroken, match="replaced by an older one"):
         site.run()
     assert site.content() == before
-    with pytest.raises(AuditBroken, match="an older head was put back|is no line that a collector writes"):
+    with pytest.raises(AuditBroken, match="an older head was put back|is not a line that a collector writes"):
         verify(site.directory, PUBLIC)
 
 
@@ -117,7 +117,7 @@ def test_a_collector_killed_between_the_lines_and_the_head(tmp_path: Path, first
     site.put_back(0, "killed")
     if torn:
         site.tear()
-    with pytest.raises(AuditBroken, match="collector was killed|is no line that a collector writes"):
+    with pytest.raises(AuditBroken, match="collector was killed|is not a line that a collector writes"):
         verify(site.directory, PUBLIC)
     site.run()
     assert request_ids(site.directory) == list(range(site.written))

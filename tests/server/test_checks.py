@@ -96,7 +96,7 @@ def test_a_backend_the_embedded_server_lacks_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m/detserve.json").write_text(text)
-    with pytest.raises(RepositoryError, match=r"m/detserve\.json is no manifest"):
+    with pytest.raises(RepositoryError, match=r"m/detserve\.json is not a manifest"):
         read_manifests(tmp_path)
 
 
@@ -174,14 +174,14 @@ def test_the_committed_repository_holds_nothing_foreign() -> None:
 def test_a_manifest_that_names_no_file_of_a_model_is_refused(repository: Path, name: str) -> None:
     path = repository / "tiny/detserve.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": {name: "0"}}))
-    with pytest.raises(RepositoryError, match="is no manifest of a build"):
+    with pytest.raises(RepositoryError, match="is not a manifest of a build"):
         read_manifests(repository)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000])
 def test_a_manifest_nested_too_deeply_is_refused(repository: Path, content: str) -> None:
     (repository / "tiny/detserve.json").write_text(content)
-    with pytest.raises(RepositoryError, match="is no manifest of a build"):
+    with pytest.raises(RepositoryError, match="is not a manifest of a build"):
         read_manifests(repository)
 
 
@@ -211,7 +211,7 @@ def test_a_configuration_that_is_a_folder_is_no_traceback(repository: Path) -> N
     (repository / "tiny_detector/config.pbtxt").mkdir()
     code, output = _run(repository, **choose_ports({"grpc": None, "http": None, "metrics": None}))
     assert code == 1
-    assert "config.pbtxt is no file" in output
+    assert "config.pbtxt is not a file" in output
 
 
 @pytest.mark.parametrize(

@@ -109,14 +109,14 @@ def test_a_prepared_state_passes(state: Path) -> None:
 
 
 def test_an_empty_state_names_every_first_step(tmp_path: Path) -> None:
-    mends = [check.mend for check in _checks(_project(tmp_path)) if not check.passed]
+    fixes = [check.fix for check in _checks(_project(tmp_path)) if not check.passed]
     commands = ("detserve certs init", "detserve keys create", "detserve gateway render", "mkdir -p")
-    assert [mend.startswith(command) for mend, command in zip(mends, commands, strict=True)] == [True] * 4
+    assert [fix.startswith(command) for fix, command in zip(fixes, commands, strict=True)] == [True] * 4
 
 
 def test_too_little_shared_memory(state: Path) -> None:
     check = checks.check_shm_size(_project(state, shm_mib=64))
-    assert check.mend == "put TRITON_SHM_SIZE=256m into .env"
+    assert check.fix == "put TRITON_SHM_SIZE=256m into .env"
 
 
 @pytest.mark.parametrize(("later_days", "stops"), [(0, False), (80, False), (91, True)])
@@ -124,7 +124,7 @@ def test_a_certificate_that_ends(state: Path, later_days: int, stops: bool) -> N
     check = checks.check_certificate(_project(state), utc_now() + timedelta(days=later_days))
     assert check.passed == (later_days == 0)
     assert later_days == 0 or (
-        check.stops == stops and check.mend == f"detserve certs rotate --tls {state}/tls"
+        check.stops == stops and check.fix == f"detserve certs rotate --tls {state}/tls"
     )
 
 
@@ -145,7 +145,7 @@ def revoked(state: Path) -> CertificateFolder:
 
 def test_revoked_clients_are_counted(state: Path, revoked: CertificateFolder) -> None:
     check = checks.check_revoked(_project(state), utc_now())
-    assert (check.found, check.mend) == ("1 client certificates", "")
+    assert (check.found, check.fix) == ("1 client certificates", "")
 
 
 def test_an_authority_without_a_list(state: Path, revoked: CertificateFolder) -> None:
@@ -155,24 +155,24 @@ def test_an_authority_without_a_list(state: Path, revoked: CertificateFolder) ->
     check = checks.check_revoked(_project(state), utc_now())
     assert check.stops
     assert "no list of that authority" in check.found
-    assert check.mend.startswith("append its list")
+    assert check.fix.startswith("append its list")
 
 
 def test_a_configuration_of_an_earlier_version(state: Path, revoked: CertificateFolder) -> None:
     (state / "gateway/nginx.conf").write_text("ssl_client_certificate clients.crt;")
-    assert checks.check_revoked(_project(state), utc_now()).mend.startswith("detserve gateway render")
+    assert checks.check_revoked(_project(state), utc_now()).fix.startswith("detserve gateway render")
 
 
 def test_a_list_that_nginx_does_not_know_of(state: Path, revoked: CertificateFolder) -> None:
     revoked.revoked_directive.unlink()
     check = checks.check_revoked(_project(state), utc_now())
-    subprocess.run(["sh", "-c", check.mend], check=True)
+    subprocess.run(["sh", "-c", check.fix], check=True)
     assert checks.check_revoked(_project(state), utc_now()).passed
 
 
 def test_a_list_that_is_gone(state: Path, revoked: CertificateFolder) -> None:
     revoked.revoked.unlink()
-    assert checks.check_revoked(_project(state), utc_now()).mend == "put it back"
+    assert checks.check_revoked(_project(state), utc_now()).fix == "put it back"
 
 
 @pytest.mark.parametrize(("later_days", "passed", "stops"), [(10, True, True), (80, False, False)])
@@ -211,12 +211,12 @@ def test_what_a_running_gateway_says(
     write_state(state / "log/access.jsonl", values)
     check = checks.check_gateway_state(_project(state))
     assert found in check.found
-    assert check.passed if stops is None else (check.stops, bool(check.mend)) == (stops, True)
+    assert check.passed if stops is None else (check.stops, bool(check.fix)) == (stops, True)
 
 
 def test_folders_of_another_user(state: Path) -> None:
     check = checks.check_folders(_project(state, user=USER + 1))
-    assert check.mend.startswith(f"put DETSERVE_USER={USER}:")
+    assert check.fix.startswith(f"put DETSERVE_USER={USER}:")
 
 
 @pytest.mark.parametrize("user", ["0:0", "root", "app:app"])
@@ -235,13 +235,13 @@ def test_another_compose_file() -> None:
 
 def test_a_key_that_others_can_read(state: Path) -> None:
     (state / "tls/gateway/server.key").chmod(0o644)
-    assert checks.check_folders(_project(state)).mend == f"chmod 600 {state}/tls/gateway/server.key"
+    assert checks.check_folders(_project(state)).fix == f"chmod 600 {state}/tls/gateway/server.key"
 
 
 def test_a_port_in_use(state: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         project = _project(state, port=other.getsockname()[1])
-        assert "GATEWAY_LISTEN=127.0.0.1:OTHER" in checks.check_gateway_port(project, running=False).mend
+        assert "GATEWAY_LISTEN=127.0.0.1:OTHER" in checks.check_gateway_port(project, running=False).fix
         assert checks.check_gateway_port(project, running=True).passed
 
 
@@ -255,7 +255,7 @@ def test_an_image_without_a_version(state: Path, image: str) -> None:
 
 def test_images_that_are_still_to_be_pulled(state: Path) -> None:
     check = checks.check_images(_project(state), lambda image: image != IMAGE)
-    assert check.mend.startswith(f"docker pull {IMAGE}")
+    assert check.fix.startswith(f"docker pull {IMAGE}")
     assert not check.stops
     project = _changed(_project(state), "gateway", image=f"registry:5000/nginx@sha256:{'0' * 64}")
     assert checks.check_images(project, lambda _: True).passed
@@ -269,7 +269,7 @@ def test_no_compose_file_and_no_docker(tmp_path: Path, monkeypatch: pytest.Monke
         ask_docker("version")
     found = checks.run_compose_checks(CHECKOUT / "docker-compose.yml")
     assert [check.passed for check in found] == [False, False]
-    assert found[0].mend.startswith("install Docker Engine")
+    assert found[0].fix.startswith("install Docker Engine")
 
 
 def _folder(path: Path) -> None:
@@ -289,23 +289,23 @@ def _link(path: Path) -> None:
 
 BINARY = bytes(range(256))
 ODD_STATE: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "a certificate that is no PEM": (
+    "a certificate that is not PEM": (
         "tls/gateway/server.crt",
         lambda path: path.write_text("hello"),
-        "is no certificate in PEM form",
+        "is not a certificate in PEM form",
     ),
     "a certificate that is empty": (
         "tls/gateway/server.crt",
         lambda path: path.write_bytes(b""),
-        "is no certificate",
+        "is not a certificate",
     ),
     "a certificate that is a folder": ("tls/gateway/server.crt", _folder, "server.crt is a folder"),
     "a key that is a folder": ("tls/gateway/server.key", _folder, "server.key is a folder"),
-    "keys of bytes": ("keys/keys.json", lambda path: path.write_bytes(BINARY), "is no file of keys"),
+    "keys of bytes": ("keys/keys.json", lambda path: path.write_bytes(BINARY), "is not a file of keys"),
     "keys nested deeply": (
         "keys/keys.json",
         lambda path: path.write_text("[" * 100_000),
-        "is no file of keys",
+        "is not a file of keys",
     ),
     "keys that are a folder": ("keys/keys.json", _folder, "keys.json is a folder"),
     "nginx's secret of bytes": (
@@ -316,7 +316,7 @@ ODD_STATE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "Triton's secret of bytes": (
         "gateway/triton.env",
         lambda path: path.write_bytes(BINARY),
-        "holds no secret",
+        "has no secret",
     ),
     "Triton's secret a folder": ("gateway/triton.env", _folder, "triton.env is a folder"),
     "nginx's configuration of bytes": (
@@ -324,7 +324,7 @@ ODD_STATE: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda path: path.write_bytes(b"ssl_client_certificate" + BINARY),
         "is of an earlier version",
     ),
-    "the log a file": ("log", _a_file, "log is no folder"),
+    "the log a file": ("log", _a_file, "log is not a folder"),
     "the log a link to itself": ("log", _link, "no "),
     "the gateway's folder a file": ("gateway", _a_file, "no "),
 }
@@ -347,7 +347,7 @@ def test_a_state_that_this_user_may_not_read_is_said(state: Path, monkeypatch: p
     monkeypatch.setattr(Path, "is_file", refuse)  # root, who runs the tests here, may read everything
     found = checks._answer("API keys", lambda: checks.check_keys(_project(state)))
     assert found.found == f"{state}/keys/keys.json cannot be read (Permission denied)"
-    assert found.mend == "look as the user who owns it, or as root"
+    assert found.fix == "look as the user who owns it, or as root"
 
 
 ODD_SERVICES: dict[str, tuple[str, dict[str, Any], str, str]] = {
@@ -466,7 +466,7 @@ def _all_checks(file: Path) -> list[checks.Check]:
     try:
         return checks.run_project_checks(read_compose(file))
     except ComposeError as error:
-        return [checks.Check("compose file", str(error), "mend")]
+        return [checks.Check("compose file", str(error), "fix")]
 
 
 @needs_compose

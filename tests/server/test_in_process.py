@@ -38,7 +38,7 @@ def test_the_committed_pipelines_run_within_the_server() -> None:
 )
 def test_one_model_that_may_not_keeps_all_out(models: list[ModelOutline], reason: str) -> None:
     assert choose(models) == Choice([], reason)
-    assert str(choose(models)) == f"in processes of their own: {reason}"
+    assert str(choose(models)) == f"in their own processes: {reason}"
 
 
 def test_without_a_compiler_the_models_run_on_and_the_doctor_says_how_to_mend_it(
@@ -48,8 +48,8 @@ def test_without_a_compiler_the_models_run_on_and_the_doctor_says_how_to_mend_it
     where = choose([PIPELINE, ENSEMBLE])
     assert where == Choice([], "there is no C++ compiler; install g++")
     check = check_place(where)
-    assert (check.mend, check.stops) == ("install g++", False)
-    assert check.found == "run in processes of their own: there is no C++ compiler"
+    assert (check.fix, check.stops) == ("install g++", False)
+    assert check.found == "run in their own processes: there is no C++ compiler"
 
 
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(

@@ -58,7 +58,7 @@ def test_what_loads(plan: PlanRecord, serving: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "serving", "found", "mend"),
+    ("plan", "serving", "found", "fix"),
     [
         (
             record("10.16.1.11", "26.05"),
@@ -76,11 +76,11 @@ def test_what_loads(plan: PlanRecord, serving: str) -> None:
         (record("11.4.0.106", "26.11", version_compatible=True), "26.08", "has perhaps another", "26.11-py3"),
     ],
 )
-def test_what_does_not_load_and_what_can(plan: PlanRecord, serving: str, found: str, mend: str) -> None:
+def test_what_does_not_load_and_what_can(plan: PlanRecord, serving: str, found: str, fix: str) -> None:
     refused = obstacle(plan, image(serving))
     assert refused is not None
     assert found in refused[0]
-    assert mend in refused[1]
+    assert fix in refused[1]
     assert "docker compose run --rm build-engines" in refused[1]
 
 
@@ -145,14 +145,14 @@ def test_a_record_that_is_none(repository: Path, text: str) -> None:
     (repository / "tiny_detector/1/model_sm89.plan.json").write_text(text)
     (check,) = checks.check_plans(repository, MANIFEST, SERVING_IMAGE)
     assert "does not say what built the plan" in check.found
-    assert "build-engines" in check.mend
+    assert "build-engines" in check.fix
 
 
 def test_no_plan_yet(repository: Path) -> None:
     (repository / "tiny_detector/1/model_sm89.plan").unlink()
     (check,) = checks.check_plans(repository, MANIFEST, image("26.08"))
     assert check.found == "none"
-    assert check.mend == f"build one: TRITON_IMAGE={image('26.08')} docker compose run --rm build-engines"
+    assert check.fix == f"build one: TRITON_IMAGE={image('26.08')} docker compose run --rm build-engines"
 
 
 def test_other_targets_have_no_plans(repository: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_says_what_was_expected(tmp_path: Path) -> None:
-    with pytest.raises(ServerStartError, match=r"holds no model; expected folders with a config\.pbtxt"):
+    with pytest.raises(ServerStartError, match=r"has no model; expected folders with a config\.pbtxt"):
         read_repository(tmp_path)
 
 
@@ -52,7 +52,7 @@ def test_a_wrong_configuration_is_named(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m/config.pbtxt").write_text("nonsense: 3")
     with pytest.raises(
-        ServerStartError, match=r'm/config\.pbtxt is no model configuration .*named "nonsense"'
+        ServerStartError, match=r'm/config\.pbtxt is not a model configuration .*named "nonsense"'
     ):
         read_repository(tmp_path)
 

@@ -82,7 +82,7 @@ def test_a_change_that_nginx_does_not_take_can_be_given_back(folder: Path) -> No
 
 def test_settings_that_are_a_pipe_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / SETTINGS)
-    with pytest.raises(RolloutError, match="gateway.json is no file"):
+    with pytest.raises(RolloutError, match="gateway.json is not a file"):
         roll_back(Gateway(tmp_path))
 
 

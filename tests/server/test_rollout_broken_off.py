@@ -176,7 +176,7 @@ def test_a_give_back_that_nginx_refuses_names_the_command(
     assert "the old server did not get its traffic back" in errors
     assert errors.rstrip().endswith(f"then run: detserve rollout --gateway {gateway.folder} --roll-back")
     assert "Traceback" not in errors
-    with pytest.raises(RolloutError, match="mend that, then run: detserve rollout"):
+    with pytest.raises(RolloutError, match="fix that, then run: detserve rollout"):
         roll_back(Gateway(gateway.folder))
     kept.rename(certificate)
     roll_back(Gateway(gateway.folder))
@@ -186,7 +186,7 @@ def test_a_give_back_that_nginx_refuses_names_the_command(
 def test_two_at_a_time(gateway: NginxGateway, servers: tuple[str, str]) -> None:
     process = _start(gateway, servers, "watch")
     _until_shared(gateway)
-    with pytest.raises(RolloutError, match="another roll-out of .* is under way"):
+    with pytest.raises(RolloutError, match="another roll-out of .* is running"):
         roll_back(Gateway(gateway.folder))
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)

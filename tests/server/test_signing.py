@@ -60,7 +60,7 @@ def test_an_untouched_repository_verifies_and_the_copy_is_the_same(repository: P
 def test_a_copy_within_the_repository_is_refused(repository: Path, where: str) -> None:
     (repository.parent / "link").symlink_to(repository)
     before = sorted(repository.rglob("*"))
-    with pytest.raises(SignatureError, match="lies in the repository|exists already"):
+    with pytest.raises(SignatureError, match="is in the repository|exists already"):
         verify_repository(repository, PUBLIC, repository / where)
     assert sorted(repository.rglob("*")) == before
 
@@ -87,7 +87,7 @@ def test_a_repository_that_is_a_link_to_itself_is_said(tmp_path: Path) -> None:
 def test_a_signature_that_is_a_pipe_is_not_waited_for(repository: Path) -> None:
     (repository / SIGNATURE).unlink()
     os.mkfifo(repository / SIGNATURE)
-    with pytest.raises(SignatureError, match="is no file"):
+    with pytest.raises(SignatureError, match="is not a file"):
         verify_repository(repository, PUBLIC)
 
 
@@ -160,7 +160,7 @@ def _edit_signature(repository: Path) -> None:
         (_sign_with_another_key, r"is not signed with the key [0-9a-f]{16}, it names the key"),
         (_edit_signature, r"is not signed with the key"),
         (lambda r: (r / SIGNATURE).unlink(), r"is not signed .*; sign it with: detserve sign"),
-        (lambda r: (r / SIGNATURE).write_text("[" * 100_000), r"is no signature"),
+        (lambda r: (r / SIGNATURE).write_text("[" * 100_000), r"is not a signature"),
         (lambda r: (r / SIGNATURE).write_text('{"key": 1, "signature": [], "files": {}}'), "not signed with"),
         (lambda r: (r / SIGNATURE).write_text('{"key": 1, "signature": 0, "files": {"a": 1}}'), r"files\.a"),
     ],
@@ -209,7 +209,7 @@ def test_a_key_of_an_unknown_algorithm_is_said(tmp_path: Path, kind: str) -> Non
     pem = f"-----BEGIN {kind}-----\n{base64.b64encode(unknown).decode()}\n-----END {kind}-----\n"
     (tmp_path / "key.pem").write_text(pem)
     read = read_public_key if kind == "PUBLIC KEY" else read_private_key
-    with pytest.raises(SigningKeyError, match="holds no"):
+    with pytest.raises(SigningKeyError, match="has no"):
         read(tmp_path / "key.pem")
 
 
@@ -259,7 +259,7 @@ def test_what_is_not_as_built_is_not_signed(repository: Path) -> None:
 
 
 def test_an_empty_folder_or_none_is_not_signed(tmp_path: Path) -> None:
-    with pytest.raises(SignatureError, match="holds no file to sign"):
+    with pytest.raises(SignatureError, match="has no file to sign"):
         sign_repository(tmp_path, KEY)
     with pytest.raises(SignatureError, match="No such file"):
         sign_repository(tmp_path / "none", KEY)
@@ -273,7 +273,7 @@ def test_doctor_tells(repository: Path, tmp_path: Path) -> None:
     assert check_signature(repository, public).passed
     _extra_model(repository)
     failed = check_signature(repository, public)
-    assert (failed.stops, failed.mend) == (True, "remove it, or sign again")
+    assert (failed.stops, failed.fix) == (True, "remove it, or sign again")
     assert failed.found.endswith("mole/config.pbtxt was not signed")
 
 
@@ -284,9 +284,9 @@ def test_keys_are_private_whole_and_of_the_right_kind(tmp_path: Path) -> None:
     assert read_private_key(path).public_key() == read_public_key(public)
     with pytest.raises(SigningKeyError, match="exists already"):
         create_key(path)
-    with pytest.raises(SigningKeyError, match="holds no Ed25519 public key"):
+    with pytest.raises(SigningKeyError, match="has no Ed25519 public key"):
         read_public_key(path)
-    with pytest.raises(SigningKeyError, match="holds no unencrypted Ed25519 private key"):
+    with pytest.raises(SigningKeyError, match="has no unencrypted Ed25519 private key"):
         read_private_key(public)
     path.chmod(0o644)
     with pytest.raises(SigningKeyError, match="chmod 600"):

@@ -31,7 +31,7 @@ class Mirrored:
     """Judges by the score mass that a picture and its mirror image agree on, less what only one of them has.
 
     In a picture the agreed mass is the sum over pairs of boxes of one class with an IoU of .5 and more of the
-    lower score times the IoU. What has no partner counts with half its score, as it stands in one of two.
+    lower score times the IoU. What has no partner counts with half its score, as it is in one of two.
     """
 
     networks: Networks

@@ -44,7 +44,8 @@ def image_input(path: Path, model: onnx.ModelProto, input_wh: Wh | None) -> Imag
         raise BuildError(f"{path}: no input is a picture [N,3,H,W]; the inputs are {came}")
     if found.dtype not in _DTYPES:
         raise BuildError(
-            f"{path}: the input {found} is no picture that detserve can feed; expected {', '.join(_DTYPES)}"
+            f"{path}: the input {found} is not a picture that detserve can feed; "
+            f"expected {', '.join(_DTYPES)}"
         )
     has_batch = len(found.shape) == 4
     batch, *rest = found.shape if has_batch else (1, *found.shape)

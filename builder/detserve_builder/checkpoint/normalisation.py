@@ -82,7 +82,7 @@ def _wanted(factor: float, shift: float) -> dict[str, Any]:
 
 
 def _affine(model: onnx.ModelProto, name: str) -> tuple[float, float, tuple[str, ...]]:
-    """Mean factor and shift of the arithmetic behind ``name``, and what ends it that is no layer."""
+    """Mean factor and shift of the arithmetic behind ``name``, and what ends it that is not a layer."""
     constants = _small_constants(model)
     factor, shift = np.ones(1), np.zeros(1)
     unknown: list[str] = []

@@ -122,7 +122,7 @@ def _refuse_versions(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _load_external(path: Path, model: onnx.ModelProto) -> list[Path]:
-    """Load the weights that lie in files of their own; returns these files."""
+    """Load the weights that are in their own files; returns these files."""
     import onnx
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
@@ -140,12 +140,12 @@ def _load_external(path: Path, model: onnx.ModelProto) -> list[Path]:
             )
         if not file.resolve().is_relative_to(folder):
             raise BuildError(
-                f"{path}: the weights {name} lie in {info.location}, outside the file's folder; put both "
+                f"{path}: the weights {name} are in {info.location}, outside the file's folder; put both "
                 "into one folder and export again"
             )
         if not file.is_file():
             raise BuildError(
-                f"{path}: the weights {name} lie in {info.location}, which is not beside it; copy that file "
+                f"{path}: the weights {name} are in {info.location}, which is not beside it; copy that file "
                 "here too, or export into one file"
             )
         end = (info.offset or 0) + (info.length or 0)

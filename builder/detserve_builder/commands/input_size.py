@@ -11,7 +11,7 @@ INPUT_SIZE_HELP = "WIDTHxHEIGHT of the network's input, such as 640x480, where t
 
 
 def input_size(said: str | None) -> Wh | None:
-    """Width and height in pixels; raises :class:`BuildError` for what is no size."""
+    """Width and height in pixels; raises :class:`BuildError` for what is not a size."""
     if said is None:
         return None
     match = re.fullmatch(r"([1-9]\d{0,4})[x×]([1-9]\d{0,4})", said.strip().lower())

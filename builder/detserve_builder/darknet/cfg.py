@@ -25,7 +25,7 @@ class Section:
         return self.options.get(key, default)
 
     def integer(self, key: str, default: int | None = None, *, at_least: int | None = None) -> int:
-        """An integer; raises :class:`BuildError` where it is none, too small, or missing without default."""
+        """An integer; raises :class:`BuildError` for another value or one too small."""
         if key not in self.options and default is not None:
             return default
         value = self._number(self._required(key), key, int, "an integer")
@@ -34,7 +34,7 @@ class Section:
         return value
 
     def number(self, key: str, default: float) -> float:
-        """A number; raises :class:`BuildError` where it is none."""
+        """A number; raises :class:`BuildError` where it is not one."""
         return self._number(self.options[key], key, float, "a number") if key in self.options else default
 
     def integers(self, key: str) -> list[int]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Draft:
     """What a family reads off a graph that fits it: card fields, and the number of classes.
 
-    ``guesses``: what is no fact, by dotted field (``head.scores``; a prefix counts for all below it), with
-    what else it could be. ``preprocess`` is a guess in any case, unless it stands in ``from_metadata``: the
+    ``guesses``: what is not a fact, by dotted field (``head.scores``; a prefix counts for all below it), with
+    what else it could be. ``preprocess`` is a guess in any case, unless it is in ``from_metadata``: the
     dotted fields that the file's metadata or its configuration files say. Everything else counts as read off
     the graph.
     """

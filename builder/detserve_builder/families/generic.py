@@ -1,6 +1,6 @@
 """A detector that the card alone describes, for heads that no other family reads.
 
-Used only where the card says ``"family": "generic"``; what it can say stands in generic_head.py.
+Used only where the card says ``"family": "generic"``; what it can say is in generic_head.py.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def quantises(node: onnx.NodeProto) -> bool:
 
 
 def named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every node has a name of its own."""
+    """A copy in which every node has its own name."""
     import onnx
 
     named = onnx.ModelProto()

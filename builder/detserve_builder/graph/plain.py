@@ -1,6 +1,6 @@
 """The prepared ONNX in the one form that the passes read, whatever its exporter wrote.
 
-Every node has a name of its own, floats are FLOAT, weights that are computed of constants alone (behind a
+Every node has its own name, floats are FLOAT, weights that are computed of constants alone (behind a
 Cast, a Transpose, a weight normalisation) are initialisers, and no two layers share a bias, whose scale is
 that of its layer. Q/DQ nodes that came with the network stay as they are.
 """

@@ -88,7 +88,7 @@ def average_precision(
 
 
 def detections(session: Session, card: Card, path: Path) -> Detections:
-    """What ``session`` finds in a picture at the least score; what is no box or no score counts as none."""
+    """What ``session`` finds in a picture at the least score; a row without a box or a score is left out."""
     from detserve_builder.steps.detserve_postprocess import postprocess
 
     try:

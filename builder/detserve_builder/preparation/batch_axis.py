@@ -1,7 +1,7 @@
 """A graph whose constants and shapes are those of one picture -> the same graph for any batch.
 
 Each tensor behind the picture is followed with the place of the batch in it: an axis, and how many elements
-of one picture lie in that axis behind the batch (heads, windows). Memory order keeps that place through every
+of one picture are in that axis behind the batch (heads, windows). Memory order keeps that place through every
 Reshape. Constants that meet such a tensor are repeated for every picture.
 """
 
@@ -84,7 +84,7 @@ class Followed:
         return layer(self.graph, "Reshape", expanded, int64(*before, -1, *behind))
 
     def apart(self, tensor: gs.Tensor, rank: int) -> gs.Tensor:
-        """``tensor`` with the batch in an axis of its own before all others, which are ``rank``."""
+        """``tensor`` with the batch in its own axis before all others, which are ``rank``."""
         place, shape = self.places[tensor.name], self.shape(tensor)
         before, behind = shape[: place.axis], shape[place.axis + 1 :]
         outer = shape[place.axis] // place.inner

@@ -1,6 +1,6 @@
 """What each operator does to the place of the batch; a rule gives None where it does not know.
 
-A rule takes the graph so far and a node, mends the node where one picture's size is written into it, and
+A rule takes the graph so far and a node, fixes the node where one picture's size is written into it, and
 returns the place in its outputs.
 """
 
@@ -41,7 +41,7 @@ def _elementwise(followed: Followed, node: gs.Node) -> Place | None:
 
 
 def _apart(followed: Followed, node: gs.Node) -> Place | None:
-    """Operands with the batch at different places get it in an axis of its own, in front of all others."""
+    """Operands with the batch at different places get it in its own axis, in front of all others."""
     target = followed.shape(node.outputs[0])
     if not target:
         return None
@@ -52,7 +52,7 @@ def _apart(followed: Followed, node: gs.Node) -> Place | None:
 
 
 def _merged(followed: Followed, node: gs.Node, place: Place) -> Place:
-    """``node`` gives the batch in an axis of its own, which joins the one behind it."""
+    """``node`` gives the batch in its own axis, which joins the one behind it."""
     import onnx_graphsurgeon as gs
 
     output, sizes = node.outputs[0], list(followed.shape(node.outputs[0]))

@@ -50,7 +50,7 @@ def prepare(checkpoint: Checkpoint, card: Card, probe: NDArray[np.uint8]) -> Pre
     ``probe`` uint8 [2,H,W,3] are two different pictures: the prepared network gives them what the decode
     makes of the file's own outputs, and both together what it gives them one by one. Raises
     :class:`~detserve_core.errors.CardError` where the card contradicts the graph and :class:`BuildError`
-    where the result is no valid graph or gives other numbers.
+    where the result is not a valid graph or gives other numbers.
     """
     checkpoint = at_size(checkpoint, card.input_wh)
     graph, obstacle = _batched_or_not(checkpoint, card, probe)

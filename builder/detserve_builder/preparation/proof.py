@@ -94,28 +94,26 @@ def refuse_impossible(
     shares of the picture that are taken for pixels.
     """
     where = f"{checkpoint.path}: read as {card.family}"
-    mend = "say family, head and preprocess in a card where they are not what the file is"
+    fix = "say family, head and preprocess in a card where they are not what the file is"
     for found in run_each(model, [picture[None] for picture in probe]):
         scores, classes = found["scores"][0], found["classes"][0]
         rows = (classes >= 0) & (scores != 0)
         boxes = found["boxes"][0][rows][:_MOST_ROWS]
         if not np.isfinite(scores).all() or not np.isfinite(boxes).all():
-            raise BuildError(f"{where}, the network gives numbers that are not finite; {mend}")
+            raise BuildError(f"{where}, the network gives numbers that are not finite; {fix}")
         if not len(boxes):
             continue
         low, high = float(scores[rows].min()), float(scores[rows].max())
         if low < -SCORE or high > 1 + SCORE:
-            raise BuildError(f"{where}, the scores run from {low:.3g} to {high:.3g}, expected 0 to 1; {mend}")
+            raise BuildError(f"{where}, the scores run from {low:.3g} to {high:.3g}, expected 0 to 1; {fix}")
         reach = np.abs(boxes).max(axis=1)
         if np.median(reach) > _FAR * max(card.input_wh):
             raise BuildError(
                 f"{where}, the best boxes lie {np.median(reach):.0f} px out, on an input of "
-                f"{card.input_wh[0]}x{card.input_wh[1]}; {mend}"
+                f"{card.input_wh[0]}x{card.input_wh[1]}; {fix}"
             )
         if len(boxes) >= 3 and np.mean((boxes > -_BEYOND) & (boxes < 1 + _BEYOND)) > _MOST:
-            raise BuildError(
-                f"{where}, the boxes are shares of the picture where pixels are expected; {mend}"
-            )
+            raise BuildError(f"{where}, the boxes are shares of the picture where pixels are expected; {fix}")
 
 
 def doubts(model: onnx.ModelProto, probe: NDArray[np.uint8]) -> str | None:

@@ -56,7 +56,7 @@ class Coupling:
 
 
 def coupling(model: onnx.ModelProto) -> Coupling:
-    """Trace the network of a prepared ``model`` whose nodes have names of their own."""
+    """Trace the network of a prepared ``model`` whose nodes have their own names."""
     import onnx
 
     tracing = _Tracing(onnx.shape_inference.infer_shapes(model))

@@ -61,13 +61,13 @@ def calibration_folder(
     """
     if not folder.is_dir():
         raise CalibrationError(
-            f"{folder} is no folder; {option} takes a folder of pictures like those to be detected in"
+            f"{folder} is not a folder; {option} takes a folder of pictures like those to be detected in"
         )
     try:
         pictures = [picture.path for picture in expand_sources([str(folder)])]
     except SourceError:
         raise CalibrationError(
-            f"{folder} holds no picture; {option} takes a folder of pictures like those to be detected in"
+            f"{folder} has no picture; {option} takes a folder of pictures like those to be detected in"
         ) from None
     return calibration_source(pictures, card, forced=forced)
 

@@ -68,7 +68,7 @@ class PictureQueue:
 
 
 class QueueReport:
-    """Writes the totals of a queue into Triton's metrics every second, from a thread of its own.
+    """Writes the totals of a queue into Triton's metrics every second, from its own thread.
 
     Once a second and not with every picture: each write is a message to the server's process.
     """

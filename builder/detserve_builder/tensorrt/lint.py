@@ -52,7 +52,7 @@ _UNKNOWN_DTYPES = ("INT16", "UINT16", "UINT32", "UINT64", "STRING", "COMPLEX64",
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing TensorRT would not take: node or tensor, and what is wrong with it and how to mend it."""
+    """One thing TensorRT would not take: node or tensor, and what is wrong with it and how to fix it."""
 
     where: str
     reason: str

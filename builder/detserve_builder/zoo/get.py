@@ -57,7 +57,7 @@ def size_bytes(name: str) -> int:
 
 
 def is_here(name: str) -> bool:
-    """Whether all files of ``name`` lie in the cache folder, by their size."""
+    """Whether all files of ``name`` are in the cache folder, by their size."""
     folder = cache_folder() / "zoo" / name
     files = [(folder / file.name, file.size_bytes) for file in entry(name).files]
     return all(path.is_file() and path.stat().st_size == size for path, size in files)

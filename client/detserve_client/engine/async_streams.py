@@ -1,4 +1,4 @@
-"""Many pictures with a bounded number of them under way: tasks of one event loop."""
+"""Many pictures with a bounded number of them in flight: tasks of one event loop."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ async def stream(
     window: int,
     ordered: bool,
 ) -> AsyncGenerator[Outcome, None]:
-    """Yield one outcome for each source, ``window`` of them under way or finished and not yet yielded.
+    """Yield one outcome for each source, ``window`` of them in flight or finished and not yet yielded.
 
     An outcome is yielded when it is there, whether or not an asynchronous source has its next picture ready.
-    When the source raises, the outcomes under way come first. When the consumer stops, what is under way is
+    When the source raises, the outcomes in flight come first. When the consumer stops, what is in flight is
     cancelled and has ended when the generator is closed.
     """
     iterator = aiter(sources) if isinstance(sources, AsyncIterable) else _asynchronous(sources)

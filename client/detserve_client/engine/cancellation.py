@@ -1,4 +1,4 @@
-"""How a stream that is no longer wanted ends the requests it has under way."""
+"""How a stream that is no longer wanted ends the requests it has in flight."""
 
 from __future__ import annotations
 

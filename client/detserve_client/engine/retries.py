@@ -84,7 +84,7 @@ class Retries:
             # A server that has gone is another outage than its model.
             if type(error) is not type(self._error):
                 self._began_s = now_s
-            # Requests that were under way together fail together, and count as one failure.
+            # Requests that were in flight together fail together, and count as one failure.
             if self._error is None or started_s >= self._counted_s:
                 self._failures += 1
                 self._counted_s = now_s

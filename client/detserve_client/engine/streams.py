@@ -1,4 +1,4 @@
-"""Many pictures with a bounded number of them under way: threads, and back-pressure to the source."""
+"""Many pictures with a bounded number of them in flight: threads, and back-pressure to the source."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ OutcomeOf = Callable[[int, PictureSource, Cancellation], Outcome]
 def stream(
     outcome_of: OutcomeOf, sources: Iterable[PictureSource], *, window: int, ordered: bool
 ) -> Generator[Outcome, None, None]:
-    """Yield one outcome for each source, ``window`` of them under way or finished and not yet yielded.
+    """Yield one outcome for each source, ``window`` of them in flight or finished and not yet yielded.
 
     The source is read by the thread that reads the outcomes, and not before there is room. When it raises,
-    the outcomes under way come first. When the consumer stops, what is under way is cancelled, and every
+    the outcomes in flight come first. When the consumer stops, what is in flight is cancelled, and every
     thread has ended when the generator is closed.
     """
     cancellation = Cancellation()

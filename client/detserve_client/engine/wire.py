@@ -172,18 +172,18 @@ def card_of(config: Mapping[str, Any], model: str) -> Card:
     Raises:
         ContractViolation: there is none, or it is not a card.
     """
-    mend = "so it is not a detector built by detserve; name the ensemble, not one of its steps"
+    fix = "so it is not a detector built by detserve; name the ensemble, not one of its steps"
     inputs, outputs = ([tensor["name"] for tensor in config.get(side, ())] for side in ("input", "output"))
     if contract.IMAGE not in inputs or not set(outputs).issuperset(contract.OUTPUTS):
         raise ContractViolation(
             f"model {model!r} takes {_listed(inputs)} and gives {_listed(outputs)}; expected "
-            f"{contract.IMAGE} and {_listed(contract.OUTPUTS)}, {mend}"
+            f"{contract.IMAGE} and {_listed(contract.OUTPUTS)}, {fix}"
         )
     try:
         text = config["parameters"][contract.CARD_PARAMETER]["string_value"]
     except (KeyError, TypeError):
         raise ContractViolation(
-            f"model {model!r} has no parameter {contract.CARD_PARAMETER} in its configuration, {mend}"
+            f"model {model!r} has no parameter {contract.CARD_PARAMETER} in its configuration, {fix}"
         ) from None
     try:
         return Card.from_json(text, where=f"the card of model {model!r}")

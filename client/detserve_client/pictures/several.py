@@ -16,7 +16,7 @@ def one_or_several(
     """A picture itself, or a list of the pictures of an iterable or of a folder, which is searched through.
 
     Raises:
-        SourceError: a folder holds no picture, or it is something else.
+        SourceError: a folder has no picture, or it is something else.
     """
     if isinstance(source, (str, Path)) and not is_url(source) and Path(source).is_dir():
         return [picture.path for picture in expand_sources([str(source)])]

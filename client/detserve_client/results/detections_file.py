@@ -53,7 +53,7 @@ def detections_of(path: Path, picture: Path) -> Detections:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         raise SourceError(
-            f"{path} is no list of detections as detserve detect --json writes it: {_first(error)}"
+            f"{path} is not a list of detections as detserve detect --json writes it: {_first(error)}"
         ) from None
     pictures = [entry for entry in entries if isinstance(entry, _Picture)]
     if not pictures:

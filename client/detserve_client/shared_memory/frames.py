@@ -57,8 +57,8 @@ class SharedFrames:
             except (ServerUnavailable, DeadlineExceeded):
                 raise
             except AccessDenied as error:
-                mend = "detserve serve --allow-shared-memory lets clients on its host use it"
-                self.transfer = FrameTransfer("jpeg", f"{error}; {mend}")
+                fix = "detserve serve --allow-shared-memory lets clients on its host use it"
+                self.transfer = FrameTransfer("jpeg", f"{error}; {fix}")
             except InferenceError as error:
                 self.transfer = FrameTransfer("jpeg", str(error))
         return self.transfer

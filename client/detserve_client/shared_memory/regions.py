@@ -69,7 +69,7 @@ class Region:
 
 
 class RegionPool:
-    """Regions that are used again. Each holds one picture; there are as many as pictures under way."""
+    """Regions that are used again. Each holds one picture; there are as many as pictures in flight."""
 
     def __init__(self, most_bytes: int = 512 << 20) -> None:
         self._most_bytes = most_bytes

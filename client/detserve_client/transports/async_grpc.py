@@ -60,7 +60,7 @@ class AsyncGrpcTransport:
         await self._send(self._opened().unregister_region, messages.unregister_message(name), "", timeout_s)
 
     async def close(self) -> None:
-        """Close the channel; calls under way are cancelled."""
+        """Close the channel; calls in flight are cancelled."""
         if self._channel is not None:
             await self._channel.close()
 

@@ -66,7 +66,7 @@ class AsyncHttpTransport:
         await self._send("POST", messages.region_path(name, "unregister"), "", timeout_s)
 
     async def close(self) -> None:
-        """Close the connections; one that has a request under way is closed after it."""
+        """Close the connections; one that has a request in flight is closed after it."""
         self._pool.close()
         await asyncio.sleep(0)  # the event loop closes them at its next turn
 

@@ -34,7 +34,7 @@ class AsyncHttpConnection(asyncio.Protocol):
         Raises:
             OSError: there is no way to the host, or the connection was lost; ssl.SSLError among them, and
                 TimeoutError without a number when ``deadline_s`` has passed.
-            httptools.HttpParserError: what came is no HTTP answer.
+            httptools.HttpParserError: the answer is not HTTP.
         """
         if not self._was_connected:
             await self._connect(deadline_s)

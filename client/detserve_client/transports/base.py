@@ -45,7 +45,7 @@ class Transport(Protocol):
         ...
 
     def unregister_region(self, name: str, timeout_s: float) -> None:
-        """Have the server let go of a region; one that it does not know is no error."""
+        """Have the server let go of a region; one that it does not know is not an error."""
         ...
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class AsyncTransport(Protocol):
         ...
 
     async def unregister_region(self, name: str, timeout_s: float) -> None:
-        """Have the server let go of a region; one that it does not know is no error."""
+        """Have the server let go of a region; one that it does not know is not an error."""
         ...
 
     async def close(self) -> None:

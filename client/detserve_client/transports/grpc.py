@@ -69,7 +69,7 @@ class GrpcTransport:
         self._send(self._calls.unregister_region, messages.unregister_message(name), "", timeout_s)
 
     def close(self) -> None:
-        """Close the channel; calls under way are cancelled."""
+        """Close the channel; calls in flight are cancelled."""
         self._channel.close()
 
     def _send(

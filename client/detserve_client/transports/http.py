@@ -16,7 +16,7 @@ from detserve_core.errors import ModelNotFound
 
 
 class HttpTransport:
-    """Connections that are kept for the next request, as many as there are requests under way."""
+    """Connections that are kept for the next request, as many as there are requests in flight."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         import httptools
@@ -68,7 +68,7 @@ class HttpTransport:
         self._send("POST", messages.region_path(name, "unregister"), "", timeout_s)
 
     def close(self) -> None:
-        """Close the connections; one that has a request under way is closed after it."""
+        """Close the connections; one that has a request in flight is closed after it."""
         self._pool.close()
 
     def _send(

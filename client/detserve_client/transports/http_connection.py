@@ -31,7 +31,7 @@ class HttpConnection:
         Raises:
             OSError: there is no way to the host, or the connection was lost; ssl.SSLError among them, and
                 TimeoutError without a number when ``deadline_s`` has passed.
-            httptools.HttpParserError: what came is no HTTP answer.
+            httptools.HttpParserError: the answer is not HTTP.
         """
         connected = self._socket or self._connected(deadline_s)
         reader = AnswerReader()

@@ -55,7 +55,7 @@ def models_of(body: bytes, endpoint: Endpoint) -> list[str]:
     """The names of the models that the statistics are of.
 
     Raises:
-        ContractViolation: the body holds no statistics.
+        ContractViolation: the body has no statistics.
     """
     return _names(body, endpoint, "statistics", within="model_stats")
 
@@ -64,7 +64,7 @@ def regions_of(body: bytes, endpoint: Endpoint) -> list[str]:
     """The names of the registered regions.
 
     Raises:
-        ContractViolation: the body is no list of regions.
+        ContractViolation: the body is not a list of regions.
     """
     return _names(body, endpoint, "list of regions")
 
@@ -168,7 +168,7 @@ def _not_http(endpoint: Endpoint) -> ContractViolation:
 
 
 def _reason(error: OSError) -> str:
-    """The words for an error of the operating system, which asyncio buries in a text of its own."""
+    """The words for an error of the operating system, which asyncio buries in its own text."""
     number = error.errno or next(iter(re.findall(r"\[Errno (\d+)\]", str(error))), None)
     if number is not None and not isinstance(error, socket.gaierror):
         return os.strerror(int(number))

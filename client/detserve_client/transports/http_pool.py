@@ -23,7 +23,7 @@ _Kind = TypeVar("_Kind", bound=_Connection)
 
 
 class HttpPool(Generic[_Kind]):
-    """As many connections as there are requests under way; ``make`` is called with host, port and TLS.
+    """As many connections as there are requests in flight; ``make`` is called with host, port and TLS.
 
     Any thread may use it.
     """
@@ -64,7 +64,7 @@ class HttpPool(Generic[_Kind]):
             self.close()
 
     def close(self) -> None:
-        """Close what waits; a connection with a request under way is closed when it is given back."""
+        """Close what waits; a connection with a request in flight is closed when it is given back."""
         self._closed = True
         with suppress(IndexError):  # two threads may close at once
             while True:

@@ -37,7 +37,7 @@ class Container:
         reconnects: 0.
 
     Raises:
-        SourceError: it cannot be opened or holds no video.
+        SourceError: it cannot be opened or has no video.
         MissingExtra: PyAV is not installed.
     """
 
@@ -46,7 +46,7 @@ class Container:
         self._container = _open_stream(source) if source.live else _open_file(source)
         if not self._container.streams.video:
             self._container.close()
-            raise SourceError(f"{source} holds no video")
+            raise SourceError(f"{source} has no video")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "SLICE" if source.live else "AUTO"
         rate = self._stream.average_rate or self._stream.guessed_rate
@@ -109,7 +109,7 @@ class Container:
         if self._source.live:
             raise SourceError(f"{self._source} has ended")
         if frames == 0:
-            raise SourceError(f"{self._source} holds no frame that can be decoded")
+            raise SourceError(f"{self._source} has no frame that can be decoded")
         if self._duration_s is not None and self._duration_s - end_s > _MISSING_S:
             of = f" of {self.total_frames}" if self.total_frames else ""
             raise SourceError(
@@ -139,7 +139,7 @@ def _open_file(source: VideoSource) -> av.container.InputContainer:
         return av.open(f"file:{path}")  # type: ignore[no-any-return]
     except av.InvalidDataError:
         raise SourceError(
-            f"{source} is no video that can be read here, or was cut off before it was finished"
+            f"{source} is not a video that can be read here, or was cut off before it was finished"
         ) from None
     except (av.FFmpegError, OSError) as error:
         raise SourceError(f"{source} cannot be read: {_reason(error)}") from None

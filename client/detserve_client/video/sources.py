@@ -59,7 +59,9 @@ def video_source(sources: Sequence[str]) -> VideoSource | None:
     if not videos:
         return None
     if len(sources) > 1:
-        raise SourceError(f"{videos[0]} is a video, and {len(sources)} sources came; expected a video alone")
+        raise SourceError(
+            f"{videos[0]} is a video, and {len(sources)} sources were given; expected a video alone"
+        )
     return videos[0]
 
 

@@ -39,7 +39,7 @@ def open_dataset(path: Path, images: Path | None, labels: Sequence[str]) -> Data
             are not of these pictures.
     """
     if images is not None and not images.is_dir():
-        raise DatasetError(f"{images} is no folder; --images takes the folder of the dataset's pictures")
+        raise DatasetError(f"{images} is not a folder; --images takes the folder of the dataset's pictures")
     if path.is_file():
         dataset = yolo_dataset(path, images, labels) if is_yaml(path) else coco_dataset(path, images)
     elif (path / "labels").is_dir() or (path / "data.yaml").is_file():
@@ -49,7 +49,7 @@ def open_dataset(path: Path, images: Path | None, labels: Sequence[str]) -> Data
     elif any(path.glob("*.txt")):
         dataset = yolo_dataset(path, images, labels)
     elif path.exists():
-        raise DatasetError(f"{path} is no dataset; expected {_EXPECTED}")
+        raise DatasetError(f"{path} is not a dataset; expected {_EXPECTED}")
     else:
         raise DatasetError(f"there is no {path}; expected {_EXPECTED}")
     _require_boxes_of_the_pictures(dataset)
@@ -106,6 +106,6 @@ def _size_wh(picture: AnnotatedPicture, dataset: Dataset) -> tuple[int, int] | N
         said = "x".join(map(str, picture.said_wh or ()))
         raise DatasetError(
             f"{dataset.path}: {shown(picture.path.name)} is {width}x{height}, but its label says {said}; "
-            "give the pictures that were annotated as --images, or mend width and height"
+            "give the pictures that were annotated as --images, or fix width and height"
         )
     return width, height

@@ -28,7 +28,7 @@ class AnnotatedPicture:
         boxes_xywh: float64 ``(n, 4)``, left, top, width, height in pixels of the upright picture.
         classes: int64 ``(n,)``, indices into the dataset's labels.
         areas_px: float64 ``(n,)``, what a box counts as small, medium or large by.
-        crowd: bool ``(n,)``, boxes around many objects: neither found nor missed, and what lies in them is
+        crowd: bool ``(n,)``, boxes around many objects: neither found nor missed, and what is in them is
             no mistake.
         difficult: bool ``(n,)``, objects that count neither as found nor as missed.
         said_wh: the picture's width and height in pixels as the annotations have them, or None.

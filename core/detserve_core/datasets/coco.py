@@ -34,7 +34,7 @@ def coco_dataset(path: Path, images: Path | None) -> Dataset:
     An id may be a whole number or text; 7 and "7" are the same.
 
     Raises:
-        DatasetError: the file is no COCO, contradicts itself, or a picture is absent.
+        DatasetError: the file is not COCO, contradicts itself, or a picture is absent.
     """
     content = _load(path)
     beside = path.parent / "images"
@@ -73,7 +73,7 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({error.strerror}); expected a COCO instances.json"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is no JSON ({error}); expected a COCO instances.json") from None
+        raise DatasetError(f"{path} is not JSON ({error}); expected a COCO instances.json") from None
     if isinstance(content, list):
         raise DatasetError(
             f"{path} is a list, as detections are written; expected a COCO instances.json, which is an "

@@ -34,7 +34,7 @@ def voc_dataset(folder: Path, images: Path | None) -> Dataset:
     0 to 10. A ``difficult`` object counts neither as found nor as missed.
 
     Raises:
-        DatasetError: a file that is no VOC annotation, no such file, or a picture that is absent.
+        DatasetError: a file that is not a VOC annotation, no such file, or a picture that is absent.
     """
     images = images or next(path for name in _FOLDERS if (path := folder / name).is_dir())
     annotations = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
@@ -70,7 +70,7 @@ def _annotation(path: Path) -> ElementTree.Element:
     try:
         root = ElementTree.parse(path).getroot()  # noqa: S314
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: a strange encoding
-        raise DatasetError(f"{path} is no XML: {error}; expected Pascal VOC's <annotation>") from None
+        raise DatasetError(f"{path} is not XML: {error}; expected Pascal VOC's <annotation>") from None
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
     if root.tag != "annotation":
@@ -120,7 +120,7 @@ def _said_wh(root: ElementTree.Element) -> tuple[int, int] | None:
 
 
 def _number(text: str) -> float:
-    """NaN where it is none."""
+    """NaN where it is not one."""
     try:
         return float(text)
     except ValueError:

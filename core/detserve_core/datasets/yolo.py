@@ -40,7 +40,7 @@ def yolo_dataset(path: Path, images: Path | None, labels: Sequence[str]) -> Data
     them, ``labels``.
 
     Raises:
-        DatasetError: a label file without a picture or with a line that is none, or no picture at all.
+        DatasetError: a label file without a picture or with a line that is not one, or no picture at all.
     """
     description = describe(path, labels)
     if description.file and (is_yaml(path) or not (path / "labels").is_dir()):

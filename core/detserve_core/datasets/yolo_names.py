@@ -62,7 +62,7 @@ class Description:
             if exists(path):
                 return path
         raise DatasetError(
-            f"{self.file}: {split} is {shown(entry)}, which is not in {beside}; mend it or give the "
+            f"{self.file}: {split} is {shown(entry)}, which is not in {beside}; fix it or give the "
             "pictures' folder as --images"
         )
 
@@ -95,7 +95,7 @@ def _of_yaml(path: Path) -> Description:
     except (yaml.YAMLError, RecursionError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        raise DatasetError(f"{path} is no YAML: {line}{shown(problem or 'it cannot be parsed')}") from None
+        raise DatasetError(f"{path} is not YAML: {line}{shown(problem or 'it cannot be parsed')}") from None
     content = content if isinstance(content, dict) else {}
     names = content.get("names")
     if isinstance(names, dict) and set(names) == {str(index) for index in range(len(names))}:

@@ -1,4 +1,4 @@
-"""A program that was started in a session of its own, and its end."""
+"""A program that was started in its own session, and its end."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def total_bytes(processes: Sequence[ProcessMemory]) -> int:
 
 @contextmanager
 def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
-    """Call ``act`` now, again every ``seconds`` in a thread of its own, and once at the end."""
+    """Call ``act`` now, again every ``seconds`` in its own thread, and once at the end."""
     ended = threading.Event()
 
     def loop() -> None:

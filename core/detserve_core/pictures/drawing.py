@@ -48,7 +48,7 @@ def annotated(pixels: NDArray[np.uint8], detections: Detections) -> NDArray[np.u
     """A copy of BGR ``pixels`` ``(h, w, 3)`` with boxes and labels; line and text grow with the picture.
 
     The best detections are drawn last, so that they are on top. A track keeps its colour, and its
-    id stands in the label.
+    id is in the label.
     """
     import supervision as sv
 

@@ -22,7 +22,7 @@ def upright_pixels(path: Path) -> NDArray[np.uint8]:
     """Read a picture as BGR uint8 ``(h, w, 3)``, upright as its EXIF says: the pixels that boxes are in.
 
     Raises:
-        SourceError: the file cannot be read or is no picture.
+        SourceError: the file cannot be read or is not a picture.
     """
     try:
         return _decoded(path.read_bytes(), str(path))
@@ -34,7 +34,7 @@ def pixels_of(picture: Path | str | bytes | NDArray[Any] | Image) -> NDArray[np.
     """BGR uint8 ``(h, w, 3)`` of a path, an encoded picture, such pixels themselves or a PIL image.
 
     Raises:
-        SourceError: the file cannot be read, it is no picture, or something else was given.
+        SourceError: the file cannot be read, it is not a picture, or something else was given.
     """
     if isinstance(picture, (str, Path)):
         return upright_pixels(Path(picture))

@@ -1,1 +1,1 @@
-"""What lies in a model repository, as every package reads it."""
+"""What is in a model repository, as every package reads it."""

@@ -32,8 +32,10 @@ def read_config(path: Path) -> Any:
     from tritonclient.grpc import model_config_pb2
 
     if not path.is_file():  # a pipe would be waited for
-        raise RepositoryError(f"{path} is no file; build the model again")
+        raise RepositoryError(f"{path} is not a file; build the model again")
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     except (text_format.ParseError, ValueError, OSError) as error:
-        raise RepositoryError(f"{path} is no model configuration ({error}); build the model again") from None
+        raise RepositoryError(
+            f"{path} is not a model configuration ({error}); build the model again"
+        ) from None

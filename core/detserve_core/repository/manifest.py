@@ -21,7 +21,7 @@ _PYCACHE = "__pycache__"
 def _below_a_model(name: str) -> str:
     path = PurePosixPath(name)
     if not name.isprintable() or path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
-        raise ValueError(f"{name!a} is no file of a model")
+        raise ValueError(f"{name!a} is not a file of a model")
     return name
 
 
@@ -73,23 +73,25 @@ def read_manifest(repository: Path, name: str) -> Manifest:
     path = repository / name / MANIFEST
     if not path.exists():
         built = ", ".join(sorted(one.parent.name for one in repository.glob(f"*/{MANIFEST}")))
-        raise RepositoryError(f"{repository} holds no detector {name}; it holds {built or 'none'}")
+        raise RepositoryError(f"{repository} has no detector {name}; it holds {built or 'none'}")
     return _read(path)
 
 
 def _read(path: Path) -> Manifest:
     if not path.is_file():  # a pipe would be waited for
-        raise RepositoryError(f"{path} is no file; build the model again")
+        raise RepositoryError(f"{path} is not a file; build the model again")
     try:
         return Manifest.model_validate({**json.loads(path.read_bytes()), "name": path.parent.name})
     except ValidationError as error:
         first = error.errors()[0]
         fields = ".".join(map(str, first["loc"]))
         raise RepositoryError(
-            f"{path} is no manifest of a build ({fields}: {first['msg']}); build the model again"
+            f"{path} is not a manifest of a build ({fields}: {first['msg']}); build the model again"
         ) from None
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise RepositoryError(f"{path} is no manifest of a build ({error}); build the model again") from None
+        raise RepositoryError(
+            f"{path} is not a manifest of a build ({error}); build the model again"
+        ) from None
 
 
 def folders(manifest: Manifest) -> list[str]:
@@ -103,7 +105,7 @@ def built_files(manifest: Manifest) -> set[str]:
 
 
 def foreign_files(repository: Path, manifest: Manifest) -> list[str]:
-    """What else lies in these folders, links to folders included.
+    """What else is in these folders, links to folders included.
 
     ``__pycache__``, which Python writes, is left out, and so are the plans of TensorRT and their sidecars.
     """

@@ -58,7 +58,7 @@ def plan_files(repository: Path, manifest: Manifest) -> list[Path]:
 
 
 def read_record(plan: Path) -> PlanRecord:
-    """The record of a plan; raises :class:`RepositoryError` where it is absent or is none."""
+    """The record of a plan; raises :class:`RepositoryError` where it is absent or not valid."""
     path = record_path(plan)
     try:
         return PlanRecord.model_validate(json.loads(path.read_bytes()))

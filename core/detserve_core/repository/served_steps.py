@@ -16,10 +16,10 @@ DetectOne = Callable[[bytes], Any]
 
 
 def open_steps(repository: Path, model: str, workers: int) -> list[DetectOne]:
-    """One detect function for each worker, with a session of its own on one thread.
+    """One detect function for each worker, with its own session on one thread.
 
     Raises:
-        RepositoryError: the repository holds no such detector, or not all of its files.
+        RepositoryError: the repository has no such detector, or not all of its files.
         MissingExtra: a library of the steps is not installed.
     """
     built = read_manifest(repository, model)

@@ -168,7 +168,7 @@ def fit(
 def placement(
     picture_wh: tuple[int, int], *, input_wh: tuple[int, int], resize: str
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Size of the resized picture, and where its left upper corner lies in the network input; pixels."""
+    """Size of the resized picture, and where its left upper corner is in the network input; pixels."""
     (picture_w, picture_h), (input_w, input_h) = picture_wh, input_wh
     if resize == "stretch":
         return (input_w, input_h), (0, 0)

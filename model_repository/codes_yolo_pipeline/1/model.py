@@ -2,7 +2,7 @@
 
 It runs on Triton's python backend, or on detserve's own within the server's process.
 
-Every picture is a task of its own for a pool of threads: OpenCV and the runtime release the GIL, the session
+Every picture is its own task for a pool of threads: OpenCV and the runtime release the GIL, the session
 is shared, and nothing is copied between processes. ``execute`` hands the tasks out and returns None; a
 request is answered, through its response sender, by the thread that finishes its last picture.
 
@@ -89,7 +89,7 @@ class TritonPythonModel:
                 _send(sender, error=refusal)
 
     def finalize(self) -> None:
-        """Answer what is under way."""
+        """Answer what is in flight."""
         self.pool.shutdown()
         if self.report:
             self.report.stop()

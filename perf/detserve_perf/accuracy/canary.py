@@ -76,8 +76,8 @@ def compare_pictures(
 ) -> Comparison:
     """Send every picture to both detectors, each with the thresholds of its own card.
 
-    A picture that both refuse is no change. Raises :class:`MeasurementError` when nothing can be compared: no
-    picture, none with a box, one on which the old detector fails otherwise. Raises an
+    A picture that both refuse is not a change. Raises :class:`MeasurementError` when nothing can be compared:
+    no picture, none with a box, one on which the old detector fails otherwise. Raises an
     :class:`~detserve_core.errors.InferenceError` when a server does not answer.
     """
     if not pictures:

@@ -99,7 +99,7 @@ def soak(
     """Serve ``repository``, find its capacity, send ``load`` times that at random times for ``duration_s``.
 
     Before that a flood fills the queue: a server's buffers grow with the most requests it ever held at a
-    time, which random arrivals reach sooner or later. What grows after it is no buffer.
+    time, which random arrivals reach sooner or later. What grows after it is not a buffer.
 
     Raises :class:`MeasurementError`: no pictures, a server that does not start, whose capacity cannot be
     measured. What goes wrong under the load is in the result; see :func:`what_is_wrong`.

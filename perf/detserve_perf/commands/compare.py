@@ -28,7 +28,7 @@ def compare(
 ) -> None:
     """The same ONNX and steps behind detserve and behind what one would use instead, in one table.
 
-    The others are installed on demand into an environment of their own, which is kept.
+    The others are installed on demand into their own environment, which is kept.
     """
     from detserve_perf.speed.compare import ContestSettings
     from detserve_perf.speed.compare import compare as measure

@@ -21,11 +21,11 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 def read_pictures(folder: Path) -> list[bytes]:
     """The first :data:`MAX_PICTURES` distinct pictures of ``folder``, by name, still encoded.
 
-    Raises :class:`MeasurementError` when the folder is absent or holds no picture.
+    Raises :class:`MeasurementError` when the folder is absent or has no picture.
     """
     if not folder.is_dir():
         raise MeasurementError(
-            f"{folder} is no folder; --pictures takes a folder of JPEG, PNG, WebP or BMP pictures"
+            f"{folder} is not a folder; --pictures takes a folder of JPEG, PNG, WebP or BMP pictures"
         )
     pictures: dict[bytes, None] = {}
     for path in sorted(folder.iterdir()):
@@ -35,7 +35,7 @@ def read_pictures(folder: Path) -> list[bytes]:
             break
     if not pictures:
         raise MeasurementError(
-            f"{folder} holds no JPEG, PNG, WebP or BMP picture; --pictures needs at least one"
+            f"{folder} has no JPEG, PNG, WebP or BMP picture; --pictures needs at least one"
         )
     return list(pictures)
 

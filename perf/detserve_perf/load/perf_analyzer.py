@@ -182,17 +182,17 @@ def _unpack_wheels(wheels: Path, whole: Path) -> None:
 def _unpack_debian_library(debian: Path, library_dir: Path) -> str | None:
     """Copy libb64 into ``library_dir`` without installing it; else one clause that says what to install."""
     debian.mkdir()
-    mend = f"install it with: apt-get update && apt-get install {_DEBIAN_PACKAGE}"
+    fix = f"install it with: apt-get update && apt-get install {_DEBIAN_PACKAGE}"
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        return f"this is no Debian or Ubuntu, so install the package that holds {_DEBIAN_LIBRARY}"
+        return f"this is not Debian or Ubuntu, so install the package that holds {_DEBIAN_LIBRARY}"
     if _run(["apt-get", "download", "--quiet", _DEBIAN_PACKAGE], debian) is not None:
-        return mend
+        return fix
     for package in debian.glob("*.deb"):
         if _run(["dpkg", "-x", str(package), str(debian)], debian) is None:
             for library in debian.rglob(f"{_DEBIAN_LIBRARY}*"):
                 shutil.copy(library, library_dir / _DEBIAN_LIBRARY)
                 return None
-    return mend
+    return fix
 
 
 def _run(command: list[str], folder: Path) -> str | None:

@@ -54,13 +54,13 @@ def read_measurements(folder: Path) -> Measurements:
         try:
             data = json.loads(file.read_bytes())
         except (OSError, ValueError):
-            raise MeasurementError(f"{file} is no JSON; measure again with detserve perf {kind}") from None
+            raise MeasurementError(f"{file} is not JSON; measure again with detserve perf {kind}") from None
         if not isinstance(data, dict):
-            raise MeasurementError(f"{file} holds no measurement; make one with detserve perf {kind}")
+            raise MeasurementError(f"{file} has no measurement; make one with detserve perf {kind}")
         measured[kind] = data
     if not measured:
         wanted = ", ".join(f"{kind}.json" for kind in KINDS)
-        raise MeasurementError(f"{folder} holds no measurement; expected some of {wanted}")
+        raise MeasurementError(f"{folder} has no measurement; expected some of {wanted}")
     return Measurements(folder, measured)
 
 

@@ -74,6 +74,6 @@ class TritonQueries:
 
 
 def steps_of(config: dict[str, Any]) -> list[str]:
-    """The composing models of an ensemble in order, each once; none when it is no ensemble."""
+    """The composing models of an ensemble in order, each once; none when it is not an ensemble."""
     steps = config.get("ensemble_scheduling", {}).get("step", [])
     return list(dict.fromkeys(step["model_name"] for step in steps))

@@ -140,7 +140,7 @@ def compare(
             contestants += [replace(one, name=f"detserve, {name}") for one in over_grpc]
         idle_note = _idle_note(contestants)
         runs, references = _rounds(contestants, reference, pictures, settings, on_progress)
-    nothing_note = None if detections else "the pictures checked hold no detection, so only that was compared"
+    nothing_note = None if detections else "the pictures checked have no detection, so only that was compared"
     notes = (corpus_note(len(pictures)), nothing_note, contention_note(references), idle_note)
     machine = this_machine(triton=triton)
     return Contest(model, len(pictures), tuple(runs), tuple(references), machine, tuple(filter(None, notes)))

@@ -254,5 +254,5 @@ def contention_note(references: Sequence[ReferenceRun]) -> str | None:
         return None
     return (
         f"the in-process reference got {share:.0%} of the cores' time: something else used this machine, "
-        "so the ratio is no fair one; measure again on a quiet machine"
+        "so the ratio is not a fair one; measure again on a quiet machine"
     )

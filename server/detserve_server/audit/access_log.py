@@ -56,7 +56,8 @@ class _LogFile:
 class AccessLog:
     """The access log ``path`` and its rotated siblings ``path.*`` and ``path-*``.
 
-    Compressed ones are left out, and so is :data:`GATEWAY_METRICS`, which is no sibling of a log ``gateway``.
+    Compressed ones are left out, and so is :data:`GATEWAY_METRICS`, which is beside a log ``gateway`` and not
+    a sibling of it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -168,7 +169,7 @@ def _is_regular(entry: os.DirEntry[str], *, or_absent: bool) -> bool:
             raise
         return False
     if or_absent and not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise OSError(errno.EINVAL, "it is not a regular file")
     return stat.S_ISREG(mode)
 
 

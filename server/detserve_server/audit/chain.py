@@ -161,7 +161,7 @@ def read_head(path: Path, key: Ed25519PublicKey | None) -> Head:
     except ValidationError as error:
         raise AuditBroken(first_mistake(error, str(path))) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise AuditBroken(f"{path} is no head of an audit log; it has been changed") from None
+        raise AuditBroken(f"{path} is not a head of an audit log; it has been changed") from None
     if key is None:
         return head
     if not is_signed(key, _SUBJECT, head.statement(), signed):

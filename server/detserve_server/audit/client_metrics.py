@@ -23,7 +23,7 @@ _LARGEST_FILE_BYTES = 2**16
 def serve_client_metrics(
     port: int, *, address: str = "127.0.0.1", gateway: Path | None = None
 ) -> Callable[[Mapping[str, Any]], None]:
-    """Serve ``/metrics`` on ``port`` from a thread of its own; returns what is to be told of each record.
+    """Serve ``/metrics`` on ``port`` from its own thread; returns what is to be told of each record.
 
     ``detserve_requests_total`` has the labels client, model and outcome; ``detserve_request_seconds`` (a
     histogram), ``detserve_request_bytes_total`` and ``detserve_response_bytes_total`` have the client alone.

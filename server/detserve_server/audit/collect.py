@@ -34,7 +34,7 @@ def collect(
     """Chain what the gateway writes to ``log``, until ``ending`` or, with ``once``, until nothing is left.
 
     Once ``ending()`` is true, what was written until then is still read, for eight seconds at most.
-    ``on_note`` is told one sentence when something had to be mended, when the folder cannot be written (the
+    ``on_note`` is told one sentence when something had to be fixed, when the folder cannot be written (the
     collector waits there until it can, unless ``once`` or ``ending``) and when it goes on. ``on_record`` is
     told every record that is safely written. Returns the number of records collected.
 

@@ -106,7 +106,7 @@ def _reached(directory: Path, head: Head) -> _Reached:
 
 
 def _bodies(path: Path, start_bytes: int) -> Iterator[tuple[dict[str, Any], str, bytes]]:
-    """Body, hash and line of each record behind ``start_bytes``, up to the first that is none."""
+    """Body, hash and line of each record behind ``start_bytes``, up to the first that is not one."""
     try:
         with open_regular(path) as file:
             file.seek(start_bytes)

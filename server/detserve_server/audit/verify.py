@@ -161,7 +161,7 @@ def _parse(line: bytes, where: str) -> tuple[dict[str, Any], str]:
         if canonical_json({**record, "hash": digest}) + b"\n" != line:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise AuditBroken(f"{where}: this is no line that a collector writes") from None
+        raise AuditBroken(f"{where}: this is not a line that a collector writes") from None
     return record, digest
 
 

@@ -177,7 +177,7 @@ def _serials(folder: CertificateFolder, authority: x509.Certificate, wanted: str
     if Path(wanted).is_file():
         certificate = read_certificate(Path(wanted))
         if not _signed_by(authority, certificate) or hosts_of(certificate):
-            raise CertificateError(f"{wanted} is no client's certificate signed by {folder.authority}")
+            raise CertificateError(f"{wanted} is not a client's certificate signed by {folder.authority}")
         return [certificate.serial_number]
     if re.fullmatch(r"[0-9A-Fa-f]{30,40}", wanted):
         return [int(wanted, 16)]

@@ -1,4 +1,4 @@
-"""``detserve doctor``: what would stop a repository from being served here, and the mend."""
+"""``detserve doctor``: what would stop a repository from being served here, and the fix."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def doctor(
 
 def _table(checks: list[Check]) -> Table:
     table = Table()
-    for heading in ("check", "found", "mend"):
+    for heading in ("check", "found", "fix"):
         table.add_column(heading, overflow="fold")
     for check in checks:
         color = "green" if check.passed else "red" if check.stops else "yellow"
-        name, found, mend = (escape(_printable(text)) for text in (check.name, check.found, check.mend))
-        table.add_row(name, f"[{color}]{found}[/]", mend)
+        name, found, fix = (escape(_printable(text)) for text in (check.name, check.found, check.fix))
+        table.add_row(name, f"[{color}]{found}[/]", fix)
     return table
 
 

@@ -67,7 +67,7 @@ def create(
     rate: Annotated[
         float, typer.Option(help="Requests a second; a burst of one second is let through.")
     ] = 100,
-    concurrency: Annotated[int, typer.Option(help="Requests under way at a time.")] = 16,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight at a time.")] = 16,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the key here, for its owner to read alone.")
     ] = None,
@@ -263,12 +263,12 @@ def _wait(
             nobody += (
                 f" ({answers[0].gateway.guessed_from} suggests {answers[0].gateway.url}: nobody listens)"
             )
-        mend = "name one with --gateway https://HOST:PORT"
+        fix = "name one with --gateway https://HOST:PORT"
         if not must:
-            _note(f"{nobody}; to wait for one, {mend}")
+            _note(f"{nobody}; to wait for one, {fix}")
             return
         raise GatewayError(
-            f"{done}, but {nobody}, so none has shown it; {mend}, or say --no-gateway when none runs"
+            f"{done}, but {nobody}, so none has shown it; {fix}, or say --no-gateway when none runs"
         )
     asked = [answer for answer in answers if answer.listens or not answer.gateway.guessed_from]
     faults = [_fault(answer, otherwise) for answer in asked if answer.after_s is None]

@@ -36,17 +36,17 @@ GLIBC_NEEDED = (2, 35)
 
 @dataclass(frozen=True)
 class Check:
-    """One answer. ``mend`` is empty when all is well; ``stops`` says whether serving would fail otherwise."""
+    """One answer. ``fix`` is empty when all is well; ``stops`` says whether serving would fail otherwise."""
 
     name: str
     found: str
-    mend: str = ""
+    fix: str = ""
     stops: bool = True
 
     @property
     def passed(self) -> bool:
-        """Nothing to mend."""
-        return not self.mend
+        """Nothing to fix."""
+        return not self.fix
 
 
 def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> list[Check]:
@@ -135,8 +135,8 @@ def check_models(repository: Path, models: list[ModelOutline]) -> Check:
         if missing:
             return Check("models", f"{model.name} has no step {missing[0]}", "build the model again")
         if not model.steps and model.backend != "python":
-            mend = "build it with --target embedded, or serve it with docker-compose.yml"
-            return Check("models", f"{model.name} wants the backend {model.backend!r}", mend)
+            fix = "build it with --target embedded, or serve it with docker-compose.yml"
+            return Check("models", f"{model.name} wants the backend {model.backend!r}", fix)
         if model.backend == "python" and not list((repository / model.name).glob("*/model.py")):
             return Check("models", f"{model.name} has no model.py", "build the model again")
     ensembles = [model.name for model in models if model.steps]
@@ -144,9 +144,9 @@ def check_models(repository: Path, models: list[ModelOutline]) -> Check:
 
 
 def check_place(where: Choice) -> Check:
-    """Where the steps run; what this machine lacks to run them within the server's process can be mended."""
-    found, _, mend = str(where).partition("; ")
-    return Check("steps", f"run {found}", mend, stops=False)
+    """Where the steps run; what this machine lacks to run them within the server's process can be fixed."""
+    found, _, fix = str(where).partition("; ")
+    return Check("steps", f"run {found}", fix, stops=False)
 
 
 def check_shared_memory(models: list[ModelOutline], free: int) -> Check:
@@ -155,8 +155,8 @@ def check_shared_memory(models: list[ModelOutline], free: int) -> Check:
     found = f"{free // MIB} MiB free in {SHM_DIR}, {advised // MIB} MiB advised"
     if free >= advised:
         return Check("shared memory", found)
-    mend = f"enlarge it to {advised // MIB} MiB (docker run --shm-size={advised // MIB}m)"
-    return Check("shared memory", found, mend, stops=free < start_bytes(models))
+    fix = f"enlarge it to {advised // MIB} MiB (docker run --shm-size={advised // MIB}m)"
+    return Check("shared memory", found, fix, stops=free < start_bytes(models))
 
 
 def check_layout(repository: Path, manifest: Manifest) -> Check:
@@ -178,14 +178,14 @@ def check_hashes(repository: Path, manifest: Manifest) -> Check:
 
 
 def check_foreign_files(repository: Path, manifest: Manifest) -> Check:
-    """Whether anything lies in the detector's folders that no tool of ours has put there."""
+    """Whether anything is in the detector's folders that no tool of ours has put there."""
     name = f"{manifest.name}: other files"
     foreign = foreign_files(repository, manifest)
     if not foreign:
         return Check(name, "none")
     more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-    mend = "remove what you did not put there: Python imports a file beside model.py before its own packages"
-    return Check(name, f"{foreign[0]}{more}", mend, stops=False)
+    fix = "remove what you did not put there: Python imports a file beside model.py before its own packages"
+    return Check(name, f"{foreign[0]}{more}", fix, stops=False)
 
 
 def check_plans(repository: Path, manifest: Manifest, image: str) -> list[Check]:
@@ -194,8 +194,8 @@ def check_plans(repository: Path, manifest: Manifest, image: str) -> list[Check]
         return []
     plans = plan_files(repository, manifest)
     if not plans:
-        mend = rebuild(image).replace("build it again", "build one")
-        return [Check(f"{manifest.name}: plans", "none", mend)]
+        fix = rebuild(image).replace("build it again", "build one")
+        return [Check(f"{manifest.name}: plans", "none", fix)]
     return [_check_plan(manifest, plan, image) for plan in plans]
 
 
@@ -231,8 +231,8 @@ def check_package(manifest: Manifest, package: str, installed: str) -> Check:
     if not installed:
         return Check(name, "not installed", "pip install 'detserve[server]'")
     if _numbers(installed) < _numbers(built_with):
-        mend = f"pip install '{package}>={built_with}', with which it was built"
-        return Check(name, installed, mend)
+        fix = f"pip install '{package}>={built_with}', with which it was built"
+        return Check(name, installed, fix)
     return Check(name, installed)
 
 
@@ -246,17 +246,17 @@ def check_port(purpose: str, port: int) -> Check:
 
 
 def _asked(name: str, question: Callable[[], _Answer]) -> _Answer | Check:
-    """The answer, or a failed check from the sentence of the error it raised (found; mend)."""
+    """The answer, or a failed check from the sentence of the error it raised (found; fix)."""
     try:
         return question()
     except DetserveError as error:
-        found, _, mend = str(error).partition("; ")
-        return Check(name, found, mend or found)
+        found, _, fix = str(error).partition("; ")
+        return Check(name, found, fix or found)
     except OSError as error:
         return Check(
             name,
             f"{error.filename or name} cannot be read ({error.strerror})",
-            "mend that, or build it again",
+            "fix that, or build it again",
         )
 
 

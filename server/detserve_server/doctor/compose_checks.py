@@ -1,4 +1,4 @@
-"""What would stop docker-compose.yml from coming up on this machine, and the mend of each."""
+"""What would stop docker-compose.yml from coming up on this machine, and the fix of each."""
 
 from __future__ import annotations
 
@@ -75,24 +75,24 @@ def check_engine() -> Check:
         return Check("docker engine", ask_docker("version", "--format", "{{.Server.Version}}"))
     except DetserveError as error:
         found = str(error)
-        mend = (
+        fix = (
             ""
             if "; " in found
             else "start it (systemctl start docker), or let this user ask it (group docker)"
         )
-        return _failed("docker engine", error, mend)
+        return _failed("docker engine", error, fix)
 
 
 def check_compose_version() -> Check:
     """Whether the compose plugin is new enough."""
     needed = ".".join(map(str, COMPOSE_NEEDED))
-    mend = f"install the compose plugin {needed} or newer"
+    fix = f"install the compose plugin {needed} or newer"
     try:
         found = ask_docker("compose", "version", "--short")
     except DetserveError as error:
-        return Check("docker compose", str(error), mend)
+        return Check("docker compose", str(error), fix)
     numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
-    return Check("docker compose", found, "" if numbers >= COMPOSE_NEEDED else mend)
+    return Check("docker compose", found, "" if numbers >= COMPOSE_NEEDED else fix)
 
 
 def check_gpu(runtimes: str) -> Check:
@@ -117,19 +117,19 @@ def check_images(project: ComposeProject, is_here: Callable[[str], bool]) -> Che
     missing = [image for image in images if not is_here(image)]
     if not missing:
         return Check("images", f"{len(images)} here")
-    mend = f"docker pull {missing[0]}; docker compose up does it too"
-    return Check("images", f"not here yet: {', '.join(missing)}", mend, stops=False)
+    fix = f"docker pull {missing[0]}; docker compose up does it too"
+    return Check("images", f"not here yet: {', '.join(missing)}", fix, stops=False)
 
 
 def check_gateway_port(project: ComposeProject, running: bool) -> Check:
     """Whether the gateway can be published where it is to be."""
     if not project.published:
-        mend = 'give it ports: ["${GATEWAY_LISTEN:-127.0.0.1:8443}:8443"]'
-        return Check("gateway port", "none is published: nobody could enter", mend, stops=False)
+        fix = 'give it ports: ["${GATEWAY_LISTEN:-127.0.0.1:8443}:8443"]'
+        return Check("gateway port", "none is published: nobody could enter", fix, stops=False)
     for address, ports in project.published:
         if not running and not any(_is_free(address, port) for port in ports):
-            mend = f"stop what listens there, or put GATEWAY_LISTEN={address}:OTHER into .env"
-            return Check("gateway port", f"{_place(address, ports)} is in use, or not of this machine", mend)
+            fix = f"stop what listens there, or put GATEWAY_LISTEN={address}:OTHER into .env"
+            return Check("gateway port", f"{_place(address, ports)} is in use, or not of this machine", fix)
     places = ", ".join(_place(address, ports) for address, ports in project.published)
     return Check("gateway port", f"{places}, {'held by this project' if running else 'free'}")
 
@@ -139,8 +139,8 @@ def check_shm_size(project: ComposeProject) -> Check:
     needed = shm_size_bytes(read_repository(project.repository))
     given = project.triton.shm_size
     found = f"{given // MIB} MiB, {needed // MIB} MiB needed"
-    mend = f"put TRITON_SHM_SIZE={needed // MIB}m into .env"
-    return Check("shared memory", found, "" if given >= needed else mend)
+    fix = f"put TRITON_SHM_SIZE={needed // MIB}m into .env"
+    return Check("shared memory", found, "" if given >= needed else fix)
 
 
 def check_certificate(project: ComposeProject, now: datetime) -> Check:
@@ -149,13 +149,13 @@ def check_certificate(project: ComposeProject, now: datetime) -> Check:
     tls = folder.parent
     for path in (folder / "server.crt", folder / "server.key"):
         if not path.is_file():
-            mend = f"detserve certs init --tls {tls}; detserve certs issue server --host NAME --tls {tls}"
-            return Check("certificate", *_absent(path, mend))
+            fix = f"detserve certs init --tls {tls}; detserve certs issue server --host NAME --tls {tls}"
+            return Check("certificate", *_absent(path, fix))
     try:
         expiry = expiry_of(folder / "server.crt", now)
     except (CertificateError, ValueError) as error:
-        mend = f"issue it again: detserve certs issue server --host NAME --tls {tls}"
-        return Check("certificate", str(error), mend)
+        fix = f"issue it again: detserve certs issue server --host NAME --tls {tls}"
+        return Check("certificate", str(error), fix)
     found = f"for {', '.join(expiry.hosts)} until {expiry.expires:%Y-%m-%d}"
     if expiry.state == "valid":
         return Check("certificate", found)
@@ -171,8 +171,8 @@ def check_revoked(project: ComposeProject, now: datetime) -> Check:
     if "ssl_client_certificate" not in rendered:
         return Check("revoked", "no client certificates are wanted")
     if "ssl_session_cache off" not in rendered:
-        mend = "detserve gateway render --require-client-certificate, and the other options as before"
-        return Check("revoked", f"{configuration} is of an earlier version and looks for no {crl.name}", mend)
+        fix = "detserve gateway render --require-client-certificate, and the other options as before"
+        return Check("revoked", f"{configuration} is of an earlier version and looks for no {crl.name}", fix)
     if not crl.exists() and not directive.exists():
         return Check("revoked", "no client certificate")
     try:
@@ -181,8 +181,8 @@ def check_revoked(project: ComposeProject, now: datetime) -> Check:
     except CertificateError as error:
         return _failed("revoked", error)
     if not directive.exists():
-        mend = f"echo '{DIRECTIVE.decode().strip()}' > {directive}"
-        return Check("revoked", f"nginx does not look for {crl} without {directive}", mend)
+        fix = f"echo '{DIRECTIVE.decode().strip()}' > {directive}"
+        return Check("revoked", f"nginx does not look for {crl} without {directive}", fix)
     first = min(lists, key=lambda each: each.expires, default=None)
     if first is None or first.state == "valid":
         return Check("revoked", f"{sum(map(len, read_lists(crl)))} client certificates")
@@ -206,12 +206,12 @@ def check_keys(project: ComposeProject) -> Check:
 def check_gateway_configuration(project: ComposeProject) -> Check:
     """Whether nginx's configuration is there, and Triton wants the secret that nginx shows."""
     folder = project.mounted("gateway", "/etc/detserve/gateway")
-    mend = f"detserve gateway render --output {folder} --triton triton"
+    fix = f"detserve gateway render --output {folder} --triton triton"
     for name in ("nginx.conf", "secret.conf", "triton.env"):
         if not (folder / name).is_file():
-            return Check("gateway configuration", *_absent(folder / name, mend))
+            return Check("gateway configuration", *_absent(folder / name, fix))
     if read_secret(folder / "triton.env").encode() not in (folder / "secret.conf").read_bytes():
-        return Check("gateway configuration", "secret.conf and triton.env hold different secrets", mend)
+        return Check("gateway configuration", "secret.conf and triton.env hold different secrets", fix)
     return Check("gateway configuration", f"in {folder}")
 
 
@@ -219,11 +219,11 @@ def check_gateway_state(project: ComposeProject) -> Check:
     """Whether the gateway runs with what it was last given, and nothing kills its workers."""
     state = read_state(project.mounted("gateway", "/var/log/detserve") / STATE)
     if state.get("detserve_gateway_change_refused"):
-        mend = "docker compose logs gateway says which change and why"
-        return Check("gateway", "a change of its files is refused, the old ones are in force", mend)
+        fix = "docker compose logs gateway says which change and why"
+        return Check("gateway", "a change of its files is refused, the old ones are in force", fix)
     if lost := int(state.get("detserve_gateway_workers_lost_total", 0)):
-        mend = "give it more GATEWAY_MEMORY if the kernel's log names it; a client's 429 ended by itself"
-        return Check("gateway", f"{lost} workers of nginx were killed since its start", mend, stops=False)
+        fix = "give it more GATEWAY_MEMORY if the kernel's log names it; a client's 429 ended by itself"
+        return Check("gateway", f"{lost} workers of nginx were killed since its start", fix, stops=False)
     return Check("gateway", "says nothing is wrong" if state else "has not run yet")
 
 
@@ -248,10 +248,10 @@ def check_folders(project: ComposeProject) -> Check:
     for path in [*written, *filter(Path.exists, secret)]:
         owner = path.stat().st_uid
         if owner != project.user_id:
-            mend = f"put DETSERVE_USER={owner}:{path.stat().st_gid} into .env, or "
-            mend += f"chown -R {project.user_id} {state}"
+            fix = f"put DETSERVE_USER={owner}:{path.stat().st_gid} into .env, or "
+            fix += f"chown -R {project.user_id} {state}"
             return Check(
-                "folders", f"{path} is of user {owner}, the containers run as {project.user_id}", mend
+                "folders", f"{path} is of user {owner}, the containers run as {project.user_id}", fix
             )
         if path in secret and path.stat().st_mode & 0o077:
             return Check("folders", f"{path} can be read by others", f"chmod 600 {path}")
@@ -283,12 +283,12 @@ def _answer(name: str, question: Callable[[], Check]) -> Check:
         return Check(name, f"{error.filename or name} cannot be read ({error.strerror})", _AS_ITS_OWNER)
 
 
-def _absent(path: Path, mend: str) -> tuple[str, str]:
-    """Found and mend of a file or folder that is not there, or is the other of the two."""
+def _absent(path: Path, fix: str) -> tuple[str, str]:
+    """Found and fix of a file or folder that is not there, or is the other of the two."""
     if not path.exists():
-        return f"no {path}", mend
+        return f"no {path}", fix
     kind = "a folder" if path.is_dir() else "no folder"
-    return f"{path} is {kind}", f"move it away; then {mend}"
+    return f"{path} is {kind}", f"move it away; then {fix}"
 
 
 def _place(address: str, ports: range) -> str:
@@ -296,9 +296,9 @@ def _place(address: str, ports: range) -> str:
     return f"{address}:{ports[0]}{last}"
 
 
-def _failed(name: str, error: Exception, mend: str = "") -> Check:
+def _failed(name: str, error: Exception, fix: str = "") -> Check:
     found, _, said = str(error).partition("; ")
-    return Check(name, found, mend or said or "mend what it names")
+    return Check(name, found, fix or said or "fix what it names")
 
 
 def _image_here(image: str) -> bool:

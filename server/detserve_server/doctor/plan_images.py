@@ -13,7 +13,7 @@ from detserve_core.repository.plan_record import PlanRecord
 TRITON_IMAGE = "nvcr.io/nvidia/tritonserver"
 #: What docker-compose.yml serves with where TRITON_IMAGE does not say otherwise.
 SERVING_IMAGE = f"{TRITON_IMAGE}:26.11-py3"
-#: Triton loads version-compatible plans, which carry code of their own, only where it is started with this.
+#: Triton loads version-compatible plans, which carry their own code, only where it is started with this.
 VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 
 #: The first and last release (year, month) of NVIDIA's image with each major version of TensorRT.
@@ -29,7 +29,7 @@ def tensorrt_major(image: str) -> int | None:
 
 
 def obstacle(record: PlanRecord, image: str) -> tuple[str, str] | None:
-    """Why ``image`` cannot load the plan, and what can: found and mend. None where it can."""
+    """Why ``image`` cannot load the plan, and what can: found and fix. None where it can."""
     serving = _release(image)
     if serving is not None and record.image == _text(serving):
         return None

@@ -28,7 +28,7 @@ _KEY_IDENTITY = r"""
     }
     map "$ssl_client_verify:$secure_link:$http_authorization" $detserve_identity_fault {
         default "this key is unknown: it is wrong or revoked";
-        "~^@{certificate_state}::$" "no key came; send the header authorization: Bearer KEY";
+        "~^@{certificate_state}::$" "no key was sent; send the header authorization: Bearer KEY";
         "~^@{certificate_state}:0:" "this key has expired";
         "~^(?!@{certificate_state}:)" "a client certificate is needed";
     }
@@ -140,7 +140,7 @@ def limit_directives(limits: RateLimits, variable: str, name: str, *, clients: i
     """Directives that hold each value of an nginx variable to ``limits``; an empty value is not held.
 
     The zones have room for so many ``clients``: where one is full, nginx forgets rates or refuses requests.
-    A client takes 128 bytes for its rate and 64 while it has requests under way.
+    A client takes 128 bytes for its rate and 64 while it has requests in flight.
     """
     per_min = requests_per_min(limits.rate_per_s)
     per_s, rest = divmod(per_min, 60)

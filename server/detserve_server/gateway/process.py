@@ -63,7 +63,7 @@ class RunningGateway:
         return f"https://{self.host}:{self.port}"
 
     def reload(self) -> None:
-        """Take up changed keys and certificates now; requests under way are finished by the old workers.
+        """Take up changed keys and certificates now; requests in flight are finished by the old workers.
 
         Raises :class:`GatewayError` when nginx refuses them, and goes on with the old ones.
         """
@@ -176,7 +176,7 @@ def find_nginx() -> str:
 def check_configuration(nginx: str, folder: Path, name: str = "nginx.conf") -> None:
     """``nginx -t`` on a file of ``folder``; raises :class:`GatewayError` with nginx's first complaint.
 
-    It runs in a session of its own, where a Ctrl-C of this terminal does not reach it.
+    It runs in its own session, where a Ctrl-C of this terminal does not reach it.
     """
     where = ("-p", str(folder), "-c", str(folder / name), "-e", os.devnull)
     checked = subprocess.run(

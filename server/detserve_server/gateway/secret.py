@@ -29,7 +29,7 @@ def write_secret(nginx_file: Path, triton_file: Path, secret: str) -> None:
 def read_secret(triton_file: Path) -> str:
     """The secret in an environment file; raises :class:`GatewayError` when there is none."""
     if triton_file.exists() and not triton_file.is_file():  # a pipe would be waited for
-        raise GatewayError(f"{triton_file} is no file; remove it and render the gateway again")
+        raise GatewayError(f"{triton_file} is not a file; remove it and render the gateway again")
     try:
         content = triton_file.read_bytes()
     except OSError as error:
@@ -38,5 +38,5 @@ def read_secret(triton_file: Path) -> str:
         ) from None
     found = re.search(rb"^DETSERVE_GATEWAY_SECRET=([0-9a-f]{64})$", content, re.MULTILINE)
     if not found:
-        raise GatewayError(f"{triton_file} holds no secret; remove it and render the gateway again")
+        raise GatewayError(f"{triton_file} has no secret; remove it and render the gateway again")
     return found[1].decode()

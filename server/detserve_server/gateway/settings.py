@@ -67,7 +67,7 @@ class GatewaySettings(_Settings):
     Paths are as nginx sees them: inside its container, where it runs in one.
 
     Attributes:
-        upstreams: the Tritons; each request goes to the one with the fewest under way.
+        upstreams: the Tritons; each request goes to the one with the fewest in flight.
         certificate, certificate_key: PEM files, the server's chain and its private key; from
             ``detserve certs`` or a company's own authority.
         client_authorities: PEM file of the authorities whose client certificates are accepted; with it a

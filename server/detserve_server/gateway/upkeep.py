@@ -56,7 +56,7 @@ def killed_workers(alerts: Path) -> int:
 def with_new_counts(configuration: bytes, killed: int) -> bytes:
     """The configuration with limit_conn's zones named anew, once workers were killed.
 
-    A zone counts the requests under way, and a killed worker's stay counted: nginx keeps a zone with its
+    A zone counts the requests in flight, and a killed worker's stay counted: nginx keeps a zone with its
     counts for as long as its name stays. Rates have no such memory.
     """
     return _ZONES.sub(rb"\g<0>%d_" % killed, configuration) if killed else configuration

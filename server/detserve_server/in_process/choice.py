@@ -21,7 +21,7 @@ class Choice(NamedTuple):
         """Where, in words."""
         if self.backend:
             return "within the server's process"
-        return f"in processes of their own: {self.why_not}"
+        return f"in their own processes: {self.why_not}"
 
 
 def choose(models: Sequence[ModelOutline]) -> Choice:

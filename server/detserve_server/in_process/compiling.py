@@ -90,7 +90,7 @@ def _multiarch_library() -> bool:
 
 
 def _compile(command: Sequence[str], folder: Path) -> None:
-    """Into a folder of its own first, so that what is in the cache is whole."""
+    """Into its own folder first, so that what is in the cache is whole."""
     with tempfile.TemporaryDirectory(prefix=".compiling-", dir=folder) as scratch:
         made = Path(scratch) / LIBRARY
         try:

@@ -90,7 +90,7 @@ def roll_back(gateway: Gateway) -> Sequence[Upstream]:
 
     This is right wherever a roll-out was broken off, and may be repeated.
 
-    Raises :class:`RolloutError`: there was no roll-out, one is under way, nginx does not take the change.
+    Raises :class:`RolloutError`: there was no roll-out, one is running, nginx does not take the change.
     """
     gateway.settings()
     with gateway.alone():
@@ -109,7 +109,7 @@ def _give_back(gateway: Gateway, old: Sequence[Upstream], before: str = "") -> N
         command = ["detserve", "rollout", "--gateway", str(gateway.folder), "--roll-back"]
         command += ["--reload", gateway.reload_command] if gateway.reload_command else []
         raise kind(
-            f"{before}the old server did not get its traffic back: {stuck}; mend that, then run: "
+            f"{before}the old server did not get its traffic back: {stuck}; fix that, then run: "
             f"{shlex.join(command)}"
         ) from stuck
 

@@ -47,7 +47,7 @@ class Gateway:
     reload_command: str = ""
 
     def settings(self) -> GatewaySettings:
-        """What the gateway runs with; raises :class:`RolloutError` when the folder is no gateway's."""
+        """What the gateway runs with; raises :class:`RolloutError` when the folder is not a gateway's."""
         return _read(self.folder / SETTINGS)
 
     def secret(self) -> str | None:
@@ -57,7 +57,7 @@ class Gateway:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other roll-outs away; raises :class:`RolloutError` when one is under way."""
+        """Keep other roll-outs away; raises :class:`RolloutError` when one is running."""
         try:
             handle = (self.folder / _LOCK).open("a")
         except OSError as error:
@@ -67,13 +67,13 @@ class Gateway:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RolloutError(
-                    f"another roll-out of {self.folder} is under way; wait for its end, or stop it with "
+                    f"another roll-out of {self.folder} is running; wait for its end, or stop it with "
                     f"Ctrl-C: it gives all traffic back"
                 ) from None
             yield
 
     def direct(self, upstreams: Sequence[Upstream]) -> None:
-        """Send the requests that come from now on to these servers; those under way are finished.
+        """Send the requests that come from now on to these servers; those in flight are finished.
 
         Raises :class:`RolloutError`. What nginx refuses when it is asked beforehand changes nothing; after
         any other failure it may run with either, and :meth:`give_back` settles it.
@@ -192,7 +192,7 @@ def with_share(old: Sequence[Upstream], new: Sequence[Upstream], share: float) -
 
 def _read(path: Path) -> GatewaySettings:
     if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise RolloutError(f"{path} is no file; give the folder that detserve gateway render wrote")
+        raise RolloutError(f"{path} is not a file; give the folder that detserve gateway render wrote")
     try:
         return GatewaySettings.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -204,7 +204,7 @@ def _read(path: Path) -> GatewaySettings:
 
 
 def _run(command: list[str]) -> None:
-    """Run in a session of its own, where a Ctrl-C of this terminal does not reach it."""
+    """Run in its own session, where a Ctrl-C of this terminal does not reach it."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_RELOAD_S, start_new_session=True

@@ -73,7 +73,7 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
         key = None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise SigningKeyError(
-            f"{path} holds no unencrypted Ed25519 private key in PEM; make one with --create-key"
+            f"{path} has no unencrypted Ed25519 private key in PEM; make one with --create-key"
         )
     if path.stat().st_mode & 0o007:
         raise SigningKeyError(f"the private key {path} may be read by every user; chmod 600 {path}")
@@ -93,7 +93,7 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
         key = None
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise SigningKeyError(
-            f"{path} holds no Ed25519 public key in PEM; give the *.public.pem written beside the private key"
+            f"{path} has no Ed25519 public key in PEM; give the *.public.pem written beside the private key"
         )
     return key
 

@@ -91,7 +91,7 @@ def sign_repository(repository: Path, key: Ed25519PrivateKey) -> Signature:
         digest, size_bytes = _read(repository / name)
         files[name] = _File(bytes=size_bytes, sha256=digest)
     if not files:
-        raise SignatureError(f"{repository} holds no file to sign; give the folder that holds the models")
+        raise SignatureError(f"{repository} has no file to sign; give the folder that holds the models")
     statement = _Signed(files=files).model_dump(mode="json")
     content = {
         **statement,
@@ -153,10 +153,10 @@ def _check_copy(repository: Path, copy_to: Path) -> None:
     try:
         inside = copy_to.resolve().is_relative_to(repository.resolve())
     except (OSError, RuntimeError) as error:  # links in a circle
-        raise SignatureError(f"{copy_to} is no path for the copy ({error}); give another") from None
+        raise SignatureError(f"{copy_to} is not a path for the copy ({error}); give another") from None
     if inside:
         raise SignatureError(
-            f"{copy_to} lies in the repository {repository}, where the copy would be unsigned files; give a "
+            f"{copy_to} is in the repository {repository}, where the copy would be unsigned files; give a "
             f"folder elsewhere"
         )
 
@@ -164,7 +164,7 @@ def _check_copy(repository: Path, copy_to: Path) -> None:
 def _read_signature(repository: Path, key: Ed25519PublicKey) -> _Signed:
     path = repository / SIGNATURE
     if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise SignatureError(f"{path} is no file; remove it and sign again")
+        raise SignatureError(f"{path} is not a file; remove it and sign again")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -178,7 +178,7 @@ def _read_signature(repository: Path, key: Ed25519PublicKey) -> _Signed:
     except ValidationError as error:
         raise SignatureError(first_mistake(error, str(path))) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise SignatureError(f"{path} is no signature of a repository; sign it again") from None
+        raise SignatureError(f"{path} is not a signature of a repository; sign it again") from None
     if not is_signed(key, _SUBJECT, statement.model_dump(mode="json"), signed):
         whose = fingerprint(key)
         other = "" if signed_by == whose else f", it names the key {signed_by}"

@@ -154,7 +154,7 @@ def _check_repository(repository: Path, models: Sequence[str] | None) -> list[Mo
 
 
 def _place(serving: list[ModelOutline]) -> Choice:
-    """Where the python models will run; raises when ``/dev/shm`` has no room for processes of their own."""
+    """Where the python models will run; raises when ``/dev/shm`` has no room for their own processes."""
     where = choose(serving)
     needed, free = start_bytes(serving), free_bytes()
     if not where.backend and free < needed:
@@ -197,7 +197,7 @@ def _process(
     region_prefix: str,
     temporary: Sequence[Path],
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server in a process group of its own, and end the whole group."""
+    """Run the server in its own process group, and end the whole group."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             arguments,

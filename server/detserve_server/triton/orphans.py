@@ -33,7 +33,7 @@ def _end_with_parent(parent_pid: int, server_pid: int, region_prefix: str, folde
 
 
 def watch(server_pid: int, region_prefix: str, *folders: Path) -> subprocess.Popen[bytes]:
-    """Watch over a process of this one, in a process of its own."""
+    """Watch over a process of this one, in its own process."""
     return subprocess.Popen(
         [
             *(sys.executable, "-I", "-S", __file__),

@@ -1,4 +1,4 @@
-"""What Triton is given to read lies in a private folder: any repository, under a path that it can take.
+"""What Triton is given to read is in a private folder: any repository, under a path that it can take.
 
 Its python backend hands paths to a shell, and splits a line at spaces.
 """

@@ -43,7 +43,7 @@ class ModelOutline:
 def read_repository(folder: Path) -> list[ModelOutline]:
     """Outline every model of a repository, in order of name.
 
-    Raises :class:`ServerStartError` when the folder does not exist or holds no model, and
+    Raises :class:`ServerStartError` when the folder does not exist or has no model, and
     :class:`RepositoryError` for a ``config.pbtxt`` that cannot be parsed.
     """
     if not folder.is_dir():
@@ -53,7 +53,7 @@ def read_repository(folder: Path) -> list[ModelOutline]:
     configs = sorted(folder.glob("*/config.pbtxt"))
     if not configs:
         raise ServerStartError(
-            f"{folder} holds no model; expected folders with a config.pbtxt, as made by: detserve build"
+            f"{folder} has no model; expected folders with a config.pbtxt, as made by: detserve build"
         )
     return [read_model(path) for path in configs]
 
@@ -68,7 +68,7 @@ def read_model(config_file: Path) -> ModelOutline:
         types = [model_config_pb2.DataType.Name(one.data_type) for one in tensors]
     except ValueError as error:
         raise RepositoryError(
-            f"{config_file} is no model configuration ({error}); build the model again"
+            f"{config_file} is not a model configuration ({error}); build the model again"
         ) from None
     sizes = [_tensor_bytes(data_type, list(one.dims)) for data_type, one in zip(types, tensors, strict=True)]
     return ModelOutline(

@@ -37,7 +37,7 @@ def test_external_weights_are_loaded_and_part_of_the_hash(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda data: data.unlink(), r"lie in net\.onnx\.data, which is not beside it; copy that file"),
+        (lambda data: data.unlink(), r"are in net\.onnx\.data, which is not beside it; copy that file"),
         (
             lambda data: data.write_bytes(data.read_bytes()[:-9]),
             r"net\.onnx\.data has \d+ bytes, but the weights",

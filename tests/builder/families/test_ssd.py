@@ -190,7 +190,7 @@ def test_the_draft_says_what_the_graph_tells(tmp_path) -> None:
     assert card.labels == ["class_0", "class_1", "class_2"]
 
 
-NO_BACKGROUND = "0 to 3, where column 0 is no background"
+NO_BACKGROUND = "0 to 3, where column 0 is not a background"
 
 
 @pytest.mark.parametrize(

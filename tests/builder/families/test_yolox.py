@@ -154,7 +154,7 @@ def test_a_turned_yolox_is_not_taken_for_a_yolov8_with_a_class_more(tmp_path) ->
 
 @pytest.mark.parametrize("heads", [{"box": [84, 4]}, {"box": [252, 4]}, {"box": [84, 4], "object": [84, 1]}])
 def test_class_scores_that_hold_the_objectness_are_none_of_the_yolos(tmp_path, heads) -> None:
-    """As somebody's own export multiplies them: the first class is no objectness."""
+    """As somebody's own export multiplies them: the first class is not an objectness."""
     tail, rows = Tail(), heads["box"][0]
     tail.node("Sigmoid", ["class"], "activated")
     tail.node("Mul", ["activated", tail.constant("half", np.float32(0.5))], "product")

@@ -220,7 +220,7 @@ def test_ap_of_boxes_that_are_the_truth(tmp_path, pictures) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ('{"images": [{"id": 1}]}', r"images\[0\] has no 'file_name'"),
         (instances("unicorn"), "none of the card's labels"),
         (instances("class_0", crowd=1), "no box of a class that the card knows"),

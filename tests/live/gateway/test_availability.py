@@ -154,7 +154,7 @@ def test_the_serve_command(site: Site, sample, tmp_path, ending) -> None:
         serving.wait(30)
     assert allowed.returncode == 0, allowed.stderr
     assert refused.returncode == 1
-    assert "no key came" in refused.stderr
+    assert "no key was sent" in refused.stderr
     wait_for(lambda: is_free(port))
     wait_for(lambda: not list(tmp_path.glob("detserve-gateway-*")))
 

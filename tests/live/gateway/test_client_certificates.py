@@ -352,12 +352,12 @@ def test_an_nginx_in_a_container_takes_up_the_list(tmp_path: Path) -> None:
             door = Door(running, tls, read_certified(tls.authority))
             door.certs("issue", "client", "--name", "alice")
             alice = tls.client("alice")
-            assert "no key came" in door.reason(alice)
+            assert "no key was sent" in door.reason(alice)
             door.certs("revoke", "alice")
             running.reload()
             wait_for(lambda: "certificate revoked" in door.reason(alice))
             door.certs("issue", "client", "--name", "alice")
-            assert "no key came" in door.reason(alice)
+            assert "no key was sent" in door.reason(alice)
         finally:
             nginx.terminate()
 

@@ -29,7 +29,7 @@ def test_a_key_opens(site: Site, protocol, sample) -> None:
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        (None, "no key came"),
+        (None, "no key was sent"),
         ("wrong", "unknown: it is wrong or revoked"),
         ("mixed", "unknown: it is wrong or revoked"),
         ("nonsense", "unknown: it is wrong or revoked"),

@@ -280,7 +280,7 @@ def test_a_triton_that_does_not_answer_gets_no_requests(start, dead) -> None:
 
 
 def test_a_name_with_several_addresses(start, tmp_path: Path) -> None:
-    """Each is a server of its own; one that is dead gets nothing, one that is gone is no longer there."""
+    """Each is its own server; one that is dead gets nothing, one that is gone is no longer there."""
     names = tmp_path / "addresses"
     names.write_text("127.0.0.1\n127.0.0.2\n127.0.0.3\n")
     resolver = tmp_path / "getent"

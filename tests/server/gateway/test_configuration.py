@@ -129,5 +129,5 @@ def test_the_secret_is_read_back(tmp_path: Path) -> None:
     assert read_secret(tmp_path / "triton.env") == "cd" * 32
     assert (tmp_path / "triton.env").stat().st_mode & 0o777 == 0o600
     (tmp_path / "triton.env").write_text("x")
-    with pytest.raises(GatewayError, match="holds no secret"):
+    with pytest.raises(GatewayError, match="has no secret"):
         read_secret(tmp_path / "triton.env")

@@ -18,7 +18,7 @@ from detserve_server.rollout.traffic import NEXT
 @pytest.mark.parametrize("content", [b"", bytes(range(256)), b"DETSERVE_GATEWAY_SECRET=short\n"])
 def test_a_file_without_a_secret_is_said(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "triton.env").write_bytes(content)
-    with pytest.raises(GatewayError, match="holds no secret; remove it and render the gateway again"):
+    with pytest.raises(GatewayError, match="has no secret; remove it and render the gateway again"):
         read_secret(tmp_path / "triton.env")
 
 
@@ -27,7 +27,7 @@ def test_a_folder_or_a_pipe_in_its_place_is_said(tmp_path: Path, make: Callable[
     make(tmp_path / "triton.env")
     result = CliRunner().invoke(app, ["render", f"--output={tmp_path}", "--triton=triton"])
     assert isinstance(result.exception, GatewayError)
-    assert "triton.env is no file; remove it" in str(result.exception)
+    assert "triton.env is not a file; remove it" in str(result.exception)
 
 
 def test_rendering_anew_ends_what_a_roll_out_left_unfinished(tmp_path: Path) -> None:

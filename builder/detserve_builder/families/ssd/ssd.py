@@ -187,7 +187,7 @@ def _class_columns(
     if count == 1:
         return everything, {}
     rows = np.concatenate([np.zeros((0, count)), *(scores.reshape(-1, count) for scores in pictures)])
-    without = f"0 to {count - 1}, where column 0 is no background"
+    without = f"0 to {count - 1}, where column 0 is not a background"
     if not activated or not len(rows):
         return classes, {"head.class_columns": without}
     if np.allclose(rows.sum(axis=1), 1, atol=1e-3):

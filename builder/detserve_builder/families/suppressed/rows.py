@@ -1,7 +1,7 @@
 """Which outputs and columns of a network that suppresses itself are boxes, scores and classes.
 
 Names, dtypes and shapes say most of it. What they leave open is looked up in what the network gives for real
-pictures: a class is an integer, a score lies in 0..1.
+pictures: a class is an integer, a score is in 0..1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Detections after the network's own suppression, as rows that hold box, score and class.
 
-No paper: what exporters put behind a detector. The parts are outputs of their own or columns of one: boxes
+No paper: what exporters put behind a detector. The parts are their own outputs or columns of one: boxes
 [N,K,4], scores [N,K], classes [N,K]; boxes and scores [N,K,5] beside labels [N,K] (mmdeploy); rows [D,6] and
 their count (PaddleDetection); rows [D,7] that begin with the number of the picture (YOLOv7 --end2end). Rows
 that are padding, by their class or the count, have score 0 and class -1.

@@ -126,7 +126,7 @@ def _recognise_raw(checkpoint: Checkpoint, maps: list[TensorInfo], wh: tuple[int
 
 
 def _fields(output: TensorInfo) -> int:
-    """5+C of a raw map, 0 where it is none."""
+    """5+C of a raw map, 0 where it is not one."""
     if len(output.shape) == 5:
         return output.shape[4] if output.shape[1] == PER_CELL and isinstance(output.shape[4], int) else 0
     channels = output.shape[1]

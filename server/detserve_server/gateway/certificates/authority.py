@@ -80,7 +80,7 @@ def read_certificate(path: Path) -> x509.Certificate:
             f"{path} does not exist; make an authority first with: detserve certs init"
         ) from None
     except (OSError, ValueError) as error:
-        raise CertificateError(f"{path} is no certificate in PEM form ({error})") from None
+        raise CertificateError(f"{path} is not a certificate in PEM form ({error})") from None
 
 
 def read_certified(path: Path) -> Certified:

@@ -35,9 +35,9 @@ def read_lists(path: Path) -> list[x509.CertificateRevocationList]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        raise CertificateError(f"{path} is no revocation list in PEM form ({error})") from None
+        raise CertificateError(f"{path} is not a revocation list in PEM form ({error})") from None
     if not lists:
-        raise CertificateError(f"{path} holds no revocation list, expected -----BEGIN X509 CRL-----")
+        raise CertificateError(f"{path} has no revocation list, expected -----BEGIN X509 CRL-----")
     return lists
 
 
@@ -83,7 +83,7 @@ def _check(authorities: Path, lists: list[x509.CertificateRevocationList], path:
     try:
         certificates = x509.load_pem_x509_certificates(authorities.read_bytes())
     except (OSError, ValueError) as error:
-        raise CertificateError(f"{authorities} holds no certificates in PEM form ({error})") from None
+        raise CertificateError(f"{authorities} has no certificates in PEM form ({error})") from None
     for certificate in certificates:
         if certificate.not_valid_after_utc <= now:
             continue

@@ -69,7 +69,7 @@ def announced(keys: Path, host: str, port: int, pid: int) -> Iterator[None]:
 def known_gateways(keys: Path, named: Sequence[str]) -> list[KnownGateway]:
     """The gateways that are named, else those announced beside the file and one rendered for its folder.
 
-    Raises :class:`GatewayError` for a name that is no https address.
+    Raises :class:`GatewayError` for a name that is not an https address.
     """
     for url in named:
         if not _URL.fullmatch(url.rstrip("/")):

@@ -114,7 +114,7 @@ def _shown(url: str, address: str, context: ssl.SSLContext) -> str | int:
         found = _ANSWER.fullmatch(answer.read(100))
         return found[1].decode() if found else answer.status
     except http.client.HTTPException:
-        raise OSError("what it says is no HTTP") from None
+        raise OSError("what it says is not HTTP") from None
     finally:
         connection.close()
 

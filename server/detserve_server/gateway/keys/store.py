@@ -52,7 +52,7 @@ def read_keys(path: Path) -> KeyFile:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise KeyFileError(f"{path} is no file of keys: {where}: {first['msg']}") from None
+        raise KeyFileError(f"{path} is not a file of keys: {where}: {first['msg']}") from None
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def change_keys(path: Path, change: Callable[[KeyFile], KeyFile]) -> None:
 
     ``keys.conf`` takes its name first, so that no key is called revoked that nginx still lets in. An error
     between the two puts ``keys.conf`` back. A process that is killed there leaves a list that is older than
-    what nginx reads: ``detserve keys list`` says so, ``detserve keys render`` or the next change mends it.
+    what nginx reads: ``detserve keys list`` says so, ``detserve keys render`` or the next change fixes it.
 
     Raises:
         KeyFileError: the file cannot be read.

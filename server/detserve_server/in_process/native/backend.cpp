@@ -1,6 +1,6 @@
 // A Triton backend that runs a detserve pipeline (model.py) inside the server's own process.
 //
-// Triton's python backend runs every model in a process of its own: each request is copied into shared memory and
+// Triton's python backend runs every model in its own process: each request is copied into shared memory and
 // handed over, each answer handed back. Here one interpreter is embedded, and a request's thread calls model.py.
 // Python sees this file as the module _detserve_triton; triton_python_backend_utils.py puts the python backend's
 // names on it.
