@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -105,7 +106,7 @@ def create(
 
 @app.command("list")
 def list_keys(keys: KeysFile = DEFAULT_FILE) -> None:
-    """Show the keys: whose, for what, until when."""
+    """Show the keys: whose, for what, until when; limits are requests a second, and at a time."""
     now = utc_now()
     file = read_keys(keys)
     if os.access(nginx_file(keys), os.R_OK) and read_marked(nginx_file(keys), keys.read_bytes()) is None:
@@ -116,24 +117,26 @@ def list_keys(keys: KeysFile = DEFAULT_FILE) -> None:
     _note_left_out(file)
     table = Table(
         Column("id", no_wrap=True),
-        "client",
-        "state",
-        "models",
-        "requests/s",
-        "at a time",
-        "created",
-        "expires",
+        Column("client", overflow="fold"),
+        Column("state", no_wrap=True),
+        Column("models", overflow="fold"),
+        Column("limits", no_wrap=True),
+        Column("created", no_wrap=True),
+        Column("expires", no_wrap=True),
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
     )
     for key in file.keys:
         table.add_row(
             key.id,
             key.client,
             key.state(now),
-            "all" if key.models is None else ", ".join(key.models),
-            f"{key.limits.rate_per_s:g}",
-            str(key.limits.concurrency),
+            "all" if key.models is None else "\n".join(key.models),
+            f"{key.limits.rate_per_s:g}/s, {key.limits.concurrency}",
             f"{key.created:%Y-%m-%d}",
-            "never" if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M} UTC",
+            "never" if key.expires is None else f"{key.expires:%Y-%m-%d\n%H:%M UTC}",
         )
     Console(markup=False, emoji=False).print(table)
 
