@@ -96,4 +96,4 @@ def test_production(reader: Reader) -> None:
 
 @pytest.mark.live
 def test_readme(reader: Reader) -> None:
-    assert reader.page("README.md") == 1
+    assert reader.page("README.md") == 2
