@@ -82,8 +82,8 @@ def test_first_detector(reader: Reader) -> None:
 
 @pytest.mark.live
 def test_video(reader: Reader) -> None:
-    reader.run("detserve build best.onnx --name shop --repository repository")
-    reader.run("detserve serve --repository repository --detach")
+    reader.run("detserve build best.onnx --name shop --repository model_repository")
+    reader.run("detserve serve --repository model_repository --detach")
     reader.run("detserve detect photos/ --model shop --json found.json")
     assert reader.page("docs/tutorial/video.md") == 3
     assert Path("drawn/clip.mp4").stat().st_size > 0
