@@ -76,7 +76,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
 
 @pytest.mark.live
 def test_first_detector(reader: Reader) -> None:
-    assert reader.page("docs/tutorial/first-detector.md") == 10
+    assert reader.page("docs/tutorial/first-detector.md") == 11
     assert {path.name for path in Path("drawn").iterdir()} == {"street.jpg", "yard.jpg"}
 
 
