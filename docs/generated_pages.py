@@ -12,21 +12,19 @@ from typer import Context
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
-from detserve.command import app
+from detserve.command import COMMANDS, app
 from detserve_core.errors import DetserveError
 
 CHECKOUT = Path(__file__).parents[1]
 
-COMMANDS = """\
+COMMANDS_PAGE = """\
 # Command line
 
 `detserve COMMAND --help` shows the same in the terminal.
 
-| command | |
-|---|---|
 """
 
-ERRORS = """\
+ERRORS_PAGE = """\
 # Errors
 
 What you can fix is a `DetserveError`. Its text is one sentence: what was given, what was expected, how to fix
@@ -39,15 +37,18 @@ What is sent again by itself: [Python API](python.md#retries-and-timeouts).
 
 def write_commands() -> None:
     """Write reference/cli/index.md and a page beside it for each command."""
-    root = get_command(app)
-    ctx = Context(root, info_name="detserve")
-    table, nav = COMMANDS, "- [Command line](index.md)\n"
-    for name in root.list_commands(ctx):
-        command = root.get_command(ctx, name)
-        table += f"| [`detserve {name}`]({name}.md) | {command.get_short_help_str(200)} |\n"
+    ctx = Context(get_command(app), info_name="detserve")
+    table, nav, group = COMMANDS_PAGE, "- [Command line](index.md)\n", ""
+    for name, entry in COMMANDS.items():
+        if entry.group != group:
+            group = entry.group
+            table += f"\n## {group}\n\n| | |\n|---|---|\n"
+        table += f"| [`detserve {name}`]({name}.md) | {entry.help} |\n"
         nav += f"- [{name}]({name}.md)\n"
+        command = get_command(importlib.import_module(entry.module).app)
+        text = get_docs_for_click(obj=command, ctx=ctx, name=name, call_prefix="detserve")
         with mkdocs_gen_files.open(f"reference/cli/{name}.md", "w") as page:
-            page.write(get_docs_for_click(obj=command, ctx=ctx, name=name, call_prefix="detserve"))
+            page.write(f"{text}\n**Example**:\n\n```console\n$ {entry.example}\n```\n")
     with mkdocs_gen_files.open("reference/cli/index.md", "w") as page:
         page.write(table)
     with mkdocs_gen_files.open("reference/cli/commands.md", "w") as page:
@@ -67,7 +68,7 @@ def write_errors() -> None:
     for path in sorted(CHECKOUT.glob("*/detserve_*/**/errors.py")):
         importlib.import_module(".".join(path.relative_to(CHECKOUT).with_suffix("").parts[1:]))
     with mkdocs_gen_files.open("reference/errors.md", "w") as page:
-        page.write(ERRORS + "\n".join(lines_of(DetserveError)) + "\n")
+        page.write(ERRORS_PAGE + "\n".join(lines_of(DetserveError)) + "\n")
 
 
 write_commands()

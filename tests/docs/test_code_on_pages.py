@@ -76,14 +76,14 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
 
 @pytest.mark.live
 def test_first_detector(reader: Reader) -> None:
-    assert reader.page("docs/tutorial/first-detector.md") == 10
+    assert reader.page("docs/tutorial/first-detector.md") == 11
     assert {path.name for path in Path("drawn").iterdir()} == {"street.jpg", "yard.jpg"}
 
 
 @pytest.mark.live
 def test_video(reader: Reader) -> None:
-    reader.run("detserve build best.onnx --name shop --repository repository")
-    reader.run("detserve serve --repository repository --detach")
+    reader.run("detserve build best.onnx --name shop --repository model_repository")
+    reader.run("detserve serve --repository model_repository --detach")
     reader.run("detserve detect photos/ --model shop --json found.json")
     assert reader.page("docs/tutorial/video.md") == 3
     assert Path("drawn/clip.mp4").stat().st_size > 0
@@ -96,4 +96,4 @@ def test_production(reader: Reader) -> None:
 
 @pytest.mark.live
 def test_readme(reader: Reader) -> None:
-    assert reader.page("README.md") == 1
+    assert reader.page("README.md") == 2

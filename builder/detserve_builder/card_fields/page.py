@@ -11,15 +11,14 @@ from detserve_builder.families import FAMILIES, Family
 from detserve_core.card import Card
 
 _BEGINNING = """\
-# The card
+# Card fields
 
 Written by `detserve card --schema --markdown`; change the models, not this page.
 
 A card says what must be known about a detector beside its weights. `detserve inspect X.onnx` shows the card
-that a file is taken for, and who says each field: the graph, the file's metadata, you, pictures, or nobody:
-a guess. What you know better goes into a JSON file of the fields concerned, beside the checkpoint as
-`card.json` or with `--card`. `detserve inspect X.onnx --images DIR --output card.json` writes what pictures
-say.
+and who says each field: the graph, the file's metadata, you, pictures, or nobody: a guess. Write what you
+know better into a JSON file of the fields concerned. Put it beside the checkpoint as `card.json`, or give it
+with `--card`. `detserve inspect X.onnx --images DIR --output card.json` lets pictures decide.
 
 """
 
