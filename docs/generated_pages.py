@@ -43,7 +43,7 @@ def write_commands() -> None:
     ctx = Context(root, info_name="detserve")
     table, nav = COMMANDS, "- [Command line](index.md)\n"
     for name in root.list_commands(ctx):
-        command = root.get_command(ctx, name)
+        _, command, _ = root.resolve_command(ctx, [name])
         table += f"| [`detserve {name}`]({name}.md) | {command.get_short_help_str(200)} |\n"
         nav += f"- [{name}]({name}.md)\n"
         with mkdocs_gen_files.open(f"reference/cli/{name}.md", "w") as page:
