@@ -44,7 +44,7 @@ def build(
 ) -> Detector:
     """Build a checkpoint into a model repository; ``detserve build`` does the same and takes more options.
 
-    What the file does not say and detserve guesses is warned of, in a ``UserWarning`` each.
+    What the file does not say and detserve guesses stands in a ``UserWarning``.
 
     Args:
         checkpoint: an .onnx file, a Darknet .cfg beside its .weights, or the name of a detector of the zoo.
@@ -72,8 +72,8 @@ def build(
         card_path=None if card is None else Path(card),
         input_wh=input_wh,
     )
-    for doubt in _doubts(built):
-        warnings.warn(f"{checkpoint}: {doubt}", stacklevel=2)
+    if doubts := "\n".join(_doubts(built)):
+        warnings.warn(f"{checkpoint} does not say all that a detector needs\n{doubts}", stacklevel=2)
     return detector
 
 
@@ -110,4 +110,5 @@ def _cache() -> Path:
 
 def _folder(checkpoint: str | Path) -> Path:
     """One for each checkpoint: two files of one name are two detectors."""
-    return _cache() / hashlib.sha256(str(Path(checkpoint).resolve()).encode()).hexdigest()[:16]
+    where = Path(checkpoint).resolve() if Path(checkpoint).is_file() else checkpoint  # a name of the zoo
+    return _cache() / hashlib.sha256(str(where).encode()).hexdigest()[:16]

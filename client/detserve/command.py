@@ -13,7 +13,7 @@ from typer import Context, Exit, Option, Typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from detserve_core.errors import DetserveError
+from detserve_core.errors import DetserveError, MissingExtra
 
 
 class _Command(NamedTuple):
@@ -151,10 +151,20 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
-            command = get_command(import_module(COMMANDS[name].module).app)
+            command = get_command(_module_of(COMMANDS[name]).app)
             command.name = name
             command.epilog = f"Example: {COMMANDS[name].example}"
         return name, command, rest
+
+
+def _module_of(command: _Command) -> Any:
+    try:
+        return import_module(command.module)
+    except ModuleNotFoundError as error:
+        package = command.module.partition(".")[0].removeprefix("detserve_")
+        if package == "client" or str(error.name).startswith("detserve"):
+            raise
+        raise MissingExtra(str(error.name), package) from None
 
 
 app = Typer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -212,7 +213,10 @@ class Detections:
         """
         for name in names:
             if name not in self.names:
-                raise ValueError(f"the detector has no class {name!r}; it has {', '.join(self.names)}")
+                meant = "".join(
+                    f" (did you mean {near!r}?)" for near in get_close_matches(name, self.names, 1)
+                )
+                raise ValueError(f"the detector has no class {name!r}{meant}; it has {', '.join(self.names)}")
         wanted = [index for index, name in enumerate(self.names) if name in names]
         return self[np.isin(self.classes, wanted)]
 

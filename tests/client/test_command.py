@@ -80,6 +80,18 @@ def test_the_shell_completes_commands_and_their_options() -> None:
         assert expected in done.stdout.split()
 
 
+def test_a_command_whose_libraries_are_not_installed_names_the_extra() -> None:
+    code = (
+        "import sys\nsys.modules['cryptography'] = None\nsys.argv = ['detserve', 'certs', '-h']\n"
+        "from detserve.command import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "detserve: cryptography is not installed; install it with: pip install 'detserve[server]'\n"
+    )
+
+
 def test_a_grey_picture_needs_no_supervision(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((20, 30, 3), np.uint8))
     loaded = loaded_by_command("image", "gray", tmp_path / "a.png", tmp_path / "b.png")

@@ -40,7 +40,7 @@ def test_what_a_source_is(
     ("sources", "sentence"),
     [
         (["a.jpg", "clip.mp4"], "clip.mp4 is a video, and 2 sources were given; expected a video alone"),
-        (["0", "1"], "camera 0 is a video, and 2 sources came"),
+        (["0", "1"], "camera 0 is a video, and 2 sources were given"),
         (["rtsp://"], "cannot read the stream address 'rtsp://'; expected rtsp://HOST[:PORT]/PATH"),
         (["rtsp://host:99999/a"], "cannot read the stream address"),
         (["https://host/a.mp4"], "cannot read from https://; expected a file, a camera's number or rtsp://"),

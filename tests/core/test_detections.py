@@ -103,6 +103,10 @@ def test_filters_keep_whole_rows(found: Detections, score: float) -> None:
 def test_filter_mistakes(found: Detections) -> None:
     with pytest.raises(ValueError, match="no class 'horse'; it has cat, dog, bicycle"):
         found.of("horse")
+    with pytest.raises(
+        ValueError, match=r"no class 'bicicle' \(did you mean 'bicycle'\?\); it has cat, dog,"
+    ):
+        found.of("dog", "bicicle")
     with pytest.raises(ValueError, match=r"the rows are float32 \(2,\); expected .* a mask, bool \(2,\)"):
         found[found.scores]  # type: ignore[call-overload]
     with pytest.raises(ValueError, match=r"the rows are bool \(3,\); expected .* a mask, bool \(2,\)"):

@@ -63,3 +63,13 @@ def test_what_cannot_be_served(tmp_path: Path) -> None:
     with pytest.raises(detserve.ServerStartError, match="does not exist"):
         with detserve.serve(detserve.Detector("codes", tmp_path / "absent")):
             pass
+
+
+def test_the_detectors_that_there_are(url: str) -> None:
+    with Client(url) as client:
+        names = client.models()
+    assert {"codes_rcnn", "codes_ssd", "codes_yolo"} <= set(names)
+    assert not any(name.endswith(("_pipeline", "_detector")) for name in names)
+    with Client(url, "absent") as other:
+        with pytest.raises(detserve.ModelNotFound, match=f"the detectors there: {', '.join(names)} "):
+            other.card()

@@ -74,6 +74,6 @@ def get_with_progress(name: str) -> Path:
     from detserve_builder.zoo.get import get, size_bytes
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True, markup=False, emoji=False)) as progress:
         task = progress.add_task(f"downloading {name}", total=size_bytes(name))
         return get(name, lambda count: progress.update(task, completed=count))

@@ -8,6 +8,7 @@ from typing import Any
 
 from detserve_client.engine.faults import error_from_grpc, error_from_http, unreachable
 from detserve_core.endpoint import Endpoint
+from detserve_core.errors import MissingExtra
 from detserve_perf.errors import MeasurementError
 from detserve_perf.speed.step_times import ModelCounters
 
@@ -26,7 +27,10 @@ class TritonQueries:
 
             self._as_json = {"as_json": True}
         else:
-            from tritonclient.http import InferenceServerClient
+            try:
+                from tritonclient.http import InferenceServerClient
+            except (ImportError, RuntimeError):  # what it raises where its own extra is not installed
+                raise MissingExtra("tritonclient[http]", "perf") from None
         self._client = InferenceServerClient(endpoint.address, ssl=endpoint.tls)
 
     def __enter__(self) -> TritonQueries:

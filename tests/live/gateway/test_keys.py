@@ -26,6 +26,12 @@ def test_a_key_opens(site: Site, protocol, sample) -> None:
         assert other.ready()
 
 
+def test_a_client_that_names_no_detector(site: Site, protocol, sample) -> None:
+    with Client(site.url(protocol), security=site.security()) as client:
+        with pytest.raises(AccessDenied, match="does not list its detectors to this client, so name yours"):
+            client.detect(sample)
+
+
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
