@@ -15,6 +15,7 @@ from tests.shared_data import FASTESTDET, SHARED, YOLO_FASTEST, YOLOX
 from tests.ssd_checkpoints import save_ssd_checkpoints
 
 CHECKOUT = Path(__file__).parents[2]
+COMMITTED = CHECKOUT / "model_repository"
 SAMPLES = CHECKOUT / "zoo/samples"
 DEFAULT = "codes_yolo"
 
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed detectors, and real ones where they are at hand."""
     folder = tmp_path_factory.mktemp("live") / "repository"
-    shutil.copytree(CHECKOUT / "model_repository", folder)
+    shutil.copytree(COMMITTED, folder)
     if SHARED.is_dir():
         build(str(YOLOX), name="yolox", repository=folder)
         build(str(FASTESTDET), name="fastestdet", repository=folder)

@@ -28,7 +28,7 @@ from detserve_client import (
     Overloaded,
 )
 from detserve_server.triton.embedded import RunningServer, embedded_server
-from tests.live.conftest import DEFAULT
+from tests.live.conftest import COMMITTED, DEFAULT
 from tests.live.echo_repository import NAME, write_echo_repository
 
 SHM = Path("/dev/shm")
@@ -192,10 +192,10 @@ def test_frames_travel_as_jpeg_where_it_is_not_allowed(client: Client, sample: P
     assert len(client.detect(cv2.imread(str(sample)))) > 0
 
 
-def test_a_frame_in_shared_memory_is_seen_as_it_is(repository: Path, sample: Path) -> None:
+def test_a_frame_in_shared_memory_is_seen_as_it_is(sample: Path) -> None:
     """Pixel by pixel, hence the same detections as a PNG's, at widths that need padded rows too."""
     pixels = cv2.imread(str(sample))
-    with embedded_server(repository, models=[DEFAULT], allow_shared_memory=True) as running:
+    with embedded_server(COMMITTED, models=[DEFAULT], allow_shared_memory=True) as running:
         for url in (running.grpc_url, running.http_url):
             with Client(url, DEFAULT) as client:
                 assert client.frame_transfer().kind == "shared_memory"

@@ -18,7 +18,7 @@ from detserve_perf.load.perf_analyzer import find_perf_analyzer
 from detserve_perf.load.perf_analyzer_run import LoadPoint
 from detserve_perf.speed.sweep import Sweep, SweepSettings, sweep
 from detserve_server.triton.embedded import RunningServer
-from tests.live.conftest import CHECKOUT, DEFAULT, SAMPLES
+from tests.live.conftest import DEFAULT, SAMPLES
 from tests.shared_data import VAL64, needs_shared
 
 SETTINGS = SweepSettings((LoadPoint(concurrency=2, batch=2),), requests=6, repeats=1)
@@ -31,12 +31,8 @@ class Target:
 
 
 @pytest.fixture(params=["grpc", "http"])
-def served(request: pytest.FixtureRequest) -> Target:
-    if not any((CHECKOUT / "model_repository").glob("*/detserve.json")):
-        pytest.skip("model_repository is empty")
-    server = request.getfixturevalue("server")
-    url = server.grpc_url if request.param == "grpc" else server.http_url
-    return Target(url, request.getfixturevalue("repository"))
+def served(request: pytest.FixtureRequest, server: RunningServer, repository: Path) -> Target:
+    return Target(server.grpc_url if request.param == "grpc" else server.http_url, repository)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from detserve_perf.capacity.plan import sweep_rates
 from detserve_perf.capacity.soak import BOUND, Soak, courses, soak, what_is_wrong
 from detserve_perf.load.corpus import read_pictures
 from detserve_perf.server.served import served
-from tests.live.conftest import DEFAULT, SAMPLES
+from tests.live.conftest import COMMITTED, DEFAULT, SAMPLES
 from tests.live.sleeping_model import NAME, write_sleeper
 
 _SERVER_BOUND = 0.06  # 32 pictures wait when the machine is busy
@@ -28,8 +28,8 @@ def _soak(repository: Path, model: str, duration_s: float) -> Soak:
 
 
 @pytest.mark.slow
-def test_the_default_detector_does_not_leak(repository: Path) -> None:
-    result = _soak(repository, DEFAULT, 40)
+def test_the_default_detector_does_not_leak() -> None:
+    result = _soak(COMMITTED, DEFAULT, 40)
     late = [sample for sample in result.samples if sample.time_s >= result.duration_s / 2]
     assert what_is_wrong(replace(result, samples=tuple(late)), _SERVER_BOUND) is None
     growths = {one.name: one.growth for one in courses(late, 0)}

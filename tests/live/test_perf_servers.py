@@ -13,7 +13,7 @@ from detserve_perf.errors import MeasurementError
 from detserve_perf.peers.environment import PEERS, peer_python
 from detserve_perf.speed.compare import ContestSettings, compare
 from detserve_perf.speed.compare_report import compare_report
-from tests.live.conftest import DEFAULT, SAMPLES
+from tests.live.conftest import COMMITTED, DEFAULT, SAMPLES
 
 ROUNDS = ContestSettings(concurrency=2, requests=8, repeats=2)
 
@@ -33,9 +33,9 @@ def peers_environment() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("peers_environment")
 @pytest.mark.parametrize("peer", PEERS)
-def test_every_peer_answers_what_detserve_answers(repository: Path, tmp_path: Path, peer: str) -> None:
+def test_every_peer_answers_what_detserve_answers(tmp_path: Path, peer: str) -> None:
     """The comparison itself refuses a server that finds anything else than the in-process reference."""
-    result = compare(repository, DEFAULT, SAMPLES, [peer], ROUNDS, _quiet)
+    result = compare(COMMITTED, DEFAULT, SAMPLES, [peer], ROUNDS, _quiet)
     assert [(run.name, run.protocol) for run in result.runs] == [
         ("detserve", "gRPC"),
         ("detserve", "HTTP"),
@@ -51,13 +51,13 @@ def test_every_peer_answers_what_detserve_answers(repository: Path, tmp_path: Pa
     assert {row["server"] for row in table} == {"in-process", "detserve", peer}
 
 
-def test_a_server_that_finds_something_else_is_no_contestant(repository: Path, tmp_path: Path) -> None:
+def test_a_server_that_finds_something_else_is_no_contestant(tmp_path: Path) -> None:
     """Its step files find nothing in process, where its card cannot be changed behind the server's back."""
     with pytest.raises(MeasurementError, match="no detector"):
         compare(tmp_path, DEFAULT, SAMPLES, [], ROUNDS, _quiet)
     other = tmp_path / "copy"
     for name in (DEFAULT, f"{DEFAULT}_pipeline"):
-        shutil.copytree(repository / name, other / name)
+        shutil.copytree(COMMITTED / name, other / name)
     manifest = other / DEFAULT / "detserve.json"
     data: dict[str, Any] = json.loads(manifest.read_text())
     data["card"]["thresholds"]["score"] = 0.999
@@ -68,11 +68,11 @@ def test_a_server_that_finds_something_else_is_no_contestant(repository: Path, t
         compare(other, DEFAULT, SAMPLES, [], ROUNDS, _quiet)
 
 
-def test_another_ensemble_runs_beside(repository: Path) -> None:
-    result = compare(repository, DEFAULT, SAMPLES, [], ROUNDS, _quiet, also=["codes_ssd"])
+def test_another_ensemble_runs_beside() -> None:
+    result = compare(COMMITTED, DEFAULT, SAMPLES, [], ROUNDS, _quiet, also=["codes_ssd"])
     assert [run.name for run in result.runs] == ["detserve", "detserve", "detserve, codes_ssd"] * 2
 
 
-def test_an_unknown_peer_is_named(repository: Path) -> None:
+def test_an_unknown_peer_is_named() -> None:
     with pytest.raises(MeasurementError, match="'flask'; expected some of fastapi, litserve"):
-        compare(repository, DEFAULT, SAMPLES, ["flask"], ROUNDS, _quiet)
+        compare(COMMITTED, DEFAULT, SAMPLES, ["flask"], ROUNDS, _quiet)

@@ -24,7 +24,19 @@ def image(release: str) -> str:
 
 
 def record(tensorrt: str, release: str = "", *, version_compatible: bool = False) -> PlanRecord:
-    return PlanRecord(tensorrt, release, version_compatible, "", "")
+    return PlanRecord(
+        tensorrt=tensorrt,
+        image=release,
+        cuda="",
+        gpu="",
+        compute_capability="9.0",
+        version_compatible=version_compatible,
+        hardware_compatible=False,
+        sparse_weights=False,
+        batch=(1, 1, 8),
+        onnx_sha256="",
+        plan_sha256="",
+    )
 
 
 @pytest.mark.parametrize(
