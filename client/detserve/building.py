@@ -44,7 +44,7 @@ def build(
 ) -> Detector:
     """Build a checkpoint into a model repository; ``detserve build`` does the same and takes more options.
 
-    What the file does not say and detserve guesses stands in a ``UserWarning``.
+    What the file does not say and detserve guesses is in a ``UserWarning``.
 
     Args:
         checkpoint: an .onnx file, a Darknet .cfg beside its .weights, or the name of a detector of the zoo.
