@@ -9,11 +9,21 @@ PYTEST := $(BIN)/python -m pytest
 setup: .venv/.installed  ## make .venv and install everything into it
 
 .venv/.installed: pyproject.toml
+	@sh examples/needs.sh $(PYTHON)
+	@echo "make setup downloads about 1 GB and fills 3 GB of .venv, in some minutes."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[all,dev]'
 	@touch $@
 
-demo: setup  ## serve the committed detector, detect on sample pictures, write out/demo/
+# Where make setup was not run, what the demo needs and no more: no compilers, no linters, no tests.
+.venv/.installed-for-demo: pyproject.toml
+	@sh examples/needs.sh $(PYTHON)
+	@echo "make demo downloads about 460 MB and fills 1.2 GB of .venv, which takes some minutes."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[video,builder,server]'
+	@touch $@
+
+demo: $(if $(wildcard .venv/.installed),setup,.venv/.installed-for-demo)  ## serve the committed detectors, detect on sample pictures, write out/demo/
 	$(BIN)/python examples/demo.py
 
 test: setup  ## the tests, the real server included; 8 minutes on two cores

@@ -28,6 +28,12 @@ class _Command(NamedTuple):
 _BUILD, _DETECT, _MEASURE, _PRODUCTION = "Build", "Serve and detect", "Measure", "Production"
 
 COMMANDS = {
+    "demo": _Command(
+        "detserve.demo",
+        _DETECT,
+        "Show a detector at work: build, serve, detect, draw.",
+        "detserve demo photos/ --model yolox_nano",
+    ),
     "inspect": _Command(
         "detserve_builder.commands.inspect",
         _BUILD,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
-import shutil
 import signal
 import ssl
 import subprocess
@@ -25,11 +23,9 @@ from detserve_server.rollout.rollout import roll_back, roll_out
 from detserve_server.rollout.stop import Stop
 from detserve_server.rollout.traffic import BEFORE, Gateway
 from tests.live.behind_gateway import NginxGateway, nginx_gateway
+from tests.needs import needs_nginx
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"])) is None,
-    reason="nginx is not installed: apt-get install nginx-light",
-)
+pytestmark = needs_nginx
 
 OLD, NEW = b"old", b"new"
 

@@ -15,3 +15,8 @@ def committed_checkpoint(name: str) -> Path | None:
     """The ONNX file of committed detector ``name``, or None."""
     candidates = (place / name / "checkpoint.onnx" for place in _PLACES)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def sample_pictures() -> Path:
+    """The folder of eight scenes with codes that come with the detectors."""
+    return next(place / "samples" for place in _PLACES if (place / "samples").is_dir())

@@ -173,6 +173,7 @@ def _guarded_rows(guarded: GuardedServer) -> Rows:
         ("metrics", guarded.triton.metrics_url),
         ("models", "\n".join(guarded.triton.models)),
         ("steps run", guarded.triton.steps_run),
+        ("gateway folder", str(guarded.gateway.folder)),
         ("access log", str(guarded.gateway.access_log)),
         ("log", str(guarded.triton.log_file)),
     )

@@ -27,7 +27,7 @@ from detserve_server.gateway.keys.key import utc_now
 from detserve_server.gateway.keys.nginx import notes_of
 from detserve_server.gateway.keys.store import keys_for_nginx
 from detserve_server.gateway.secret import write_secret
-from detserve_server.gateway.settings import GatewaySettings, Upstream
+from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
 from detserve_server.gateway.upkeep import ALERTS, killed_workers, places, turn_logs_over, with_new_counts
 from detserve_server.gateway.watching import ChangingFiles, say, stamps, watching
 from detserve_server.triton import orphans
@@ -43,10 +43,11 @@ CLIENT_CRL = "clients.crl"
 
 @dataclass(frozen=True)
 class RunningGateway:
-    """Where the gateway listens; both protocols share the port."""
+    """Where the gateway listens; both protocols share the port. ``folder`` is for ``detserve rollout``."""
 
     host: str
     port: int
+    folder: Path
     pid: int
     access_log: Path
     _process: subprocess.Popen[bytes] = field(repr=False, compare=False)
@@ -160,7 +161,7 @@ def running_gateway(
                 watching(watched, seen, files, hang_up, look, access_log),
                 announced(keys, host, port, process.pid) if keys else nullcontext(),
             ):
-                yield RunningGateway(host, port, process.pid, access_log, process, refresh)
+                yield RunningGateway(host, port, folder, process.pid, access_log, process, refresh)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -198,7 +199,14 @@ def _settings(**fields: object) -> GatewaySettings:
 
 
 def _certificates(files: dict[str, Path], settings: GatewaySettings, tls: Path) -> dict[str, bytes]:
-    """The certificates as they are now, and the nginx.conf that fits them."""
+    """The certificates as they are now, and the settings and the nginx.conf that fit them.
+
+    A roll-out writes other servers into the settings of the run folder; they stay.
+    """
+    written = settings.run_dir / SETTINGS
+    if written.exists():
+        directed = GatewaySettings.model_validate_json(written.read_bytes())
+        settings = settings.model_copy(update={"upstreams": directed.upstreams})
     now = {name: path.read_bytes() for name, path in files.items()}
     crl = tls / CLIENT_CRL
     if CLIENT_AUTHORITIES in files and (crl.exists() or (tls / f"{CLIENT_CRL}.conf").exists()):
@@ -206,7 +214,10 @@ def _certificates(files: dict[str, Path], settings: GatewaySettings, tls: Path) 
         now[CLIENT_CRL] = crl.read_bytes()
         settings = settings.model_copy(update={"client_crl": settings.run_dir / CLIENT_CRL})
     killed = killed_workers(settings.run_dir / ALERTS)
-    return now | {"nginx.conf": with_new_counts(render(settings).encode(), killed)}
+    return now | {
+        SETTINGS: settings.model_dump_json(indent=2).encode() + b"\n",
+        "nginx.conf": with_new_counts(render(settings).encode(), killed),
+    }
 
 
 def _keys(path: Path, run_dir: Path, said: set[str]) -> dict[str, bytes]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 import ssl
 import time
@@ -31,6 +29,7 @@ from detserve_server.gateway.process import RunningGateway, running_gateway
 from detserve_server.gateway.secret import new_secret
 from detserve_server.gateway.settings import RateLimits, Upstream
 from detserve_server.triton.embedded import RunningServer, embedded_server
+from tests.needs import needs_nginx
 
 CHECKOUT = Path(__file__).parents[3]
 YOLO, SSD = "codes_yolo", "codes_ssd"
@@ -38,16 +37,10 @@ UNLIMITED = RateLimits(rate_per_s=1_000_000, concurrency=1000)
 CLIENT_TIMEOUT_S = 2
 
 
-def nginx_is_here() -> bool:
-    return shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"])) is not None
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if nginx_is_here():
-        return
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason="nginx is not installed: apt-get install nginx-light"))
+            item.add_marker(needs_nginx)
 
 
 @dataclass

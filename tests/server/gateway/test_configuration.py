@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,9 +16,7 @@ from detserve_server.gateway.keys.nginx import nginx_keys
 from detserve_server.gateway.keys.store import KeyFile
 from detserve_server.gateway.process import check_configuration, find_nginx
 from detserve_server.gateway.secret import read_secret, write_secret
-
-NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
-needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
+from tests.needs import needs_nginx
 
 
 def settings(folder: Path, **fields) -> GatewaySettings:

@@ -1,0 +1,14 @@
+"""What a bare machine lacks; tests that need it skip and say what to install."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
+needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
+needs_compiler = pytest.mark.skipif(
+    shutil.which("c++") is None, reason="there is no C++ compiler: apt-get install g++ python3-dev"
+)
