@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 from detserve_client.engine.async_streams import stream
 from detserve_client.engine.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseClient, checked_window
-from detserve_client.engine.steps import (
+from detserve_client.engine.flow_steps import (
     FetchConfig,
     Flow,
     Infer,
@@ -23,7 +23,7 @@ from detserve_client.engine.steps import (
     Work,
 )
 from detserve_client.pictures.encoding import PictureSource, from_rgb
-from detserve_client.pictures.several import one_or_several
+from detserve_client.pictures.one_or_several import one_or_several
 from detserve_client.results.outcomes import Outcome, of_several
 from detserve_client.shared_memory.frames import FrameTransfer
 from detserve_client.transports.base import AsyncTransport

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from detserve_client.engine.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseClient, checked_window
 from detserve_client.engine.cancellation import Cancellation
-from detserve_client.engine.steps import (
+from detserve_client.engine.flow_steps import (
     FetchConfig,
     Flow,
     Infer,
@@ -25,7 +25,7 @@ from detserve_client.engine.steps import (
 )
 from detserve_client.engine.streams import stream
 from detserve_client.pictures.encoding import PictureSource, from_rgb
-from detserve_client.pictures.several import one_or_several
+from detserve_client.pictures.one_or_several import one_or_several
 from detserve_client.results.outcomes import Outcome, of_several
 from detserve_client.shared_memory.frames import FrameTransfer
 from detserve_client.transports.base import Transport

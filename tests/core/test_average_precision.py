@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detserve_core.datasets.average_precision import AccuracyTable, AveragePrecision, classes_by_name
-from detserve_core.datasets.base import AnnotatedPicture, plain_boxes
+from detserve_core.datasets.dataset import AnnotatedPicture, plain_boxes
 from detserve_core.datasets.errors import DatasetError
 from detserve_core.detections import Detections
 

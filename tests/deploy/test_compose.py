@@ -16,7 +16,7 @@ import yaml
 
 from detserve_core.contract import SCOPE_HEADER
 from detserve_server.doctor.plan_images import SERVING_IMAGE
-from detserve_server.gateway.secret import GATEWAY_PROTOCOLS, HEADER
+from detserve_server.gateway.shared_secret import GATEWAY_PROTOCOLS, HEADER
 from detserve_server.triton.command_line import ALLOCATOR, CLOSED_PROTOCOLS
 from detserve_server.triton.repository import ModelOutline, read_repository
 from detserve_server.triton.shared_memory import MIB, shm_size_bytes

@@ -21,8 +21,8 @@ from detserve_server.gateway.configuration import render
 from detserve_server.gateway.keys.key import new_key
 from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.process import find_nginx
-from detserve_server.gateway.secret import write_secret
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, RateLimits, Upstream
+from detserve_server.gateway.shared_secret import write_secret
 from detserve_server.triton.embedded import RunningServer
 
 OPEN = RateLimits(rate_per_s=100_000, concurrency=1000)

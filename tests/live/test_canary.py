@@ -18,7 +18,7 @@ import onnx
 import pytest
 
 from detserve_client import Client
-from detserve_server.gateway.secret import new_secret
+from detserve_server.gateway.shared_secret import new_secret
 from detserve_server.rollout.traffic import Gateway
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.command import detserve

@@ -12,7 +12,7 @@ import pytest
 
 from detserve_client import Client
 from detserve_core.repository.served_steps import open_steps
-from detserve_perf.accuracy.evaluation import Accuracy, ServedModel, measure_accuracy
+from detserve_perf.accuracy.served_accuracy import Accuracy, ServedModel, measure_accuracy
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.perf_analyzer import find_perf_analyzer
 from detserve_perf.load.perf_analyzer_run import LoadPoint

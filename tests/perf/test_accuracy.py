@@ -19,8 +19,8 @@ from detserve_core.card import Card
 from detserve_core.datasets import Dataset, open_dataset
 from detserve_core.detections import Detections
 from detserve_core.errors import RequestRejected
-from detserve_perf.accuracy.evaluation import Accuracy, label_notes, score_dataset
-from detserve_perf.accuracy.evaluation_report import accuracy_report
+from detserve_perf.accuracy.served_accuracy import Accuracy, label_notes, score_dataset
+from detserve_perf.accuracy.served_accuracy_report import accuracy_report
 from detserve_perf.errors import MeasurementError
 from detserve_perf.report.machine import this_machine
 

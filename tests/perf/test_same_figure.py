@@ -11,14 +11,14 @@ from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.graph.session import open_session
 from detserve_builder.infer_card import infer_card
-from detserve_builder.precision.evaluation import average_precision, detections, labelled_dataset
+from detserve_builder.precision.candidate_accuracy import average_precision, detections, labelled_dataset
 from detserve_builder.preparation.prepare import prepare
 from detserve_client import Client
 from detserve_client.engine.wire import DetectionRequest
 from detserve_client.transports import FakeTransport
 from detserve_core.datasets import open_dataset
 from detserve_core.detections import Detections
-from detserve_perf.accuracy.evaluation import score_dataset
+from detserve_perf.accuracy.served_accuracy import score_dataset
 from tests.shared_data import VAL64, YOLOX, needs_shared
 
 COCO80 = VAL64 / "coco80.names"

@@ -22,8 +22,8 @@ from detserve_server.gateway.certificates.folder import CertificateFolder
 from detserve_server.gateway.certificates.revocation import write_list
 from detserve_server.gateway.keys.key import new_key, utc_now
 from detserve_server.gateway.keys.store import KeyFile, change_keys
-from detserve_server.gateway.secret import write_secret
-from detserve_server.gateway.state import write_state
+from detserve_server.gateway.prom_file import write_state
+from detserve_server.gateway.shared_secret import write_secret
 
 CHECKOUT = Path(__file__).parents[2]
 USER = os.getuid() or 1000

@@ -26,7 +26,7 @@ from detserve_builder.card_search.settings import (
 from detserve_builder.card_sources import InferredCard, Source
 from detserve_builder.checkpoint import Checkpoint
 from detserve_builder.families import FAMILIES
-from detserve_builder.precision.evaluation import labelled_dataset
+from detserve_builder.precision.candidate_accuracy import labelled_dataset
 from detserve_core.card import Card, PreprocessSpec, Resize
 
 MOST_PICTURES = 200

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from detserve_builder.card_search.judge import IMPOSSIBLE, OnPicture, weights
 from detserve_builder.card_search.networks import Networks
 from detserve_builder.card_search.settings import Setting
-from detserve_builder.precision.evaluation import Truth, detections
+from detserve_builder.precision.candidate_accuracy import Truth, detections
 from detserve_core.datasets import AnnotatedPicture
 from detserve_core.datasets.average_precision import AveragePrecision, ClassMatches
 from detserve_core.detections import Detections

@@ -13,7 +13,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.graph.network import LEAST_SHARE, own_layers
 from detserve_builder.graph.plain import plain
 from detserve_builder.precision.already_quantised import as_it_came, slower_than_floats, without_quantisation
-from detserve_builder.precision.evaluation import Truth, agreement_dataset, labelled_dataset
+from detserve_builder.precision.candidate_accuracy import Truth, agreement_dataset, labelled_dataset
 from detserve_builder.precision.gate import Candidate, Gate, Measured
 from detserve_builder.precision.request import MAX_AP_DROP, Precision, PrecisionRequest
 from detserve_builder.precision.runtime_check import check_runtime

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from detserve_builder.graph.session import open_session
-from detserve_builder.precision.evaluation import Truth, average_precision, labelled_dataset
+from detserve_builder.precision.candidate_accuracy import Truth, average_precision, labelled_dataset
 from detserve_builder.precision.request import PrecisionRequest
 from detserve_builder.precision.search import OnStep
 from detserve_core.card import Card, Decode

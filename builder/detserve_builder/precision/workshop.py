@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detserve_builder.graph.network import Layers, Unfit, own_layers
-from detserve_builder.precision.evaluation import Truth, average_precision
+from detserve_builder.precision.candidate_accuracy import Truth, average_precision
 from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.precision.runtime_check import check_runtime

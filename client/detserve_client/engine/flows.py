@@ -1,7 +1,7 @@
 """What a client does, step by step, without doing any of it.
 
-A flow is a generator: it yields the next :data:`~detserve_client.engine.steps.Step`, is sent the answer or
-has the error thrown in, and returns the result. :class:`~detserve_client.Client` runs flows with
+A flow is a generator: it yields the next :data:`~detserve_client.engine.flow_steps.Step`, is sent the answer
+or has the error thrown in, and returns the result. :class:`~detserve_client.Client` runs flows with
 threads, :class:`~detserve_client.AsyncClient` in an event loop; what they do is written here, once.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detserve_client.engine.flow_steps import FetchConfig, Flow, Infer, ListModels, Pause, Step, Work
 from detserve_client.engine.retries import Retries
-from detserve_client.engine.steps import FetchConfig, Flow, Infer, ListModels, Pause, Step, Work
 from detserve_client.engine.wire import DetectionRequest, card_of, decode
 from detserve_client.pictures.encoding import PictureSource, encoded_picture
 from detserve_client.results.outcomes import Detected, Failed, Outcome

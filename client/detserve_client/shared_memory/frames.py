@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.engine.steps import ListRegions, Pause, RegisterRegion, Step, UnregisterRegion, Work
+from detserve_client.engine.flow_steps import ListRegions, Pause, RegisterRegion, Step, UnregisterRegion, Work
 from detserve_client.engine.wire import SharedTensor
 from detserve_client.shared_memory.regions import Region, RegionPool, abandoned, remove_abandoned_names
 from detserve_core.endpoint import Endpoint

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_core.datasets.base import AnnotatedPicture, Dataset, shown, upright_size_wh
 from detserve_core.datasets.coco import coco_dataset
+from detserve_core.datasets.dataset import AnnotatedPicture, Dataset, shown, upright_size_wh
 from detserve_core.datasets.errors import DatasetError
 from detserve_core.datasets.voc import voc_dataset
 from detserve_core.datasets.yolo import is_yaml, yolo_dataset

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_core.datasets.base import AnnotatedPicture
+from detserve_core.datasets.dataset import AnnotatedPicture
 from detserve_core.datasets.errors import DatasetError
 from detserve_core.detections import Detections
 from detserve_core.errors import MissingExtra

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from detserve_core.datasets.base import (
+from detserve_core.datasets.dataset import (
     MAX_SIDE_PX,
     AnnotatedPicture,
     Dataset,

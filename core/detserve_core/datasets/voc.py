@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree  # expat itself bounds the expansion of entities
 
-from detserve_core.datasets.base import (
+from detserve_core.datasets.dataset import (
     MAX_SIDE_PX,
     AnnotatedPicture,
     Dataset,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from detserve_core.datasets.base import (
+from detserve_core.datasets.dataset import (
     AnnotatedPicture,
     Dataset,
     plain_boxes,

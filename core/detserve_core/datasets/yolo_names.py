@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detserve_core.datasets.base import exists, shown
+from detserve_core.datasets.dataset import exists, shown
 from detserve_core.datasets.errors import DatasetError
 from detserve_core.errors import MissingExtra
 

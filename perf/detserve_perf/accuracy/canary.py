@@ -10,7 +10,7 @@ from detserve_client.client import Client
 from detserve_core.datasets import open_dataset
 from detserve_core.errors import RequestRejected
 from detserve_perf.accuracy.differences import Counts, Differences
-from detserve_perf.accuracy.evaluation import score_dataset
+from detserve_perf.accuracy.served_accuracy import score_dataset
 from detserve_perf.errors import MeasurementError
 
 

@@ -45,8 +45,8 @@ def accuracy(
     ] = None,
 ) -> None:
     """COCO's average precision of a served detector, overall, by size and by class; or of two, compared."""
-    from detserve_perf.accuracy.evaluation import ServedModel, measure_accuracy
-    from detserve_perf.accuracy.evaluation_report import accuracy_report
+    from detserve_perf.accuracy.served_accuracy import ServedModel, measure_accuracy
+    from detserve_perf.accuracy.served_accuracy_report import accuracy_report
 
     if against_url is not None and against is None:
         raise typer.BadParameter("it needs --against, the ensemble there", param_hint="--against-url")

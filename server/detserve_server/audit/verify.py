@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from detserve_server.audit.aside import Aside
 from detserve_server.audit.chain import (
     GENESIS,
     HEAD,
@@ -20,6 +19,7 @@ from detserve_server.audit.chain import (
     chained,
     read_head,
 )
+from detserve_server.audit.moved_aside import Aside
 from detserve_server.audit.record import is_complete
 from detserve_server.errors import AuditBroken, AuditError
 from detserve_server.regular_file import open_regular

@@ -13,8 +13,8 @@ from rich.console import Console
 from detserve_core.machine.whole_files import write_whole
 from detserve_server.errors import GatewayError
 from detserve_server.gateway.configuration import render as nginx_configuration
-from detserve_server.gateway.secret import new_secret, read_secret, write_secret
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
+from detserve_server.gateway.shared_secret import new_secret, read_secret, write_secret
 from detserve_server.rollout.traffic import NEXT
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -17,9 +17,9 @@ from detserve_server.gateway.certificates.expiry import expiries_of_lists, expir
 from detserve_server.gateway.certificates.revocation import DIRECTIVE, check_lists, read_lists
 from detserve_server.gateway.keys.key import utc_now
 from detserve_server.gateway.keys.store import read_keys
-from detserve_server.gateway.secret import read_secret
-from detserve_server.gateway.state import FILE as STATE
-from detserve_server.gateway.state import read_state
+from detserve_server.gateway.prom_file import FILE as STATE
+from detserve_server.gateway.prom_file import read_state
+from detserve_server.gateway.shared_secret import read_secret
 from detserve_server.triton.repository import read_repository
 from detserve_server.triton.shared_memory import MIB, shm_size_bytes
 

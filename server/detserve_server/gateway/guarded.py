@@ -9,8 +9,8 @@ from typing import NamedTuple, NoReturn
 
 from detserve_core.machine.ports import LOOPBACK
 from detserve_server.gateway.process import RunningGateway, running_gateway
-from detserve_server.gateway.secret import new_secret
 from detserve_server.gateway.settings import Upstream
+from detserve_server.gateway.shared_secret import new_secret
 from detserve_server.triton.embedded import RunningServer, embedded_server
 
 _POLL_S = 0.5

@@ -21,15 +21,15 @@ from detserve_core.machine.ports import LOOPBACK, choose_ports, is_free
 from detserve_core.machine.process_group import stop_group
 from detserve_server.errors import GatewayError, ServerStopped
 from detserve_server.gateway.certificates.revocation import check_lists
+from detserve_server.gateway.changing_files import ChangingFiles, say, stamps, watching
 from detserve_server.gateway.configuration import render
 from detserve_server.gateway.keys.gateways import announced
 from detserve_server.gateway.keys.key import utc_now
 from detserve_server.gateway.keys.nginx import notes_of
 from detserve_server.gateway.keys.store import keys_for_nginx
-from detserve_server.gateway.secret import write_secret
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
+from detserve_server.gateway.shared_secret import write_secret
 from detserve_server.gateway.upkeep import ALERTS, killed_workers, places, turn_logs_over, with_new_counts
-from detserve_server.gateway.watching import ChangingFiles, say, stamps, watching
 from detserve_server.triton import orphans
 
 _POLL_S = 0.05

@@ -77,7 +77,7 @@ class GatewaySettings(_Settings):
         keys: the ``keys.conf`` that ``detserve keys`` writes. Without it, a client is who its certificate's
             common name says, may use every model and has ``certificate_limits``.
         secret: file with the header that Triton wants from the gateway; see
-            :func:`~detserve_server.gateway.secret.write_secret`.
+            :func:`~detserve_server.gateway.shared_secret.write_secret`.
         error_log: None is the standard error stream.
         run_dir: writable folder for the pid, for alerts.log and for bodies that are larger than 1 MiB.
         connections: places of one worker, those to Triton included; each wants two open files.

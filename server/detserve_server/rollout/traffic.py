@@ -21,8 +21,8 @@ from detserve_core.machine.whole_files import write_whole
 from detserve_server.errors import GatewayError, RolloutError
 from detserve_server.gateway.configuration import render
 from detserve_server.gateway.process import check_configuration, find_nginx
-from detserve_server.gateway.secret import read_secret
 from detserve_server.gateway.settings import SETTINGS, GatewaySettings, Upstream
+from detserve_server.gateway.shared_secret import read_secret
 
 BEFORE = "gateway.before.json"
 #: The settings that nginx is being told; it becomes SETTINGS once nginx has taken them.

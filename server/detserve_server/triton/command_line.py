@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detserve_core.contract import SCOPE_HEADER
 from detserve_core.machine.ports import LOOPBACK
-from detserve_server.gateway.secret import GATEWAY_PROTOCOLS, HEADER
+from detserve_server.gateway.shared_secret import GATEWAY_PROTOCOLS, HEADER
 from detserve_server.triton.distribution import TritonDistribution
 
 _SHARED_MEMORY = "shared-memory"

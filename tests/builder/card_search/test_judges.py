@@ -17,7 +17,7 @@ from detserve_builder.infer_card import infer_card
 from detserve_builder.preparation.prepare import prepare
 from detserve_builder.steps.detserve_detector import OUTPUTS
 from detserve_core.datasets.average_precision import AveragePrecision, ClassMatches
-from detserve_core.datasets.base import plain_boxes
+from detserve_core.datasets.dataset import plain_boxes
 from detserve_core.detections import Detections
 from tests.builder.tiny_networks import pictures, save_linear_network
 

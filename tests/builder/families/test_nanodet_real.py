@@ -13,7 +13,7 @@ from detserve_builder.build import probe_pictures
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.coco_labels import COCO_LABELS
 from detserve_builder.infer_card import read_card
-from detserve_builder.precision.evaluation import average_precision, labelled_dataset
+from detserve_builder.precision.candidate_accuracy import average_precision, labelled_dataset
 from detserve_builder.preparation.prepare import prepare
 from detserve_core.card import Card
 from tests.reference import coco

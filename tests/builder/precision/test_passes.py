@@ -17,7 +17,11 @@ from detserve_builder.errors import BuildError
 from detserve_builder.graph.network import Layers, Unfit
 from detserve_builder.graph.plain import plain
 from detserve_builder.graph.session import open_session
-from detserve_builder.precision.evaluation import agreement_dataset, average_precision, labelled_dataset
+from detserve_builder.precision.candidate_accuracy import (
+    agreement_dataset,
+    average_precision,
+    labelled_dataset,
+)
 from detserve_builder.precision.gate import Candidate, Gate, Measured
 from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.precision.sensitivity import probe

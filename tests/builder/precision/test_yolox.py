@@ -9,7 +9,7 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.graph.network import named_nodes
 from detserve_builder.graph.session import open_session
 from detserve_builder.infer_card import infer_card
-from detserve_builder.precision.evaluation import average_precision, labelled_dataset
+from detserve_builder.precision.candidate_accuracy import average_precision, labelled_dataset
 from detserve_builder.precision.search import Quantiser
 from detserve_builder.precision.sensitivity import probe
 from detserve_builder.preparation.prepare import prepare

@@ -26,8 +26,8 @@ from detserve_server.gateway.certificates.folder import CertificateFolder
 from detserve_server.gateway.keys.key import new_key, utc_now
 from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.process import RunningGateway, running_gateway
-from detserve_server.gateway.secret import new_secret
 from detserve_server.gateway.settings import RateLimits, Upstream
+from detserve_server.gateway.shared_secret import new_secret
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.needs import needs_nginx
 

@@ -15,7 +15,7 @@ from detserve_server.gateway.keys.key import new_key
 from detserve_server.gateway.keys.nginx import nginx_keys
 from detserve_server.gateway.keys.store import KeyFile
 from detserve_server.gateway.process import check_configuration, find_nginx
-from detserve_server.gateway.secret import read_secret, write_secret
+from detserve_server.gateway.shared_secret import read_secret, write_secret
 from tests.needs import needs_nginx
 
 

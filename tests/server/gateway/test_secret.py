@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from detserve_server.commands.gateway import app
 from detserve_server.errors import GatewayError
-from detserve_server.gateway.secret import read_secret
+from detserve_server.gateway.shared_secret import read_secret
 from detserve_server.rollout.traffic import NEXT
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from detserve_core.errors import DetserveError, OutputError
 from detserve_core.machine.whole_files import write_whole
 from detserve_server.errors import GatewayError
-from detserve_server.gateway.state import write_state
+from detserve_server.gateway.prom_file import write_state
 from detserve_server.gateway.upkeep import ALERTS, killed_workers
 
 _WATCH_S = 0.1

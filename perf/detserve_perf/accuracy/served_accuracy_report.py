@@ -11,7 +11,7 @@ from typing import Any
 from detserve_core.datasets.average_precision import AccuracyTable, GroupAccuracy, name_key
 from detserve_perf.accuracy.curves import precision_recall_png
 from detserve_perf.accuracy.differences import MATCH_IOU, MOVED_BELOW_IOU, Counts, Differences, WorstCase
-from detserve_perf.accuracy.evaluation import SCORE_THRESHOLD, Accuracy, ModelAccuracy
+from detserve_perf.accuracy.served_accuracy import SCORE_THRESHOLD, Accuracy, ModelAccuracy
 from detserve_perf.accuracy.worst_cases import side_by_side_jpeg
 from detserve_perf.report.tables import Cell, Column, Figure, Report, Table
 

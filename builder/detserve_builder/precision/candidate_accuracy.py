@@ -18,7 +18,7 @@ from detserve_core.datasets.average_precision import (
     AveragePrecision,
     classes_by_name,
 )
-from detserve_core.datasets.base import plain_boxes
+from detserve_core.datasets.dataset import plain_boxes
 from detserve_core.detections import Detections
 
 if TYPE_CHECKING:
