@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,21 +39,19 @@ What is sent again by itself: [Python API](python.md#retries-and-timeouts).
 def write_commands() -> None:
     """Write reference/cli/index.md and a page beside it for each command."""
     ctx = Context(get_command(app), info_name="detserve")
-    table, nav, group = COMMANDS_PAGE, "- [Command line](index.md)\n", ""
+    nav, rows = ["- [Command line](index.md)"], defaultdict(list)
     for name, entry in COMMANDS.items():
-        if entry.group != group:
-            group = entry.group
-            table += f"\n## {group}\n\n| | |\n|---|---|\n"
-        table += f"| [`detserve {name}`]({name}.md) | {entry.help} |\n"
-        nav += f"- [{name}]({name}.md)\n"
+        nav.append(f"- [{name}]({name}.md)")
+        rows[entry.group].append(f"| [`detserve {name}`]({name}.md) | {entry.help} |")
         command = get_command(importlib.import_module(entry.module).app)
         text = get_docs_for_click(obj=command, ctx=ctx, name=name, call_prefix="detserve")
         with mkdocs_gen_files.open(f"reference/cli/{name}.md", "w") as page:
             page.write(f"{text}\n**Example**:\n\n```console\n$ {entry.example}\n```\n")
+    tables = ["\n".join([f"## {group}", "", "| | |", "|---|---|", *lines]) for group, lines in rows.items()]
     with mkdocs_gen_files.open("reference/cli/index.md", "w") as page:
-        page.write(table)
+        page.write("\n\n".join([COMMANDS_PAGE, *tables]) + "\n")
     with mkdocs_gen_files.open("reference/cli/commands.md", "w") as page:
-        page.write(nav)
+        page.write("\n".join(nav) + "\n")
 
 
 def lines_of(error: type[DetserveError], depth: int = 0) -> Iterator[str]:
