@@ -14,9 +14,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def rollout(
     context: typer.Context,
-    gateway: Annotated[
-        Path, typer.Option(help="Folder of detserve gateway render, or of serve.")
-    ],
+    gateway: Annotated[Path, typer.Option(help="Folder of detserve gateway render, or of serve.")],
     to_grpc: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="gRPC of the new server.")] = None,
     to_http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="HTTP of the new server.")] = None,
     share: Annotated[float, typer.Option(min=0.001, max=0.9, help="Its first share of requests.")] = 0.1,
