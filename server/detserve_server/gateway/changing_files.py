@@ -70,12 +70,15 @@ class ChangingFiles:
         return refused
 
     def _refusal(self, offered: dict[str, dict[str, bytes]]) -> DetserveError | None:
+        """Why nginx refuses what is offered; what was there, by a roll-out perhaps, is then put back."""
+        names = {name for files in offered.values() for name in files}
+        before = {name: (self.folder / name).read_bytes() for name in names if (self.folder / name).exists()}
         try:
             self._write(offered)
             self.check()
         except (DetserveError, OSError) as error:
             with suppress(OutputError):
-                self._write({name: self._good.get(name, {}) for name in offered})
+                self._write({"before": before})
             return _sentence(error)
         return None
 
