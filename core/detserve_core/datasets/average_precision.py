@@ -244,9 +244,9 @@ def _indexed(boxes: list[dict[str, Any]]) -> Any:
     from pycocotools.coco import COCO
 
     coco = COCO()
-    numbered = [{**box, "category_id": _CLASS, "id": n} for n, box in enumerate(boxes, 1)]  # id 0: no match
-    images = [{"id": image_id} for image_id in sorted({box["image_id"] for box in boxes})]
-    coco.dataset = {"images": images, "categories": [{"id": _CLASS}], "annotations": numbered}
+    for number, box in enumerate(boxes, 1):  # id 0 is "no match"
+        box |= {"category_id": _CLASS, "id": number}
+    coco.dataset = {"images": [], "categories": [], "annotations": boxes}
     coco.createIndex()
     return coco
 
