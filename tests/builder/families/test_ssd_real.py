@@ -31,10 +31,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
 
 
 @pytest.mark.parametrize("name", ["ssd_mobilenet", "ssd_mobilenet_raw", "ultraface"])
-def test_inspect_needs_the_graph_alone(checkpoints, name) -> None:
-    result = CliRunner().invoke(app, [str(checkpoints[name][0])])
+def test_inspect_needs_the_graph_alone(checkpoints, name, tmp_path) -> None:
+    written = tmp_path / "card.json"
+    result = CliRunner().invoke(app, [str(checkpoints[name][0]), "--output", str(written)])
     assert result.exit_code == 0, result.output
-    card = json.JSONDecoder().raw_decode(result.stdout)[0]
+    card = json.loads(written.read_text())
     assert card["family"] == "ssd"
     assert card["head"]["coding"] == ("center_size" if name.endswith("raw") else "decoded")
     assert len(card["labels"]) == (1 if name == "ultraface" else 80)
