@@ -19,7 +19,7 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 from detserve_core.machine.ports import choose_ports
-from tests.client.clips import write_clip
+from tests.client.video.clips import write_clip
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -23,7 +23,7 @@ from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.gateway.settings import Upstream
 from detserve_server.signing.keys import create_key, read_public_key
 from tests.live.behind_gateway import OPEN, NginxGateway, nginx_gateway
-from tests.server.audit_logs import records
+from tests.server.audit.audit_logs import records
 
 #: Request lines with what a log could stumble over; nginx answers some of them 400.
 PATHS = [

@@ -24,7 +24,7 @@ from detserve_core.machine.ports import LOOPBACK, choose_ports
 from detserve_server.errors import ServerStopped
 from detserve_server.triton.embedded import embedded_server
 from detserve_server.triton.shared_memory import regions
-from tests.server.models import write_repository
+from tests.server.triton.models import write_repository
 
 pytestmark = pytest.mark.live
 

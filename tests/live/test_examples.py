@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.client.clips import write_clip
+from tests.client.video.clips import write_clip
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -11,7 +11,7 @@ import pytest
 import detserve
 from detserve.building import detectors_in_cache
 from detserve_client import Client
-from tests.client.clips import write_clip
+from tests.client.video.clips import write_clip
 from tests.live.front_door import ten_lines
 
 CHECKOUT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from detserve_server.triton.embedded import RunningServer
-from tests.client.clips import panned, write_clip
+from tests.client.video.clips import panned, write_clip
 from tests.live.conftest import DEFAULT
 
 _Found = TypeVar("_Found")

@@ -16,7 +16,7 @@ from detserve_builder.preparation.prepare import prepare
 from tests.builder.darknet import opencv
 from tests.builder.darknet.random_weights import random_values, save_network
 from tests.builder.darknet.tiny_cfg import HEIGHT, WIDTH, conv, detector, section
-from tests.builder.test_decoders import assert_same_rows
+from tests.builder.families.test_decoders import assert_same_rows
 
 HALVE = section("maxpool", size=2, stride=2)
 SQUEEZE = section("avgpool") + conv(size=1, activation="logistic")

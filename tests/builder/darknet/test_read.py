@@ -14,7 +14,7 @@ from detserve_builder.preparation.prepare import prepare
 from tests.builder.darknet import opencv
 from tests.builder.darknet.random_weights import narrowed, resized, save_network
 from tests.builder.darknet.tiny_cfg import conv, detector, section
-from tests.builder.test_decoders import assert_same_rows
+from tests.builder.families.test_decoders import assert_same_rows
 from tests.shared_data import DARKNET, YOLO_FASTEST, needs_shared
 
 CFG = detector("")

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
 from detserve_builder.preparation.prepare import prepare
-from tests.builder.test_decoders import run_original
+from tests.builder.families.test_decoders import run_original
 from tests.builder.tiny_networks import pictures, save_linear_network
 
 Heads = Mapping[str, list[int]]

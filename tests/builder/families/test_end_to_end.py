@@ -11,7 +11,7 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from tests.builder.families.harness import Tail, assert_decodes, save_network
-from tests.builder.test_decoders import sigmoid
+from tests.builder.families.test_decoders import sigmoid
 from tests.builder.tiny_networks import SIDE_PX
 
 HEADS = {"output0": [30, 6]}

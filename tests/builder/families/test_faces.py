@@ -17,7 +17,7 @@ from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import infer_card
 from detserve_builder.preparation.prepare import prepare
 from tests.builder.families.harness import Tail, assert_decodes, assert_same_detections, save_network
-from tests.builder.test_decoders import sigmoid
+from tests.builder.families.test_decoders import sigmoid
 from tests.builder.tiny_networks import SIDE_PX, pictures
 
 STRIDES = (8, 16, 32)

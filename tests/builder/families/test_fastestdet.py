@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builder.families.harness import Tail, assert_decodes
-from tests.builder.test_decoders import sigmoid
+from tests.builder.families.test_decoders import sigmoid
 from tests.builder.tiny_networks import SIDE_PX
 
 NUM_CLASSES, SIDE = 3, 4

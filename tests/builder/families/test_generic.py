@@ -15,7 +15,7 @@ from detserve_builder.infer_card import infer_card
 from detserve_builder.preparation.prepare import prepare
 from detserve_client import CardError
 from tests.builder.families.harness import Tail, assert_decodes, save_network
-from tests.builder.test_decoders import sigmoid
+from tests.builder.families.test_decoders import sigmoid
 from tests.builder.tiny_networks import SIDE_PX, pictures
 
 ANCHORS, COLUMNS = 17, 9

@@ -25,8 +25,8 @@ from tests.builder.families.pair_networks import (
     save_plugin,
     sigmoid,
 )
+from tests.builder.families.test_decoders import run_original
 from tests.builder.families.test_opsets import assert_same_at_every_opset
-from tests.builder.test_decoders import run_original
 from tests.builder.tiny_networks import SIDE_PX, pictures
 from tests.shared_data import SHARED, needs_shared
 

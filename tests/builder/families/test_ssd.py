@@ -18,7 +18,7 @@ from detserve_builder.preparation.prepare import prepare
 from detserve_client import CardError
 from tests.builder.families.harness import assert_same_detections
 from tests.builder.families.ssd_networks import MAP_SIDES, save_ssd
-from tests.builder.test_decoders import run_original
+from tests.builder.families.test_decoders import run_original
 from tests.builder.tiny_networks import SIDE_PX, pictures
 
 CELL_SIZES_WH_PX = (((10, 10), (14, 20), (20, 14)), ((30, 30), (50, 25), (25, 50)))

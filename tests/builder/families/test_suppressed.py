@@ -18,8 +18,8 @@ from detserve_core.errors import CardError
 from tests.builder.families import suppressed_networks as networks
 from tests.builder.families.harness import Tail, save_network
 from tests.builder.families.suppressed_networks import KEPT_ABOVE, ORDERS, ROWS, formula
+from tests.builder.families.test_decoders import run_original
 from tests.builder.families.test_opsets import assert_same_at_every_opset
-from tests.builder.test_decoders import run_original
 from tests.builder.tiny_networks import pictures
 from tests.shared_data import SHARED, needs_shared
 

@@ -16,7 +16,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.infer_card import infer_card
 from detserve_builder.preparation.prepare import prepare
 from detserve_client import CardError
-from tests.builder.test_decoders import assert_same_rows, run_original
+from tests.builder.families.test_decoders import assert_same_rows, run_original
 from tests.builder.tiny_networks import SIDE_PX, pictures, save_linear_network
 
 NUM_CLASSES = 3

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from detserve_builder.checkpoint import load_checkpoint
 from detserve_builder.infer_card import families_that_fit
 from tests.builder.families.harness import Tail, assert_decodes, save_network
-from tests.builder.test_decoders import sigmoid
+from tests.builder.families.test_decoders import sigmoid
 from tests.builder.tiny_networks import SIDE_PX
 
 NUM_CLASSES = 3

@@ -1,0 +1,146 @@
+"""The reader against OpenCV's, on clips whose, or parts of which, are broken."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from detserve_client import SourceError
+from detserve_client.video.container import Container
+from detserve_client.video.frames import Frame
+from detserve_client.video.sources import VideoSource
+from tests.client.video.clips import panned, write_clip
+
+TURNS = {
+    0: (1, 0, 0, 1),
+    90: (0, 1, -1, 0),
+    180: (-1, 0, 0, -1),
+    270: (0, -1, 1, 0),
+}
+
+
+def frames_of(path: Path) -> tuple[list[Frame], str]:
+    """Every frame, and the sentence at the end if there is one."""
+    frames: list[Frame] = []
+    try:
+        container = Container(VideoSource("file", str(path)))
+        try:
+            frames += container.frames()
+        finally:
+            container.close()
+    except SourceError as error:
+        return frames, str(error)
+    return frames, ""
+
+
+def write_h264(path: Path, frames: int, **options: str) -> Path:
+    kind = {".mkv": "matroska", ".ts": "mpegts"}.get(path.suffix, path.suffix[1:])
+    with av.open(str(path), "w", format=kind, options=options) as container:
+        stream = container.add_stream("libx264", rate=25, options={"x264-params": "keyint=10:scenecut=0"})
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for pixels in panned(frames, (160, 120)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="bgr24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_frames_are_those_of_opencv_and_upright(tmp_path: Path, turn: int) -> None:
+    path = write_clip(tmp_path / "a.mp4", 12, (160, 120), fps=10)
+    content = path.read_bytes()
+    matrix_at = content.index(b"tkhd") + 4 + 40
+    a, b, c, d = TURNS[turn]
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:matrix_at] + matrix + content[matrix_at + 36 :])
+    frames, end = frames_of(path)
+    assert end == ""
+    assert [frame.index for frame in frames] == list(range(12))
+    assert [frame.time_s for frame in frames] == pytest.approx([index / 10 for index in range(12)])
+    capture = cv2.VideoCapture(str(path))
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    for frame in frames:
+        _, expected = capture.read()
+        assert expected.shape == ((160, 120, 3) if turn in (90, 270) else (120, 160, 3))
+        assert np.array_equal(frame.pixels, expected)
+
+
+def test_what_the_header_says(tmp_path: Path) -> None:
+    container = Container(VideoSource("file", str(write_clip(tmp_path / "a.mp4", 20, (160, 120), fps=12.5))))
+    assert (container.fps, container.total_frames) == (12.5, 20)
+    container.close()
+    container = Container(VideoSource("file", str(write_h264(tmp_path / "a.mkv", 20))))
+    assert (container.fps, container.total_frames) == (25.0, 20)
+    container.close()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_file_cut_off_gives_what_can_be_read_and_says_so(tmp_path: Path, name: str) -> None:
+    path = write_h264(tmp_path / name, 100, **({"movflags": "+faststart"} if name == "a.mp4" else {}))
+    assert frames_of(path)[1] == ""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    frames, end = frames_of(path)
+    assert 30 < len(frames) < 80
+    pattern = rf"{path} is cut off or damaged: it ends after frame {len(frames) - 1} of 100, at \d\.\d\d s"
+    assert re.match(pattern, end)
+
+
+def test_a_damaged_packet_costs_its_frame_only(tmp_path: Path) -> None:
+    path = write_h264(tmp_path / "a.mp4", 60, movflags="+faststart")
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux() if packet.size]
+    content = bytearray(path.read_bytes())
+    position, size = packets[30]
+    content[position : position + size] = b"\xff" * size
+    path.write_bytes(content)
+    frames, end = frames_of(path)
+    assert len(frames) >= 50
+    assert end.startswith(f"{path} is damaged: 1 of its packets cannot be decoded; the last frame")
+
+
+def test_without_its_index_a_file_is_not_readable(tmp_path: Path) -> None:
+    path = write_h264(tmp_path / "a.mp4", 30)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert frames_of(path) == (
+        [],
+        f"{path} is not a video that can be read here, or was cut off before it was finished",
+    )
+
+
+def test_what_holds_no_video(tmp_path: Path) -> None:
+    empty, noise, sound, folder = (tmp_path / name for name in ("e.mp4", "n.mp4", "s.mp4", "f.mp4"))
+    empty.touch()
+    noise.write_bytes(np.random.default_rng(0).bytes(5000))
+    folder.mkdir()
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("aac", rate=48_000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 48_000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    assert frames_of(empty) == ([], f"{empty} is empty; expected a video")
+    assert "is not a video that can be read here" in frames_of(noise)[1]
+    assert frames_of(sound) == ([], f"{sound} has no video")
+    assert frames_of(folder) == ([], f"{folder} cannot be read: Is a directory")
+    assert frames_of(tmp_path / "absent.mp4")[1].endswith(
+        "absent.mp4 cannot be read: No such file or directory"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("rtsp://u:secret@127.0.0.1:1/a", "rtsp://u:***@127.0.0.1:1/a cannot be opened: Connection refused"),
+        ("rtsp://absent.invalid/a", "cannot be opened: there is no host 'absent.invalid'"),
+    ],
+)
+def test_a_stream_that_is_not_there(address: str, sentence: str) -> None:
+    with pytest.raises(SourceError, match=re.escape(sentence)):
+        Container(VideoSource("stream", address))
