@@ -162,12 +162,11 @@ def test_leaving_a_stream_ends_its_requests_and_threads(echo: RunningServer, ech
     with Client(echo_url, NAME) as client:
         client.card()
         ran, _ = executed(echo)
-        pictures = [b"0", *(b"%d 300" % number for number in range(1, 60))]
-        stream = client.detect_stream(pictures, window=32)
+        pictures = [b"0", *(b"%d 200" % number for number in range(1, 60))]
+        stream = client.detect_stream(pictures, window=32, ordered=False)
         next(stream)
-        stream.close()  # type: ignore[attr-defined]
-        assert numbers([*client.detect_stream([b"99"])]) == [99]
-        assert executed(echo)[0] - ran < 30, "what was not begun is dropped"
+        stream.close()
+        assert executed(echo)[0] - ran < 32, "closing does not wait for the 32 in flight"
         workers = [thread.name for thread in threading.enumerate() if thread.name.startswith("detserve-")]
         assert set(workers) <= {"detserve-gateway-watch"}  # another test's
 
