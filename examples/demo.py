@@ -12,4 +12,4 @@ from detserve.demo import demo
 CHECKOUT = Path(__file__).parents[1]
 
 if __name__ == "__main__":
-    demo(model=["codes_yolo", "codes_ssd", "codes_rcnn"], output=CHECKOUT / "out/demo")
+    demo(model=["codes_rcnn", "codes_ssd", "codes_yolo"], output=CHECKOUT / "out/demo")

@@ -10,5 +10,6 @@ import pytest
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
 needs_compiler = pytest.mark.skipif(
-    shutil.which("c++") is None, reason="there is no C++ compiler: apt-get install g++ python3-dev"
+    shutil.which(os.environ.get("CXX") or "c++") is None,
+    reason="there is no C++ compiler: apt-get install g++ python3-dev",
 )

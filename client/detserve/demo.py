@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from detserve_core.detections import Detections
 
 REPEATS = 20
-DEFAULT_MODEL = "codes_yolo"
+DEFAULT_MODEL = "codes_rcnn"
 
 app = Typer(add_completion=False)
 

@@ -10,14 +10,15 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from detserve.command import app
-from tests.live.conftest import CHECKOUT, DEFAULT
+from detserve.demo import DEFAULT_MODEL
+from tests.live.conftest import CHECKOUT
 
 
 def test_the_demo_draws_what_it_finds(tmp_path: Path, sample: Path) -> None:
     run = CliRunner().invoke(app, ["demo", str(sample), "--output", str(tmp_path)], env={"COLUMNS": "80"})
     assert run.exit_code == 0, run.output
-    assert (tmp_path / DEFAULT / sample.name).is_file()
-    found = json.loads((tmp_path / "detections.json").read_text())[DEFAULT][sample.name]
+    assert (tmp_path / DEFAULT_MODEL / sample.name).is_file()
+    found = json.loads((tmp_path / "detections.json").read_text())[DEFAULT_MODEL][sample.name]
     assert f"{found[0]['label']} {found[0]['score']:.2f}" in run.output
 
 

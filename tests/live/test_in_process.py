@@ -18,6 +18,9 @@ from detserve_core.errors import ServerStartError
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.conftest import CHECKOUT, DEFAULT
 from tests.live.test_contract import infer, mixed_pictures
+from tests.needs import needs_compiler
+
+pytestmark = needs_compiler
 
 _CONFIG = """
 name: "{name}"

@@ -1,1 +1,1 @@
-"""The default detector: machine-readable codes, a small YOLOv3-style network."""
+"""The fastest of the three: machine-readable codes, a small YOLOv3-style network."""

@@ -13,6 +13,7 @@ from detserve_server.errors import BackendNotCompiled
 from detserve_server.in_process import compiling
 from detserve_server.in_process.choice import Choice, choose, why_in_processes_of_their_own
 from detserve_server.triton.repository import ModelOutline, read_repository
+from tests.needs import needs_compiler
 
 COMMITTED = Path(__file__).parents[3] / "model_repository"
 PIPELINE = ModelOutline("a_pipeline", "python", 8, process="server", max_picture_pixels=50_000_000)
@@ -88,6 +89,7 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert calls.read_text().count("called") == 1
 
 
+@needs_compiler
 def test_a_cache_that_cannot_be_made_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(BackendNotCompiled, match="there is no cache to compile it into"):
