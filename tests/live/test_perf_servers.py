@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from detserve_core.errors import RepositoryError
 from detserve_perf.errors import MeasurementError
 from detserve_perf.peers.environment import PEERS, peer_python
 from detserve_perf.speed.compare import ContestSettings, compare
@@ -53,7 +54,7 @@ def test_every_peer_answers_what_detserve_answers(tmp_path: Path, peer: str) -> 
 
 def test_a_server_that_finds_something_else_is_no_contestant(tmp_path: Path) -> None:
     """Its step files find nothing in process, where its card cannot be changed behind the server's back."""
-    with pytest.raises(MeasurementError, match="no detector"):
+    with pytest.raises(RepositoryError, match="no detector"):
         compare(tmp_path, DEFAULT, SAMPLES, [], ROUNDS, _quiet)
     other = tmp_path / "copy"
     for name in (DEFAULT, f"{DEFAULT}_pipeline"):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,7 +158,7 @@ def test_what_our_tools_and_python_write_is_no_foreign_file(repository: Path) ->
     (repository / "tiny/1/.keep").touch()
     for plan in ("model.plan", "model.plan.json", "model_89.plan", "model_89.plan.json"):
         (version / plan).touch()
-    assert checks.check_foreign_files(repository, replace(manifest, target="tensorrt")).passed
+    assert checks.check_foreign_files(repository, manifest.model_copy(update={"target": "tensorrt"})).passed
     found = checks.check_foreign_files(repository, manifest)  # an embedded server reads no plan
     assert found.found == "tiny_detector/1/model.plan and 3 more"
 

@@ -107,7 +107,7 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
 def test_a_file_that_is_none(tmp_path: Path, content) -> None:
     file = tmp_path / "keys.json"
     file.write_bytes(content)
-    with pytest.raises(KeyFileError, match="no file of keys"):
+    with pytest.raises(KeyFileError, match="not a file of keys"):
         read_keys(file)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_core.errors import ServerStartError
+from detserve_core.errors import RepositoryError, ServerStartError
 from detserve_server.triton.repository import (
     ModelOutline,
     check_names,
@@ -52,7 +52,7 @@ def test_a_wrong_configuration_is_named(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m/config.pbtxt").write_text("nonsense: 3")
     with pytest.raises(
-        ServerStartError, match=r'm/config\.pbtxt is not a model configuration .*named "nonsense"'
+        RepositoryError, match=r'm/config\.pbtxt is not a model configuration .*named "nonsense"'
     ):
         read_repository(tmp_path)
 
