@@ -56,7 +56,12 @@ class MissingExtra(DetserveError):
     """An optional library is needed and not installed."""
 
     def __init__(self, library: str, extra: str) -> None:
-        super().__init__(f"{library} is not installed; install it with: pip install 'detserve[{extra}]'")
+        super().__init__(library, extra)  # both, so that it can be pickled
+
+    def __str__(self) -> str:
+        """The sentence."""
+        library, extra = self.args
+        return f"{library} is not installed; install it with: pip install 'detserve[{extra}]'"
 
 
 class RepositoryError(DetserveError):

@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from detserve_core.errors import OutputError
+
 
 def cache_folder() -> Path:
     """``~/.cache/detserve``, or under XDG_CACHE_HOME where that is set; it may not exist yet.
 
     Raises:
-        RuntimeError: neither XDG_CACHE_HOME nor a home folder is known.
+        OutputError: neither XDG_CACHE_HOME nor a home folder is known.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detserve"
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "detserve"
+    try:
+        return Path.home() / ".cache/detserve"
+    except RuntimeError:  # a user without HOME and without an entry in passwd, as in OpenShift
+        raise OutputError(
+            "there is no home folder to keep a cache in; set XDG_CACHE_HOME to a folder that can be written"
+        ) from None

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from detserve_core.errors import OutputError
 from detserve_core.machine.cache import cache_folder
 from detserve_server.errors import BackendNotCompiled
 
@@ -40,7 +41,7 @@ def backend_files(cache: Path | None = None) -> list[Path]:
         _check_owner(folder)
         if not (folder / LIBRARY).is_file():
             _compile(command, folder)
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+    except (OSError, OutputError) as error:
         raise BackendNotCompiled(f"there is no cache to compile it into ({error})") from None
     return [folder / LIBRARY, *sorted(_INTERPRETER.glob("*.py"))]
 

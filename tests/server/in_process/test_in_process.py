@@ -100,7 +100,7 @@ def test_a_cache_that_cannot_be_made_is_a_reason(tmp_path: Path, monkeypatch: py
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
-    assert choose([PIPELINE]).why_not.endswith("(Could not determine home directory.)")
+    assert choose([PIPELINE]).why_not.endswith("set XDG_CACHE_HOME to a folder that can be written)")
 
 
 def test_a_library_that_others_could_have_written_is_not_loaded(
