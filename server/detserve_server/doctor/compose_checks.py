@@ -287,7 +287,7 @@ def _absent(path: Path, fix: str) -> tuple[str, str]:
     """Found and fix of a file or folder that is not there, or is the other of the two."""
     if not path.exists():
         return f"no {path}", fix
-    kind = "a folder" if path.is_dir() else "no folder"
+    kind = "a folder" if path.is_dir() else "not a folder"
     return f"{path} is {kind}", f"move it away; then {fix}"
 
 
