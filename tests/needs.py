@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx-light")
 needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX") or "c++") is None,
-    reason="there is no C++ compiler: apt-get install g++ python3-dev",
+    shutil.which(os.environ.get("CXX") or "c++") is None
+    or not Path(sysconfig.get_path("include"), "Python.h").exists(),
+    reason="there is no C++ compiler or Python.h: apt-get install g++ python3-dev",
 )

@@ -53,6 +53,7 @@ def test_without_a_compiler_the_models_run_on_and_the_doctor_says_how_to_mend_it
     assert check.found == "run in their own processes: there is no C++ compiler"
 
 
+@needs_compiler
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
+@needs_compiler
 def test_a_compiler_that_does_not_end_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +76,7 @@ def test_a_compiler_that_does_not_end_is_not_waited_for(
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
 
 
+@needs_compiler
 def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = tmp_path / "calls"
     script = f'echo called >> {calls}; while [ "$1" != -o ]; do shift; done; touch "$2"'
@@ -103,6 +106,7 @@ def test_a_cache_that_cannot_be_made_is_a_reason(tmp_path: Path, monkeypatch: py
     assert choose([PIPELINE]).why_not.endswith("set XDG_CACHE_HOME to a folder that can be written)")
 
 
+@needs_compiler
 def test_a_library_that_others_could_have_written_is_not_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
