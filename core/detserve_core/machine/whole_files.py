@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,27 +26,48 @@ def blamed_on(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling that takes the name ``path`` when the block ends well, else is removed.
+    """Yield a temporary file that takes the place of ``path`` when the block ends well, else is removed.
 
     Folders on the way are made. A block that writes nothing leaves nothing. What the block itself raises
-    is passed on; a file that was there before is then left as it was.
+    is passed on; a file that was there before is then left as it was. A link stays, and what it points to is
+    replaced. A device or a pipe stays too: the content is written into it.
 
     Raises:
-        OutputError: the folder cannot be made, or the file cannot take its name.
+        OutputError: the folder cannot be made, or the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    if _is_stream(path):
+        with tempfile.TemporaryDirectory(prefix="detserve-") as folder:
+            temporary = Path(folder) / (path.name or "output")
+            yield temporary
+            if temporary.exists():
+                with blamed_on(path), temporary.open("rb") as content, path.open("wb") as stream:
+                    shutil.copyfileobj(content, stream)
+        return
+    target = link_target(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         with blamed_on(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
         yield temporary
         with blamed_on(path):
             if temporary.exists():
-                temporary.replace(path)
+                temporary.replace(target)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is a device, a pipe, or a descriptor of this process, such as a shell's ``>(command)``."""
+    if str(path).startswith(("/dev/fd/", "/dev/std", "/proc/self/fd/")):
+        return True
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
