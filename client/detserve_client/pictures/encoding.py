@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detserve_client.pictures.download import download
 from detserve_core.errors import MissingExtra, SourceError
-from detserve_core.pictures.files import checked_pixels
+from detserve_core.pictures.files import checked_pixels, rgb_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -133,7 +133,7 @@ def _from_pixels(pixels: NDArray[Any]) -> bytes:
 def _from_pil(image: Image) -> bytes:
     buffer = io.BytesIO()
     try:
-        image.convert("RGB").save(buffer, "JPEG", quality=_JPEG_QUALITY, exif=b"")
+        rgb_image(image).save(buffer, "JPEG", quality=_JPEG_QUALITY, exif=b"")
     except (OSError, ValueError) as error:
         raise SourceError(f"a PIL image {image.size} cannot become a JPEG: {error}") from None
     return buffer.getvalue()

@@ -47,7 +47,26 @@ def pixels_of(picture: Path | str | bytes | NDArray[Any] | Image) -> NDArray[np.
             f"got a picture of type {type(picture).__name__}; expected a path, bytes, a uint8 array "
             "(h, w, 3) in BGR or a PIL image"
         )
-    return np.ascontiguousarray(np.asarray(picture.convert("RGB"), np.uint8)[:, :, ::-1])
+    return np.ascontiguousarray(np.asarray(rgb_image(picture), np.uint8)[:, :, ::-1])
+
+
+def rgb_image(image: Image) -> Image:
+    """A PIL image in RGB, of 16 bits the upper eight, as decoders of the file give it.
+
+    Raises:
+        SourceError: its pixels are integers of 32 bits or floats, of which nobody knows what is white.
+    """
+    if image.mode in ("I", "F"):
+        raise SourceError(
+            f"got a PIL image of mode {image.mode}, whose pixels have no fixed range; "
+            "scale it to 0 to 255 and convert it to L or RGB"
+        )
+    if image.mode.startswith("I;16"):
+        from PIL import Image as pil
+
+        wide = np.asarray(image).astype(np.uint16)
+        return pil.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 def checked_pixels(pixels: NDArray[Any]) -> NDArray[np.uint8]:

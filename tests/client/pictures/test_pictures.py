@@ -93,3 +93,19 @@ def test_pixels_without_opencv_name_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'detserve[draw]'" in done.stdout
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L"])
+def test_16_bits_are_seen_as_the_file_is(mode: str) -> None:
+    """A PNG of 16 bits decodes to its upper eight; Pillow's own conversion clips nearly all to white."""
+    grey = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+    raw = grey.astype(">u2" if mode == "I;16B" else "<u2").tobytes()
+    sent = cv2.imdecode(np.frombuffer(encoded_picture(Image.frombytes(mode, (64, 48), raw)), np.uint8), 1)
+    of_the_file = cv2.imdecode(cv2.imencode(".png", grey)[1], 1)
+    assert np.abs(sent.astype(int) - of_the_file).max() <= 3, "but for the JPEG's rounding"
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_range_are_refused(mode: str) -> None:
+    with pytest.raises(SourceError, match=f"mode {mode}, whose pixels have no fixed range"):
+        encoded_picture(Image.new(mode, (8, 8)))
