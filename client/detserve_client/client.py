@@ -55,6 +55,10 @@ class Client(BaseClient):
     so that a restart loses nothing, one that never did for less than a second. So is a model that the server
     no longer knows, as while the server goes down, for at most 8 s. Nothing else is tried again.
 
+    A client that was made before a fork (gunicorn ``--preload``, a DataLoader) may be used in the children:
+    its shared memory, connections and retries are made anew there. gRPC itself supports forks with limits, see
+    ``GRPC_ENABLE_FORK_SUPPORT``; where a child hangs, make the client in the child or use HTTP.
+
     Args:
         url: where the server listens: ``grpc://HOST:PORT`` or ``http://HOST:PORT``; ``HOST:PORT`` alone is
             gRPC, or HTTP where the port is 8000.

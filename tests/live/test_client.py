@@ -184,6 +184,13 @@ def test_frames_travel_by_shared_memory_where_it_is_allowed(echo_url: str) -> No
     assert regions(echo_url) == []
 
 
+def test_processes_that_fork_do_not_get_each_others_answers(echo_url: str) -> None:
+    command = [sys.executable, "-m", "tests.live.forked_clients", echo_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert regions(echo_url) == []
+
+
 def test_frames_travel_as_jpeg_where_it_is_not_allowed(client: Client, sample: Path) -> None:
     transfer = client.frame_transfer()
     assert transfer.kind == "jpeg"

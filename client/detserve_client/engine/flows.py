@@ -7,11 +7,13 @@ threads, :class:`~detserve_client.AsyncClient` in an event loop; what they do is
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +53,19 @@ class Limits:
     timeout_s: float
 
 
+_ALIVE: WeakSet[Flows] = WeakSet()
+
+
+def _renew_after_fork() -> None:
+    """Give a child its own regions and locks; those of its parent are neither used nor removed."""
+    for flows in list(_ALIVE):
+        flows._begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_after_fork)
+
+
 class Flows:
     """The flows of one client; holds the model's card once it is known.
 
@@ -64,11 +79,18 @@ class Flows:
     def __init__(self, endpoint: Endpoint, model: str, patience_s: float) -> None:
         self.model = model
         self._endpoint = endpoint
-        self._frames = SharedFrames(endpoint)
-        self._retries = Retries(patience_s)
+        self._patience_s = patience_s
+        self._begin_anew()
         self._card: Card | None = None
         self._names: tuple[str, ...] = ()
         self._max_batch = 1
+
+        _ALIVE.add(self)
+
+    def _begin_anew(self) -> None:
+        """Nothing is shared with the server, and nothing is known of an outage."""
+        self._frames = SharedFrames(self._endpoint)
+        self._retries = Retries(self._patience_s)
 
     def server_answered(self) -> None:
         """Say that the server has answered something outside the flows: there is no outage."""

@@ -31,6 +31,9 @@ _LENGTH_BYTES = 4
 _live: set[str] = set()
 """The regions of this process."""
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_live.clear)
+
 
 class Region:
     """Shared memory of ``size_bytes``; ``key`` is its name for ``shm_open``."""
