@@ -56,7 +56,7 @@ class Client(BaseClient):
     no longer knows, as while the server goes down, for at most 8 s. Nothing else is tried again.
 
     A client that was made before a fork (gunicorn ``--preload``, a DataLoader) may be used in the children:
-    its shared memory, connections and retries are made anew there. gRPC itself supports forks with limits, see
+    its shared memory, connections and retries are made anew there. gRPC itself forks within limits, see
     ``GRPC_ENABLE_FORK_SUPPORT``; where a child hangs, make the client in the child or use HTTP.
 
     Args:
