@@ -37,9 +37,19 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
-def test_it_goes_on_until_it_is_stopped(run: Run, sample: Path) -> None:
-    ports = choose_ports({"grpc": None, "http": None, "metrics": None})
-    named = [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
+@pytest.fixture
+def ports() -> dict[str, int]:
+    return choose_ports({"grpc": None, "http": None, "metrics": None})
+
+
+@pytest.fixture
+def named(ports: dict[str, int]) -> list[str]:
+    return [part for name, port in ports.items() for part in (f"--{name}-port", str(port))]
+
+
+def test_it_goes_on_until_it_is_stopped(
+    run: Run, sample: Path, ports: dict[str, int], named: list[str]
+) -> None:
     start = ["--detach", "--repository", "model_repository", "--model", DEFAULT, *named]
     try:
         started = run(*start)
@@ -63,8 +73,8 @@ def test_it_goes_on_until_it_is_stopped(run: Run, sample: Path) -> None:
     )
 
 
-def test_what_keeps_it_from_starting_is_said(run: Run, tmp_path: Path) -> None:
-    refused = run("--detach", "--repository", str(tmp_path / "nowhere"))
+def test_what_keeps_it_from_starting_is_said(run: Run, tmp_path: Path, named: list[str]) -> None:
+    refused = run("--detach", "--repository", str(tmp_path / "nowhere"), *named)
     assert refused.returncode == 1
     assert refused.stderr == (
         f"detserve: the model repository {tmp_path}/nowhere does not exist; give the folder that holds the "

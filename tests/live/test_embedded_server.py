@@ -210,6 +210,10 @@ def test_the_command_serves_until_a_signal(tiny: Path, tmp_path: Path, number: s
 
 def test_the_command_exits_1_with_one_sentence(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "detserve.command", "serve", f"--repository={tmp_path}"]
+    command += [
+        f"--{name}-port={port}"
+        for name, port in choose_ports({"grpc": None, "http": None, "metrics": None}).items()
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr == (

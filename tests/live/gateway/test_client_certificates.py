@@ -348,7 +348,9 @@ def test_an_nginx_in_a_container_takes_up_the_list(tmp_path: Path) -> None:
     with subprocess.Popen(command) as nginx:
         try:
             wait_for(lambda: not is_free(port))
-            running = RunningGateway("127.0.0.1", port, nginx.pid, log, nginx, lambda: None)
+            running = RunningGateway(
+                "127.0.0.1", port, configuration.parent, nginx.pid, log, nginx, lambda: None
+            )
             door = Door(running, tls, read_certified(tls.authority))
             door.certs("issue", "client", "--name", "alice")
             alice = tls.client("alice")
