@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from detserve_builder.tensorrt.compile_gate import Gate
 
 _FP32 = PrecisionRequest()
+_LONGEST_NAME = 64
 _WARMUP_PICTURE = Path(__file__).parent / "warmup.jpg"
 
 
@@ -56,6 +58,12 @@ class Built:
     decoding: Decoding
     gate: Gate | None = None
     card_note: str = ""
+
+
+def name_of(checkpoint: str | Path) -> str:
+    """The file's name without what a model's may not have: ``best (1).onnx`` is ``best_1``."""
+    kept = re.sub(r"[^A-Za-z0-9-]+", "_", Path(checkpoint).stem).strip("_-")
+    return kept[:_LONGEST_NAME] or "detector"
 
 
 def build(

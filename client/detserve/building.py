@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ _NEEDED = {
     "onnxruntime": "onnxruntime",
     "cv2": "opencv-python",
 }
-_LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,10 @@ def build(
         if find_spec(module) is None:
             raise MissingExtra(library, "builder")
     from detserve_builder.build import build as build_repository
+    from detserve_builder.build import name_of
 
     folder = _folder(checkpoint) if repository is None else Path(repository)
-    detector = Detector(name or _name_of(checkpoint), folder)
+    detector = Detector(name or name_of(checkpoint), folder)
     built = build_repository(
         str(checkpoint),
         name=detector.name,
@@ -96,12 +95,6 @@ def _doubts(built: Built) -> Iterator[str]:
     if built.inferred.guesses:
         yield DECIDE_GUESSES
     yield from built.outcome.notes
-
-
-def _name_of(checkpoint: str | Path) -> str:
-    """The file's name without what a model's may not have: ``best (1).onnx`` is ``best_1``."""
-    kept = re.sub(r"[^A-Za-z0-9-]+", "_", Path(checkpoint).stem).strip("_-")
-    return kept[:_LONGEST_NAME] or "detector"
 
 
 def _cache() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ COMMANDS = {
     "inspect": _Command(
         "detserve_builder.commands.inspect",
         _BUILD,
-        "Show what a checkpoint is taken for: family, inputs, card.",
+        "Show what is read from a checkpoint: family, inputs, card.",
         "detserve inspect yolo11n.onnx --images photos",
     ),
     "build": _Command(
@@ -220,9 +221,15 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its log would stand beside our sentence
     try:
         app()
+        sys.stdout.flush()
     except DetserveError as error:
         print(f"detserve: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        print(f"detserve: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        os._exit(1)  # Python would try to write it once more
 
 
 if __name__ == "__main__":

@@ -9,7 +9,13 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from detserve_client.engine.async_streams import stream
-from detserve_client.engine.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseClient, checked_window
+from detserve_client.engine.base_client import (
+    DEFAULT_TIMEOUT_S,
+    DEFAULT_URL,
+    DEFAULT_WINDOW,
+    BaseClient,
+    checked_window,
+)
 from detserve_client.engine.flow_steps import (
     FetchConfig,
     Flow,
@@ -50,7 +56,7 @@ class AsyncClient(BaseClient):
 
     def __init__(
         self,
-        url: str,
+        url: str = DEFAULT_URL,
         model: str | None = None,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,

@@ -9,7 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from detserve_client.engine.base_client import DEFAULT_TIMEOUT_S, DEFAULT_WINDOW, BaseClient, checked_window
+from detserve_client.engine.base_client import (
+    DEFAULT_TIMEOUT_S,
+    DEFAULT_URL,
+    DEFAULT_WINDOW,
+    BaseClient,
+    checked_window,
+)
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.flow_steps import (
     FetchConfig,
@@ -74,7 +80,7 @@ class Client(BaseClient):
 
     def __init__(
         self,
-        url: str,
+        url: str = DEFAULT_URL,
         model: str | None = None,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -178,7 +184,10 @@ class Client(BaseClient):
         """Detect in one picture, or in several: a list, or a folder, which is searched through.
 
         Several travel with 8 requests in flight at a time; to go on after one that fails, use
-        :meth:`detect_stream`. A type checker cannot tell a folder's path from a picture's; for it, say
+        :meth:`detect_stream`. Files go to the server as they are. Pixels and PIL images become a
+        JPEG, unless they travel by shared memory, so scores may differ by some thousandths. A PIL
+        image is taken as its pixels are: ``ImageOps.exif_transpose`` turns one upright that a camera
+        has tagged. A type checker cannot tell a folder's path from a picture's; for it, say
         ``detect(Path(folder).glob("*.jpg"))``.
 
         Args:

@@ -74,7 +74,7 @@ class PreprocessSpec(_Strict):
     )
     std: tuple[_Positive, _Positive, _Positive] = Field(
         (1.0, 1.0, 1.0),
-        description="Divided by at last, in the order of color.",
+        description="The last step divides by it, in the order of color.",
         examples=[(0.229, 0.224, 0.225)],
     )
 

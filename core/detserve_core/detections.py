@@ -191,9 +191,9 @@ class Detections:
         return self.classes
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The class name of each row."""
-        return tuple(self.names[class_id] for class_id in self.classes.tolist())
+    def labels(self) -> NDArray[np.str_]:
+        """The class name of each row, str ``(n,)``: ``found[found.labels == "person"]``."""
+        return np.array(self.names, np.str_)[self.classes]
 
     @property
     def area(self) -> NDArray[np.float32]:
@@ -210,8 +210,12 @@ class Detections:
 
         Raises:
             ValueError: the detector has no class of that name.
+            TypeError: something else than names was given.
         """
         for name in names:
+            if not isinstance(name, str):
+                expected = ", ".join(map(repr, self.names[:2]))
+                raise TypeError(f"got {name!r}; expected names of classes, each by itself: of({expected})")
             if name not in self.names:
                 meant = "".join(
                     f" (did you mean {near!r}?)" for near in get_close_matches(name, self.names, 1)

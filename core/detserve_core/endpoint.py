@@ -37,6 +37,8 @@ class Endpoint:
         Raises:
             EndpointError: ``url`` is something else.
         """
+        if not isinstance(url, str):
+            raise _mistake(url, "text such as grpc://HOST:PORT")
         given = url
         if "://" not in url and url:
             url = f"{'http' if url.rpartition(':')[2] == '8000' else 'grpc'}://{url}"
@@ -89,5 +91,5 @@ def _can_be_looked_up(host: str) -> bool:
     return True
 
 
-def _mistake(url: str, expected: str) -> EndpointError:
+def _mistake(url: object, expected: str) -> EndpointError:
     return EndpointError(f"cannot read the server address {url!r}; expected {expected}")

@@ -40,6 +40,8 @@ def expand_sources(sources: Iterable[str]) -> list[PictureFile]:
 
 
 def _expand(source: str) -> Iterator[tuple[Path, Path]]:
+    if not source:
+        raise SourceError("got an empty path; expected pictures, folders or glob patterns")
     path = Path(source)
     if path.is_dir():
         yield from _in_folder(path)
@@ -73,7 +75,8 @@ def _matching(pattern: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+    """macOS leaves ``._NAME.jpg`` beside pictures, which holds no pixels."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("._") and path.is_file()
 
 
 def _free_name(name: Path, taken: set[Path]) -> Path:

@@ -27,7 +27,7 @@ class Security:
             beside it with the suffix ``.key``.
 
     Raises:
-        SecurityError: the key is none, or a file cannot be read.
+        SecurityError: the key is empty or has a space in it, or a file cannot be read.
     """
 
     api_key: str | None = field(default=None, repr=False)
@@ -36,6 +36,10 @@ class Security:
 
     def __post_init__(self) -> None:
         """Check what is given."""
+        if self.api_key is not None:
+            object.__setattr__(
+                self, "api_key", self.api_key.strip()
+            )  # a file of a key ends with a line break
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
             raise SecurityError("the API key is empty or has a space or line break in it; give the key alone")
         for path in (self.ca, self.certificate):

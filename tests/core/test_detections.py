@@ -85,7 +85,9 @@ def test_rows(found: Detections) -> None:
     assert first.box_px == (10, 20, 110, 70)
     assert first.score == pytest.approx(0.86)
     assert (first.class_id, first.label) == (1, "dog")
-    assert found.labels == ("dog", "cat")
+    assert found.labels.tolist() == ["dog", "cat"]
+    assert [row.label for row in found[found.labels == "cat"]] == ["cat"]
+    assert Detections.empty(LABELS).labels.shape == (0,)
     assert repr(found) == "<Detections 2: 1 dog, 1 cat>"
     assert repr(Detections.empty(LABELS)) == "<Detections 0>"
 
@@ -112,7 +114,10 @@ def test_filter_mistakes(found: Detections) -> None:
     with pytest.raises(ValueError, match=r"the rows are bool \(3,\); expected .* a mask, bool \(2,\)"):
         found[[True, False, True]]
     with pytest.raises(ValueError, match=r"the rows are bool \(\)"):
-        found[found.labels == "dog"]
+        found[np.bool_(True)]  # type: ignore[call-overload]
+    for wrong in (["dog", "cat"], 16):
+        with pytest.raises(TypeError, match=r"expected names of classes, each by itself: of\('cat', 'dog'\)"):
+            found.of(wrong)  # type: ignore[arg-type]
     for row in (2, -3):
         with pytest.raises(IndexError, match=f"there is no row {row}; there are 2 detections"):
             found[row]

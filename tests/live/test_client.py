@@ -194,7 +194,7 @@ def test_processes_that_fork_do_not_get_each_others_answers(echo_url: str) -> No
 def test_frames_travel_as_jpeg_where_it_is_not_allowed(client: Client, sample: Path) -> None:
     transfer = client.frame_transfer()
     assert transfer.kind == "jpeg"
-    assert "refuses this client" in transfer.reason
+    assert "allows no shared memory" in transfer.reason
     assert len(client.detect(cv2.imread(str(sample)))) > 0
 
 

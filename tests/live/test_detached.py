@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from detserve_client import Client
 from detserve_core.machine.cache import cache_folder
 from detserve_core.machine.ports import choose_ports
-from tests.live.conftest import CHECKOUT, DEFAULT
+from tests.live.conftest import CHECKOUT, COMMITTED, DEFAULT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -71,6 +72,30 @@ def test_it_goes_on_until_it_is_stopped(
     assert run("--stop").stderr == (
         "detserve: no detached server runs; start one with: detserve serve --detach\n"
     )
+
+
+def test_what_was_built_since_is_not_taken_for_what_runs(run: Run, tmp_path: Path, named: list[str]) -> None:
+    repository = shutil.copytree(COMMITTED, tmp_path / "repository")
+    start = ["--detach", "--repository", str(repository), "--model", "codes_ssd", *named]
+    try:
+        assert run(*start).returncode == 0
+        assert run(*start).returncode == 0
+        manifest = repository / "codes_ssd/detserve.json"
+        manifest.write_text(manifest.read_text().replace('"thing"', '"other"') + "\n")
+        refused = run(*start)
+        assert refused.returncode == 1
+        assert "has changed since it was started; stop it with detserve serve --stop" in refused.stderr
+    finally:
+        run("--stop")
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(run: Run, tmp_path: Path, named: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "detserve.command", "serve", "--detach", "--repository", "x", *named]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "file")}
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "cannot be written: Not a directory" in refused.stderr
 
 
 def test_what_keeps_it_from_starting_is_said(run: Run, tmp_path: Path, named: list[str]) -> None:

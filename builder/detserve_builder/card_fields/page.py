@@ -13,10 +13,10 @@ from detserve_core.card import Card
 _BEGINNING = """\
 # Card fields
 
-Written by `detserve card --schema --markdown`; change the models, not this page.
+Written by `detserve card --schema --markdown`.
 
 A card says what must be known about a detector beside its weights. `detserve inspect X.onnx` shows the card
-and who says each field: the graph, the file's metadata, you, pictures, or nobody: a guess. Write what you
+and where each field comes from: the graph, the file's metadata, you, pictures, or a guess. Write what you
 know better into a JSON file of the fields concerned. Put it beside the checkpoint as `card.json`, or give it
 with `--card`. `detserve inspect X.onnx --images DIR --output card.json` lets pictures decide.
 
@@ -48,7 +48,7 @@ def _parts() -> Iterator[str]:
     yield "## Every detector\n"
     yield from _table(card_rows())
     for family in FAMILIES:
-        yield f"\n## {family.name}\n\n{described(family)}\n\nTaken for it: {family.expects}."
+        yield f"\n## {family.name}\n\n{described(family)}\n\nRecognised by: {family.expects}."
         if family.only_when_named:
             yield f'\nOnly where the card says `"family": "{family.name}"`.'
         rows = head_rows(family)

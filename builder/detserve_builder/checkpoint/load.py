@@ -46,7 +46,7 @@ def load_checkpoint(source: str, *, structure_only: bool = False) -> Checkpoint:
     """
     _require_libraries()
     path = Path(source)
-    if not path.exists():
+    if not path.exists() or (path.is_dir() and find_in_zoo(source) is not None):
         zoo_path = find_in_zoo(source)
         if zoo_path is None:
             raise BuildError(f"{source}: no such file, and no detector of that name in the zoo")

@@ -30,16 +30,22 @@ def build(
     checkpoint: Annotated[
         str, Argument(help="an .onnx file, a Darknet .cfg beside its .weights, or a zoo name")
     ],
-    name: Annotated[str, Option(help="name of the served detector")],
     repository: Annotated[Path, Option(help="model repository to write into")],
+    name: Annotated[str | None, Option(help="name of the served detector", show_default="the file's")] = None,
     card: Annotated[Path | None, Option(help="JSON with the card fields you say yourself")] = None,
     size: Annotated[str | None, Option("--input-size", help=INPUT_SIZE_HELP)] = None,
     target: Annotated[Target, Option(help="where the detector step runs")] = Target.EMBEDDED,
     precision: Annotated[
-        Precision | None, Option(help="what the network's layers compute in", show_default="fp32")
+        Precision | None,
+        Option(
+            help="what the network's layers compute in",
+            show_default="fp32; with --images, what measures best",
+        ),
     ] = None,
     calibrate: Annotated[Path | None, Option(help="folder of pictures like those to be detected in")] = None,
-    force_calibration: Annotated[bool, Option("--force-calibration", help="take a single picture")] = False,
+    force_calibration: Annotated[
+        bool, Option("--force-calibration", help="accept one picture, which calibrates badly")
+    ] = False,
     prune: Annotated[
         str | None,
         Option(
@@ -79,6 +85,7 @@ def build(
     from rich.text import Text
 
     from detserve_builder.build import build as build_repository
+    from detserve_builder.build import name_of
 
     console = Console(stderr=True, markup=False, emoji=False)
     download_first(checkpoint)
@@ -88,7 +95,7 @@ def build(
     with console.status("") as status:
         built = build_repository(
             checkpoint,
-            name=name,
+            name=name or name_of(checkpoint),
             repository=repository,
             card_path=card,
             input_wh=input_size(size),

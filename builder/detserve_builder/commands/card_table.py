@@ -28,7 +28,9 @@ def card_table(inferred: InferredCard) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("field", "value", "source", "what else it could be", title="card", title_justify="left")
+    table = Table(title="card", title_justify="left")
+    for heading in ("field", "value", "source", "what else it could be"):
+        table.add_column(heading, overflow="fold")
     for names, source, beside in _groups(inferred):
         values = "\n".join(shown_value(inferred, name) for name in names)
         row = ("\n".join(names), values, source.value, beside)

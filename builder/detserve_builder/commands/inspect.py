@@ -40,7 +40,7 @@ def inspect(
     ] = None,
     output: Annotated[Path | None, Option(help="file for the whole card, without its guesses")] = None,
 ) -> None:
-    """Show the family, the inputs and outputs and the card a checkpoint is taken for."""
+    """Show the family, the inputs, outputs and card that are read from a checkpoint."""
     from rich.console import Console
 
     from detserve_builder.checkpoint import load_checkpoint

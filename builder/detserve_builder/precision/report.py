@@ -23,8 +23,8 @@ def table(outcome: PrecisionChoice) -> Table:
     first, *rest = _HEADINGS
     made = Table(
         Column(first, overflow="fold"),
-        Column(outcome.figure, justify="right"),
-        *(Column(heading, justify="right") for heading in rest),
+        Column(outcome.figure, justify="right", overflow="fold"),
+        *(Column(heading, justify="right", overflow="fold") for heading in rest),
     )
     for measured in outcome.tried:
         made.add_row(*_row(measured, outcome), style="bold green" if measured is outcome.chosen else "")

@@ -88,6 +88,7 @@ def _complete(wanted: Download, on_bytes: Callable[[int], None]) -> None:
         if _is(wanted.part, wanted.sha256):
             return
         wanted.part.unlink()
+        wanted.etag.unlink(missing_ok=True)
         if in_one_go:
             raise _other_content(wanted, f"the sha256 is not {wanted.sha256[:12]}…")
     raise BuildError(
@@ -115,7 +116,7 @@ def _ask(wanted: Download, on_bytes: Callable[[int], None]) -> bool:
         _keep_etag(wanted, response.headers.get("ETag", ""))
         with wanted.part.open("ab" if have else "wb") as file:
             arrived = have
-            while arrived <= wanted.size_bytes and (chunk := response.read(_CHUNK_BYTES)):
+            while arrived <= wanted.size_bytes and (chunk := response.read1(_CHUNK_BYTES)):
                 file.write(chunk)
                 arrived += len(chunk)
                 on_bytes(min(arrived, wanted.size_bytes))

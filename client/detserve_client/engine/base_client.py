@@ -9,6 +9,7 @@ from detserve_client.engine.wire import request_parameters
 from detserve_core.endpoint import Endpoint
 from detserve_core.security import Security
 
+DEFAULT_URL = "grpc://localhost:8001"
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_WINDOW = 8
 

@@ -158,7 +158,7 @@ class Flows:
             detections = yield from self._detect_shared(checked_pixels(source), limits, deadline_s)
             if detections is not None:
                 return detections
-        picture = yield from self._encoded(source)
+        picture = yield from self._encoded(source, limits.timeout_s)
         yield from self.card(deadline_s)
         request = DetectionRequest(self.model, (picture,), limits.parameters)
         (detections,) = yield from self._sent(request, deadline_s)
@@ -224,7 +224,7 @@ class Flows:
         pictures: dict[int, bytes] = {}
         for index in indices:
             try:
-                pictures[index] = yield from self._encoded(sources[index])
+                pictures[index] = yield from self._encoded(sources[index], limits.timeout_s)
             except SourceError as error:
                 outcomes[index] = Failed(sources[index], error, index)
         groups = [tuple(pictures)] if pictures else []
@@ -247,10 +247,10 @@ class Flows:
                     outcomes[index] = Detected(sources[index], detections, latency_s, index)
         return [outcomes[index] for index in indices]
 
-    def _encoded(self, source: PictureSource) -> Flow[bytes]:
+    def _encoded(self, source: PictureSource, timeout_s: float) -> Flow[bytes]:
         if isinstance(source, bytes):
             return encoded_picture(source)
-        encoded: bytes = yield Work(lambda: encoded_picture(source))
+        encoded: bytes = yield Work(lambda: encoded_picture(source, timeout_s))
         return encoded
 
     def _sent(self, request: DetectionRequest, deadline_s: float) -> Flow[list[Detections]]:

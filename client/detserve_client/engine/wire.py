@@ -74,6 +74,8 @@ def request_parameters(
     if max_detections is not None:
         if max_detections < 1:
             raise RequestRejected(f"{contract.MAX_DETECTIONS} is {max_detections}; expected 1 or more")
+        if max_detections != int(max_detections):
+            raise RequestRejected(f"{contract.MAX_DETECTIONS} is {max_detections}; expected a whole number")
         parameters[contract.MAX_DETECTIONS] = int(max_detections)
     return parameters
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.pictures.download import download
+from detserve_client.pictures.download import TIMEOUT_S, download
 from detserve_core.errors import MissingExtra, SourceError
 from detserve_core.pictures.files import checked_pixels, rgb_image
 
@@ -26,15 +26,16 @@ class ReadableFile(Protocol):
         """Everything up to the end."""
 
 
-PictureSource: TypeAlias = "str | Path | bytes | NDArray[Any] | Image | ReadableFile"
+PictureSource: TypeAlias = "str | Path | bytes | bytearray | memoryview | NDArray[Any] | Image | ReadableFile"
 """A path, a URL, an encoded picture or a file of one, BGR pixels uint8 ``(h, w, 3)``, or a PIL image."""
 
 _Source = TypeVar("_Source")
 _JPEG_QUALITY = 95
+_ONE = (str, Path, bytes, bytearray, memoryview, np.ndarray)
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
-def encoded_picture(source: PictureSource) -> bytes:
+def encoded_picture(source: PictureSource, url_timeout_s: float = TIMEOUT_S) -> bytes:
     """The encoded picture of any source.
 
     Files, bytes and what a URL leads to go to the server as they are. Pixels and PIL images become a JPEG of
@@ -46,11 +47,11 @@ def encoded_picture(source: PictureSource) -> bytes:
         MissingExtra: pixels were given and OpenCV is not installed.
     """
     if is_url(source):
-        return _not_empty(download(str(source)), str(source))
+        return _not_empty(download(str(source), timeout_s=min(url_timeout_s, TIMEOUT_S)), str(source))
     if isinstance(source, (str, Path)):
         return _from_path(Path(source))
-    if isinstance(source, bytes):
-        return _not_empty(source, "the picture")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _not_empty(bytes(source), "the picture")
     if isinstance(source, np.ndarray):
         return _from_pixels(source)
     if _is_pil(source):
@@ -70,7 +71,7 @@ def is_url(source: object) -> bool:
 
 def is_one_picture(source: object) -> TypeGuard[PictureSource]:
     """Whether it is one picture, not several; a folder counts as one."""
-    return isinstance(source, (str, Path, bytes, np.ndarray)) or hasattr(source, "read") or _is_pil(source)
+    return isinstance(source, _ONE) or hasattr(source, "read") or _is_pil(source)
 
 
 def from_rgb(source: _Source) -> _Source:
@@ -99,6 +100,9 @@ def _from_file(file: ReadableFile) -> bytes:
 def _from_path(path: Path) -> bytes:
     try:
         return _not_empty(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        pattern = f'; for a pattern: detect(Path(".").glob({path.name!r}))' if "*" in path.name else ""
+        raise SourceError(f"{path} cannot be read: No such file or directory{pattern}") from None
     except IsADirectoryError:
         raise SourceError(
             f"{path} is a folder; expected a picture here: detect({str(path)!r}) takes a folder alone"

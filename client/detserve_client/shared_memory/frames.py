@@ -21,6 +21,9 @@ Retried = Callable[[Callable[[float], Step]], Generator[Step, Any, Any]]
 """Takes a step, made from the seconds left, again while the server is away."""
 
 _UNKNOWN_REGION = "shared memory region"
+_NOT_ALLOWED = (
+    "the server allows no shared memory; started with --allow-shared-memory it does, to its own host"
+)
 _CLOSING_S = 1.0
 _CLOSING_TRIES = 10
 _CLOSING_PAUSE_S = 0.05
@@ -56,9 +59,8 @@ class SharedFrames:
                 self.transfer = FrameTransfer("shared_memory")
             except (ServerUnavailable, DeadlineExceeded):
                 raise
-            except AccessDenied as error:
-                fix = "detserve serve --allow-shared-memory lets clients on its host use it"
-                self.transfer = FrameTransfer("jpeg", f"{error}; {fix}")
+            except AccessDenied:
+                self.transfer = FrameTransfer("jpeg", _NOT_ALLOWED)
             except InferenceError as error:
                 self.transfer = FrameTransfer("jpeg", str(error))
         return self.transfer

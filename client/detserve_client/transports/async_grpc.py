@@ -80,6 +80,6 @@ class AsyncGrpcTransport:
         try:
             return await call(message, timeout=timeout_s, metadata=metadata)
         except self._grpc.aio.AioRpcError as error:
-            raise messages.mapped(error, self._endpoint, model, timeout_s) from error
+            raise messages.mapped(error, self._endpoint, model, timeout_s) from None
         except self._grpc.aio.InternalError as error:
             raise error_from_grpc("INTERNAL", str(error), url=str(self._endpoint), model=model) from error

@@ -83,7 +83,7 @@ class AsyncHttpTransport:
         try:
             answer = await self._exchange(request, time.monotonic() + timeout_s)
         except (OSError, self._not_http) as error:
-            raise messages.mapped(error, self._endpoint, timeout_s) from error
+            raise messages.mapped(error, self._endpoint, timeout_s) from None
         if answer.status != 200:
             raise messages.refusal(answer.status, answer.body, self._endpoint, model)
         return answer

@@ -85,7 +85,9 @@ class GrpcTransport:
         except self._rpc_error as error:
             if cancellation is not None:
                 cancellation.check()
-            raise messages.mapped(error, self._endpoint, model, timeout_s) from error
+            raise messages.mapped(error, self._endpoint, model, timeout_s) from None
+        except ValueError:
+            raise ValueError("the client is closed") from None
         except self._future_cancelled:
             if cancellation is not None:
                 cancellation.check()

@@ -87,7 +87,7 @@ class HttpTransport:
         except (OSError, self._not_http) as error:
             if cancellation is not None:
                 cancellation.check()
-            raise messages.mapped(error, self._endpoint, timeout_s) from error
+            raise messages.mapped(error, self._endpoint, timeout_s) from None
         if answer.status != 200:
             raise messages.refusal(answer.status, answer.body, self._endpoint, model)
         return answer

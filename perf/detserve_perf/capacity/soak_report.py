@@ -51,7 +51,7 @@ def soak_report(result: Soak) -> Report:
                 f"are warm-up; {result.answered} answered, {len(result.errors)} refused or failed",
             ),
             ("memory", "resident set size (RSS); soak_samples.csv has the proportional one (PSS) too"),
-            ("growth", "the most after the warm-up over the median of its first five samples"),
+            ("growth", "largest sample after the warm-up, divided by the median of the first five"),
             ("machine", f"{machine.cpu}, {machine.cores} cores, Triton {machine.triton}"),
             ("date", machine.date),
             ("command", f"`{machine.command}`"),

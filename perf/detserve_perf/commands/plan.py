@@ -32,7 +32,7 @@ def plan(
         Path | None, typer.Option(help="Folder for plan.md, plan.json, plan.csv, plan_2.csv and plan.png.")
     ] = None,
 ) -> None:
-    """How many machines a rate takes: measures the largest rate whose p99 holds, for five minutes."""
+    """How many machines a rate needs: finds the largest rate whose p99 holds, in about five minutes."""
     from detserve_core.endpoint import Endpoint
     from detserve_perf.accuracy.curves import require_plotting
     from detserve_perf.capacity.plan import sweep_rates
@@ -44,7 +44,7 @@ def plan(
 
     if (repository is None) == (url is None):
         raise MeasurementError(
-            "no server; give either --repository to serve it here, or --url of one that runs"
+            "give one of the two: --repository to serve it here, or --url of a server that runs"
         )
     if output is not None:
         require_plotting()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -145,9 +146,11 @@ def usage(
 
 
 def _table(rows: list[Use], *, by_key: bool) -> Table:
-    table = Table("day", "client", *(["key"] if by_key else []))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, collapse_padding=True)
+    for heading in ("day", "client", *(["key"] if by_key else [])):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "day")
     for heading in ("requests", "not ok", "inferences", "MB in", "MB out", "compute s"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold", min_width=len(heading.split()[0]))
     for use in rows:
         table.add_row(
             use.day,

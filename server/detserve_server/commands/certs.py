@@ -145,7 +145,7 @@ def rotate(
     all_certificates: Annotated[bool, typer.Option("--all", help="Those that are not due yet too.")] = False,
     tls: Folder = DEFAULT_FOLDER,
 ) -> None:
-    """Make the certificates that are due anew, for the same names and for as long.
+    """Renew the certificates that expire soon, for the same names and for as long.
 
     A revoked one stays as it is unless --all is given; detserve certs issue client makes one anew as well.
     """

@@ -45,14 +45,14 @@ Gateways = Annotated[
         "that detserve serve runs on this file, or the one rendered beside its folder.",
     ),
 ]
-NoGateway = Annotated[bool, typer.Option("--no-gateway", help="None runs: do not wait for one.")]
+NoGateway = Annotated[bool, typer.Option("--no-gateway", help="No gateway runs: do not wait for one.")]
 Authority = Annotated[
     Path | None,
     typer.Option(
         "--ca",
         metavar="FILE",
         envvar="DETSERVE_CA",
-        help="Authority of the gateway's certificate; not on loopback.",
+        help="Authority of the gateway's certificate; not needed on loopback.",
     ),
 ]
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="As detserve keys list shows it.")]

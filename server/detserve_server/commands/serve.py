@@ -115,7 +115,7 @@ def serve(
                 rows = _guarded_rows(guarded)
                 console.print(_table(rows))
                 console.print("Serving until Ctrl-C.")
-                announce(sys.argv[1:], rows)
+                announce(sys.argv[1:], rows, repository)
                 guarded.wait()
         alone = embedded_server(
             repository,
@@ -131,7 +131,7 @@ def serve(
             rows = _rows(server)
             console.print(_table(rows))
             console.print("Serving until Ctrl-C.")
-            announce(sys.argv[1:], rows)
+            announce(sys.argv[1:], rows, repository)
             server.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")

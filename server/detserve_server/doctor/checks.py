@@ -11,10 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
+from detserve_core.card import Card
+from detserve_core.contract import CARD_PARAMETER
 from detserve_core.errors import DetserveError
 from detserve_core.machine.ports import LOOPBACK, is_free
 from detserve_core.machine.sha256 import file_sha256
+from detserve_core.repository.config_pbtxt import CONFIG, read_config
 from detserve_core.repository.manifest import (
+    MANIFEST,
     Manifest,
     changed_files,
     foreign_files,
@@ -72,6 +76,7 @@ def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> l
             checks += [
                 check_layout(repository, manifest),
                 check_hashes(repository, manifest),
+                check_card(repository, manifest),
                 check_foreign_files(repository, manifest),
                 *check_plans(repository, manifest, SERVING_IMAGE),
                 check_package(manifest, "onnxruntime", _installed("onnxruntime")),
@@ -91,6 +96,7 @@ def _checks_for_image(repository: Path, image: str) -> list[Check]:
         for check in (
             check_layout(repository, manifest),
             check_hashes(repository, manifest),
+            check_card(repository, manifest),
             check_foreign_files(repository, manifest),
             *check_plans(repository, manifest, image),
         )
@@ -175,6 +181,26 @@ def check_hashes(repository: Path, manifest: Manifest) -> Check:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return Check(name, f"{changed[0]}{more} changed since the build", "build the model again")
     return Check(name, f"{len(manifest.sha256)} as built")
+
+
+def check_card(repository: Path, manifest: Manifest) -> Check:
+    """Whether the card that is served, the one in the configuration, is the one of the manifest."""
+    name = f"{manifest.name}: card"
+
+    def served() -> str:
+        config = read_config(repository / manifest.name / CONFIG)
+        return str(config.parameters[CARD_PARAMETER].string_value)
+
+    text = _asked(name, served)
+    if isinstance(text, Check):
+        return text
+    card = _asked(name, lambda: Card.from_json(text, where=CONFIG)) if text else manifest.card
+    if isinstance(card, Check):
+        return card
+    if card != manifest.card:
+        found = f"{MANIFEST} has another card than {CONFIG}, which is what is served"
+        return Check(name, found, "put back what the build wrote, or build the model again")
+    return Check(name, "as built")
 
 
 def check_foreign_files(repository: Path, manifest: Manifest) -> Check:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import signal
 import subprocess
@@ -19,7 +20,10 @@ from pydantic import BaseModel, ConfigDict
 
 from detserve_core.errors import ServerStartError
 from detserve_core.machine.cache import cache_folder
-from detserve_core.machine.whole_files import write_whole
+from detserve_core.machine.sha256 import file_sha256
+from detserve_core.machine.whole_files import blamed_on, write_whole
+from detserve_core.repository.config_pbtxt import CONFIG
+from detserve_core.repository.manifest import MANIFEST
 
 RUN_DETACHED = "DETSERVE_RUN_DETACHED"  # set for the process that serves
 _POLL_S = 0.1
@@ -35,6 +39,8 @@ class Detached(BaseModel):
     folder: str
     arguments: list[str]
     rows: list[tuple[str, str]]
+    repository: str
+    builds: str
 
 
 def start_detached(arguments: Sequence[str]) -> tuple[Detached, bool]:
@@ -42,16 +48,24 @@ def start_detached(arguments: Sequence[str]) -> tuple[Detached, bool]:
 
     Raises:
         ServerStartError: another detached server runs, or this one does not start.
+        OutputError: the cache folder, which holds the server's log, cannot be written.
     """
     if running := running_detached():
         if (running.arguments, running.folder) == (list(arguments), str(Path.cwd())):
+            if running.builds != _builds(Path(running.repository)):
+                raise ServerStartError(
+                    f"a server runs already, and {running.repository} has changed since it was started; "
+                    "stop it with detserve serve --stop and start it again"
+                )
             return running, False
         raise ServerStartError(
             f"another detached server runs (detserve {' '.join(running.arguments)}, in {running.folder}); "
             "stop it with: detserve serve --stop"
         )
     log = _file("log")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    with blamed_on(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "detserve.command", *arguments],
@@ -103,7 +117,7 @@ def running_detached() -> Detached | None:
     return None
 
 
-def announce(arguments: Sequence[str], rows: Sequence[tuple[str, str]]) -> None:
+def announce(arguments: Sequence[str], rows: Sequence[tuple[str, str]], repository: Path) -> None:
     """Let the command that waits know that this process serves, where it was started to be detached.
 
     The lock is held until the process ends, which is after its server has.
@@ -115,8 +129,22 @@ def announce(arguments: Sequence[str], rows: Sequence[tuple[str, str]]) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ServerStartError("another detached server was started at the same time") from None
-    record = Detached(pid=os.getpid(), folder=str(Path.cwd()), arguments=list(arguments), rows=list(rows))
+    record = Detached(
+        pid=os.getpid(),
+        folder=str(Path.cwd()),
+        arguments=list(arguments),
+        rows=list(rows),
+        repository=str(repository.resolve()),
+        builds=_builds(repository),
+    )
     write_whole(_file("json"), record.model_dump_json().encode(), mode=0o600)
+
+
+def _builds(repository: Path) -> str:
+    """What tells one state of a repository from another: every configuration and manifest."""
+    files = sorted([*repository.glob(f"*/{CONFIG}"), *repository.glob(f"*/{MANIFEST}")])
+    found = [(path.relative_to(repository).as_posix(), file_sha256(path)) for path in files]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def _file(ending: str) -> Path:

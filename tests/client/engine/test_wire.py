@@ -76,6 +76,7 @@ def test_parameters_leave_out_what_is_not_given() -> None:
         ((math.nan, None, None), "score_threshold is nan"),
         ((None, -0.1, None), "iou_threshold is -0.1; expected 0 to 1"),
         ((None, None, 0), "max_detections is 0; expected 1 or more"),
+        ((None, None, 2.5), "max_detections is 2.5; expected a whole number"),
     ],
 )
 def test_parameters_out_of_range(values: tuple[Any, Any, Any], sentence: str) -> None:

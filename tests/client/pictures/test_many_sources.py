@@ -29,6 +29,8 @@ from detserve_client import (
 )
 from detserve_client.pictures.download import download
 from detserve_client.pictures.encoding import encoded_picture
+from detserve_client.pictures.one_or_several import one_or_several
+from detserve_core.picture_sources import expand_sources
 
 
 def test_several_pictures(card: Card, found: Detections, tmp_path: Path) -> None:
@@ -156,3 +158,22 @@ def test_a_server_that_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with pytest.raises(SourceError, match=r"cannot be fetched: no answer within 0\.2 s"):
             download(f"http://127.0.0.1:{silent.getsockname()[1]}/a.png", timeout_s=0.2)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_other_kinds_of_bytes_are_one_picture(kind: type) -> None:
+    assert encoded_picture(kind(b"a picture")) == b"a picture"
+    assert one_or_several(kind(b"a picture")) == b"a picture"
+
+
+def test_an_empty_path_is_not_the_folder_one_is_in() -> None:
+    with pytest.raises(SourceError, match="got an empty path"):
+        one_or_several("")
+    with pytest.raises(SourceError, match="got an empty path"):
+        expand_sources([""])
+
+
+def test_what_macos_leaves_beside_pictures_is_none(tmp_path: Path) -> None:
+    for name in ("a.jpg", "._a.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert one_or_several(tmp_path) == [tmp_path / "a.jpg"]

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -73,9 +74,12 @@ def test_a_shells_process_substitution_and_standard_output(tmp_path: Path) -> No
         "import sys; from pathlib import Path; from detserve_core.machine.whole_files import write_whole; "
     )
     write += "write_whole(Path(sys.argv[1]), b'content')"
-    script = f'"$0" -c "$1" >(cat > {tmp_path}/got); wait; "$0" -c "$1" /dev/stdout'
+    script = f'"$0" -c "$1" >(cat > {tmp_path}/got; touch {tmp_path}/done); "$0" -c "$1" /dev/stdout'
     done = subprocess.run(
         ["bash", "-c", script, sys.executable, write], capture_output=True, text=True, check=True
     )
     assert done.stdout == "content"
+    deadline_s = time.monotonic() + 60
+    while not (tmp_path / "done").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
     assert (tmp_path / "got").read_text() == "content"

@@ -107,5 +107,7 @@ def test_a_server_of_100_a_second_takes_30_and_not_150(one_at_a_time: str) -> No
 def test_it_needs_one_server() -> None:
     options = ["plan", "--rate", "9", "--p99", "9", "--model", "m", "--pictures", "."]
     for more in ([], ["--url", "grpc://x:1", "--repository", "."]):
-        with pytest.raises(MeasurementError, match="give either --repository to serve it here, or --url"):
+        with pytest.raises(
+            MeasurementError, match="give one of the two: --repository to serve it here, or --url"
+        ):
             CliRunner().invoke(app, options + more, catch_exceptions=False)

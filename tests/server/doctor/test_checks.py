@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -228,3 +229,15 @@ def test_doctor_of_no_repository_exits_1(tmp_path: Path) -> None:
     code, output = _run(tmp_path / "nowhere")
     assert code == 1
     assert "does not exist" in output
+
+
+def test_a_card_that_differs_from_the_served_one_is_named(tmp_path: Path) -> None:
+    committed = Path(__file__).parents[3] / "model_repository"
+    shutil.copytree(committed / "codes_ssd", tmp_path / "codes_ssd")
+    (as_built,) = read_manifests(tmp_path)
+    assert checks.check_card(tmp_path, as_built).passed
+    card = as_built.card.model_copy(update={"labels": [f"{label}?" for label in as_built.card.labels]})
+    edited = as_built.model_copy(update={"card": card})
+    check = checks.check_card(tmp_path, edited)
+    assert check.found == "detserve.json has another card than config.pbtxt, which is what is served"
+    assert check.stops

@@ -1,0 +1,7 @@
+"""``python -m detserve``: the command ``detserve``."""
+
+from __future__ import annotations
+
+from detserve.command import main
+
+main()
