@@ -16,11 +16,13 @@ from detserve_builder.precision.request import Precision, PrecisionRequest
 from detserve_builder.quantise.calibration import CalibrationSource
 from detserve_builder.runtime import Runtime
 from detserve_builder.triton_config import Placement, Preprocess, Target
+from detserve_core.errors import RepositoryError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from detserve_builder.tensorrt.compile_gate import Gate
+    from detserve_core.card import Card
 
 app = Typer(add_completion=False)
 
@@ -89,6 +91,7 @@ def build(
 
     console = Console(stderr=True, markup=False, emoji=False)
     download_first(checkpoint)
+    earlier = _earlier(repository, name or name_of(checkpoint))
     request = PrecisionRequest(
         precision, prune, calibrate, force_calibration, evaluate, images, max_ap_drop, min_speedup, runtime
     )
@@ -126,6 +129,8 @@ def build(
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     if built.outcome.tried:
         console.print(report.table(built.outcome))
+        if built.outcome.chosen is not None:
+            print(f"chosen: {built.outcome.chosen.candidate.label}")
     if built.gate:
         _report(built.gate, console)
     if target is Target.TENSORRT:
@@ -135,10 +140,27 @@ def build(
             highlight=False,
             soft_wrap=True,
         )
+    if earlier is not None and earlier.origin.sha256 != built.card.origin.sha256:
+        console.print(
+            f"replaced {earlier.name}, which was built from another file"
+            f"{f' ({earlier.origin.source})' if earlier.origin.source else ''}",
+            highlight=False,
+            soft_wrap=True,
+        )
     for folder in built.folders:
         print(folder)
     if built.outcome.refusal:
         raise BuildError(built.outcome.refusal)
+
+
+def _earlier(repository: Path, name: str) -> Card | None:
+    """The card of the detector whose place this build takes, where it can be read."""
+    from detserve_core.repository.manifest import read_manifest
+
+    try:
+        return read_manifest(repository, name).card
+    except RepositoryError:
+        return None
 
 
 def skipped_pictures(calibration: CalibrationSource) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -21,6 +22,7 @@ from detserve_perf.errors import MeasurementError
 
 Cell = str | int | float | None
 _WHOLE_CHARACTERS = 24  # longer names may break over lines, or they push figures off the terminal
+_UNBOUNDED_CHARACTERS = 10_000  # what is measured in less is cut to it
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,48 @@ class Table:
         return stream.getvalue()
 
     def print(self, console: Console) -> None:
-        """Draw it on the terminal."""
-        drawn = RichTable(
+        """Draw it on the terminal; rows become columns where it would be too wide."""
+        drawn = self._drawn()
+        unbounded = console.options.update(width=_UNBOUNDED_CHARACTERS)
+        narrow = Measurement.get(console, unbounded, drawn).minimum <= console.width
+        console.print(drawn if narrow else self._drawn_on_its_side())
+        console.print()
+
+    def _drawn(self) -> RichTable:
+        drawn = self._empty()
+        for i, column in enumerate(self.columns):
+            text = any(isinstance(row[i], str) for row in self.rows)
+            longest = max((len(self._shown(row)[i]) for row in self.rows), default=0)
+            drawn.add_column(
+                column.heading,
+                justify="left" if text else "right",
+                no_wrap=text and longest <= _WHOLE_CHARACTERS,
+                overflow="fold",
+                min_width=max(*map(len, column.heading.split()), 0 if text else longest),
+            )
+        for row in self.rows:
+            drawn.add_row(*map(Text, self._shown(row)))
+        return drawn
+
+    def _drawn_on_its_side(self) -> RichTable:
+        drawn = self._empty(show_header=False)
+        for _ in range(1 + len(self.rows)):
+            drawn.add_column(overflow="fold")
+        for heading, *cells in zip(
+            (column.heading for column in self.columns), *map(self._shown, self.rows), strict=True
+        ):
+            drawn.add_row(*map(Text, (heading, *cells)))
+        return drawn
+
+    def _empty(self, *, show_header: bool = True) -> RichTable:
+        return RichTable(
             title=self.title,
             title_justify="left",
             box=box.SIMPLE_HEAD,
             show_edge=False,
+            show_header=show_header,
             collapse_padding=True,
         )
-        for i, column in enumerate(self.columns):
-            text = any(isinstance(row[i], str) for row in self.rows)
-            drawn.add_column(
-                column.heading,
-                justify="left" if text else "right",
-                no_wrap=text and max(len(str(row[i])) for row in self.rows) <= _WHOLE_CHARACTERS,
-                overflow="fold",
-                min_width=max(map(len, column.heading.split())),
-            )
-        for row in self.rows:
-            drawn.add_row(*map(Text, self._shown(row)))
-        console.print(drawn)
-        console.print()
 
     def _shown(self, row: Sequence[Cell]) -> list[str]:
         return [_shown(cell, column.decimals) for cell, column in zip(row, self.columns, strict=True)]

@@ -52,6 +52,19 @@ def test_the_terminal_shows_labels_as_they_are() -> None:
     assert "note: noisy" in shown
 
 
+@pytest.mark.parametrize("columns", [3, 14])
+def test_no_figure_is_cut_at_80_columns(columns: int) -> None:
+    named = [Column("model", "model"), *(Column(f"accepted p{i} ms", f"p{i}") for i in range(columns))]
+    rows = [("codes_yolo", *(1234.5 + i + 100 * row for i in range(columns))) for row in range(3)]
+    console = Console(file=io.StringIO(), width=80)
+    Table("Under overload", named, rows).print(console)
+    lines = console.file.getvalue().splitlines()
+    shown = " ".join(lines).split()
+    assert max(map(len, lines)) <= 80
+    assert all(f"{cell:.2f}" in shown for row in rows for cell in row[1:])
+    assert shown.count("codes_yolo") == 3
+
+
 def test_a_report_is_written_whole(tmp_path) -> None:
     folder = tmp_path / "new" / "folder"
     written = REPORT.write(folder)
