@@ -153,6 +153,17 @@ def test_no_image_runs_as_root(dockerfile: str) -> None:
 
 
 @pytest.mark.parametrize("dockerfile", [ENGINES, AUDIT], ids=["engines", "audit"])
+def test_all_that_the_wheel_is_made_of_is_copied(dockerfile: str) -> None:
+    """hatchling ends a build that lacks a file it is told to include."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    hatch = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["hatch"]
+    wheel = hatch["build"]["targets"]["wheel"]
+    copied = {Path(source) for source in re.findall(r"^COPY (\S+) /tmp/detserve/", dockerfile, re.MULTILINE)}
+    for needed in map(Path, [*wheel["packages"], *wheel["force-include"]]):
+        assert copied & {needed, *needed.parents}, needed
+
+
+@pytest.mark.parametrize("dockerfile", [ENGINES, AUDIT], ids=["engines", "audit"])
 def test_what_is_copied_is_let_through_to_the_build(dockerfile: str) -> None:
     copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
     sources = [source for line in copied for source in line.split()]
