@@ -12,7 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 SERVICE_S = 0.01
-QUEUE = 12
+QUEUE = 40
 
 
 def served(behave) -> Iterator[str]:
@@ -32,7 +32,7 @@ def served(behave) -> Iterator[str]:
 
 @pytest.fixture
 def one_at_a_time() -> Iterator[str]:
-    """10 ms a request, one after the other, and a queue of 12; says no as Triton does."""
+    """10 ms a request, one after the other, and a queue of 40; says no as Triton does."""
     turn, room = threading.Lock(), threading.Semaphore(QUEUE)
 
     def behave(request: service_pb2.ModelInferRequest, context: grpc.ServicerContext) -> bytes:
