@@ -26,7 +26,7 @@ setup: .venv/.installed  ## make .venv and install everything into it
 demo: $(if $(wildcard .venv/.installed),setup,.venv/.installed-for-demo)  ## serve the committed detectors, detect on sample pictures, write out/demo/
 	$(BIN)/python examples/demo.py
 
-test: setup  ## the tests, the real server included; 8 minutes on two cores
+test: setup  ## the tests, the real server included; 7 minutes on two cores
 	$(PYTEST) -n auto --dist loadgroup -m 'not slow and not compose'
 
 test-fast: setup  ## of those, the ones that start no server

@@ -96,6 +96,14 @@ class Site:
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.gateway.access_log.read_text().splitlines()]
 
+    def last(self) -> dict[str, Any]:
+        """The last line, once no other follows: nginx writes a line after it has answered."""
+        lines = 0
+        while (now := len(self.log())) != lines:
+            lines = now
+            time.sleep(0.15)
+        return self.log()[-1]
+
 
 def read_all(connection: socket.socket, *, must_close: bool = False) -> bytes:
     """What comes before the other side closes; or, unless it ``must_close``, before the timeout."""

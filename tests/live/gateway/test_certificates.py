@@ -98,7 +98,7 @@ def test_plain_http_to_the_tls_port(site: Site) -> None:
         answer = read_all(connection)
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"this port speaks TLS only" in answer
-    assert site.log()[-1]["upstream_s"] is None
+    assert site.last()["upstream_s"] is None
 
 
 @pytest.mark.parametrize(

@@ -96,19 +96,19 @@ def test_the_open_paths(site: Site) -> None:
 @pytest.mark.parametrize(("method", "path"), CLOSED_PATHS)
 def test_every_other_endpoint_over_http(site: Site, method, path) -> None:
     assert site.status(method, path) == 403
-    assert site.log()[-1]["upstream_s"] is None
+    assert site.last()["upstream_s"] is None
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "QUX"])
 def test_open_paths_with_other_methods(site: Site, method) -> None:
     assert site.status(method, "/v2/health/live") in (400, 403)
-    assert site.log()[-1]["upstream_s"] is None
+    assert site.last()["upstream_s"] is None
 
 
 @pytest.mark.parametrize("target", TRICKS)
 def test_path_tricks(site: Site, target) -> None:
     assert site.status("GET", target) in (400, 403)
-    assert site.log()[-1]["upstream_s"] is None
+    assert site.last()["upstream_s"] is None
 
 
 def test_an_absolute_uri_is_its_path(site: Site) -> None:
@@ -133,7 +133,7 @@ def test_every_grpc_method(site: Site, name) -> None:
     else:
         assert code == grpc.StatusCode.PERMISSION_DENIED
         assert "closed at the gateway" in words
-        assert site.log()[-1]["upstream_s"] is None
+        assert site.last()["upstream_s"] is None
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_every_grpc_method(site: Site, name) -> None:
 def test_grpc_path_tricks(site: Site, path) -> None:
     code, _ = grpc_status(site, path, b"")
     assert code == grpc.StatusCode.PERMISSION_DENIED
-    assert site.log()[-1]["upstream_s"] is None
+    assert site.last()["upstream_s"] is None
 
 
 def test_triton_itself_is_closed_to_all_but_the_gateway(site: Site) -> None:

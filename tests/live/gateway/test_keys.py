@@ -57,7 +57,7 @@ def test_a_key_of_another_model(site: Site, protocol, sample) -> None:
     with site.client(protocol, "bob", YOLO) as client:
         with pytest.raises(AccessDenied, match="key is not for this model"):
             client.detect(sample)
-    last = site.log()[-1]
+    last = site.last()
     assert (last["client"], last["model"], last["upstream_s"]) == ("bob", YOLO, None)
 
 
