@@ -60,7 +60,7 @@ class Security:
         key, environment_ca, environment_certificate = (environment.get(name) or None for name in ENVIRONMENT)
         if api_key_file is not None:
             try:
-                key = api_key_file.read_text(encoding="ascii").strip()
+                key = api_key_file.read_text(encoding="ascii")
             except (OSError, UnicodeDecodeError) as error:
                 raise SecurityError(f"the API key in {api_key_file} cannot be read ({error})") from None
         return cls(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import http.client
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from detserve_builder.errors import BuildError
+from detserve_core.machine.sha256 import file_sha256
 from detserve_core.machine.whole_files import blamed_on
 
 _CHUNK_BYTES = 1 << 16
@@ -62,15 +62,11 @@ def download(wanted: Download, on_bytes: Callable[[int], None] = lambda count: N
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.with_name(f"{target.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not _is(target, wanted.sha256):
+            if file_sha256(target) != wanted.sha256:
                 _complete(wanted, on_bytes)
                 wanted.part.replace(target)
                 wanted.etag.unlink(missing_ok=True)
     on_bytes(wanted.size_bytes)
-
-
-def _is(path: Path, sha256: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
 
 
 def _complete(wanted: Download, on_bytes: Callable[[int], None]) -> None:
@@ -85,7 +81,7 @@ def _complete(wanted: Download, on_bytes: Callable[[int], None]) -> None:
                 reason = str(error) or type(error).__name__
             if wanted.arrived_bytes < wanted.size_bytes:
                 continue
-        if _is(wanted.part, wanted.sha256):
+        if file_sha256(wanted.part) == wanted.sha256:
             return
         wanted.part.unlink()
         wanted.etag.unlink(missing_ok=True)

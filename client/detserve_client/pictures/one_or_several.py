@@ -18,8 +18,6 @@ def one_or_several(
     Raises:
         SourceError: a folder has no picture, or it is something else.
     """
-    if isinstance(source, str) and not source:
-        raise SourceError("got an empty path; expected a picture, a folder or a URL")
     if isinstance(source, (str, Path)) and not is_url(source) and Path(source).is_dir():
         return [picture.path for picture in expand_sources([str(source)])]
     if is_one_picture(source):

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from detserve_core.machine.ports import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT
 from detserve_server.errors import GatewayError
 from detserve_server.gateway.guarded import GuardedServer, guarded_server
-from detserve_server.triton.detached import announce, start_detached, stop_detached
+from detserve_server.triton.detached import announce, builds_of, start_detached, stop_detached
 from detserve_server.triton.embedded import RunningServer, embedded_server
 
 _STARTING = "starting; the first time the backend for the steps is compiled, 12 s"
@@ -90,6 +90,7 @@ def serve(
     if detach:
         _detach(console)
         return
+    builds = builds_of(repository)
     for number in _ENDING_SIGNALS:
         signal.signal(number, _interrupt_once)
     try:
@@ -115,7 +116,7 @@ def serve(
                 rows = _guarded_rows(guarded)
                 console.print(_table(rows))
                 console.print("Serving until Ctrl-C.")
-                announce(sys.argv[1:], rows, repository)
+                announce(sys.argv[1:], rows, repository, builds)
                 guarded.wait()
         alone = embedded_server(
             repository,
@@ -131,7 +132,7 @@ def serve(
             rows = _rows(server)
             console.print(_table(rows))
             console.print("Serving until Ctrl-C.")
-            announce(sys.argv[1:], rows, repository)
+            announce(sys.argv[1:], rows, repository, builds)
             server.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")

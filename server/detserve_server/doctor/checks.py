@@ -74,11 +74,7 @@ def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> l
     else:
         for manifest in manifests:
             checks += [
-                check_layout(repository, manifest),
-                check_hashes(repository, manifest),
-                check_card(repository, manifest),
-                check_foreign_files(repository, manifest),
-                *check_plans(repository, manifest, SERVING_IMAGE),
+                *_checks_of_build(repository, manifest, SERVING_IMAGE),
                 check_package(manifest, "onnxruntime", _installed("onnxruntime")),
             ]
     return [*checks, *(check_port(purpose, port) for purpose, port in ports.items())]
@@ -90,16 +86,17 @@ def _checks_for_image(repository: Path, image: str) -> list[Check]:
     failed = [answer for answer in (models, manifests) if isinstance(answer, Check)]
     if isinstance(manifests, Check) or failed:
         return failed
+    return [check for manifest in manifests for check in _checks_of_build(repository, manifest, image)]
+
+
+def _checks_of_build(repository: Path, manifest: Manifest, image: str) -> list[Check]:
+    """What is asked of every build, wherever it will be served."""
     return [
-        check
-        for manifest in manifests
-        for check in (
-            check_layout(repository, manifest),
-            check_hashes(repository, manifest),
-            check_card(repository, manifest),
-            check_foreign_files(repository, manifest),
-            *check_plans(repository, manifest, image),
-        )
+        check_layout(repository, manifest),
+        check_hashes(repository, manifest),
+        check_card(repository, manifest),
+        check_foreign_files(repository, manifest),
+        *check_plans(repository, manifest, image),
     ]
 
 

@@ -52,7 +52,7 @@ def start_detached(arguments: Sequence[str]) -> tuple[Detached, bool]:
     """
     if running := running_detached():
         if (running.arguments, running.folder) == (list(arguments), str(Path.cwd())):
-            if running.builds != _builds(Path(running.repository)):
+            if running.builds != builds_of(Path(running.repository)):
                 raise ServerStartError(
                     f"a server runs already, and {running.repository} has changed since it was started; "
                     "stop it with detserve serve --stop and start it again"
@@ -117,9 +117,12 @@ def running_detached() -> Detached | None:
     return None
 
 
-def announce(arguments: Sequence[str], rows: Sequence[tuple[str, str]], repository: Path) -> None:
+def announce(
+    arguments: Sequence[str], rows: Sequence[tuple[str, str]], repository: Path, builds: str
+) -> None:
     """Let the command that waits know that this process serves, where it was started to be detached.
 
+    ``builds`` is :func:`builds_of` the repository from before the server loaded it.
     The lock is held until the process ends, which is after its server has.
     """
     if not os.environ.get(RUN_DETACHED):
@@ -135,12 +138,12 @@ def announce(arguments: Sequence[str], rows: Sequence[tuple[str, str]], reposito
         arguments=list(arguments),
         rows=list(rows),
         repository=str(repository.resolve()),
-        builds=_builds(repository),
+        builds=builds,
     )
     write_whole(_file("json"), record.model_dump_json().encode(), mode=0o600)
 
 
-def _builds(repository: Path) -> str:
+def builds_of(repository: Path) -> str:
     """What tells one state of a repository from another: every configuration and manifest."""
     files = sorted([*repository.glob(f"*/{CONFIG}"), *repository.glob(f"*/{MANIFEST}")])
     found = [(path.relative_to(repository).as_posix(), file_sha256(path)) for path in files]

@@ -98,11 +98,16 @@ class Site:
 
     def last(self) -> dict[str, Any]:
         """The last line, once no other follows: nginx writes a line after it has answered."""
-        lines = 0
+        wait_for(self.log)
+        return self.log()[self.settled(0.3) - 1]
+
+    def settled(self, quiet_s: float = 0.5) -> int:
+        """How many lines the log has once what was sent is in it: a closed connection is logged late."""
+        lines = -1
         while (now := len(self.log())) != lines:
             lines = now
-            time.sleep(0.15)
-        return self.log()[-1]
+            time.sleep(quiet_s)
+        return lines
 
 
 def read_all(connection: socket.socket, *, must_close: bool = False) -> bytes:

@@ -246,7 +246,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 @pytest.mark.parametrize("path", ["/inference", "/%69nference", "//inference"])
 @pytest.mark.parametrize("content_type", ["", "Content-Type: application/json\r\n"])
 def test_a_refused_grpc_call_is_not_logged_as_a_success(site: Site, path, content_type) -> None:
-    lines = settled(site)
+    lines = site.settled()
     head = f"POST {path}.GRPCInferenceService/ModelInfer HTTP/1.1\r\nHost: g\r\nContent-Length: 0\r\n"
     site.send(f"{head}{content_type}Connection: close\r\n\r\n".encode())
     assert next_record(site, lines)["outcome"] == "denied"
@@ -260,7 +260,7 @@ def test_the_headers_of_an_inference_do_not_decide_its_outcome(site: Site, sampl
     tensor = len(picture).to_bytes(4, "little") + picture
     image = {**PARTS["inputs"][0], "parameters": {"binary_data_size": len(tensor)}}
     text = json.dumps({"inputs": [image]}).encode()
-    lines = settled(site)
+    lines = site.settled()
     length = {"Inference-Header-Content-Length": str(len(text))}
     answer = post(site, text + tensor, **length, **{"Content-Type": "application/grpc"})
     assert answer.status == 200
@@ -277,16 +277,6 @@ def test_the_headers_of_an_inference_do_not_decide_its_outcome(site: Site, sampl
             pool.request("POST", url, body=body, headers={**site.security().headers(), **headers})
         record = next_record(site, lines + number)
         assert (record["protocol"], record["outcome"]) == ("grpc", "ok"), headers
-
-
-def settled(site: Site) -> int:
-    """How many lines the log has once what was sent before is in it: a closed connection is logged late."""
-    lines, since_s = len(site.log()), time.monotonic()
-    while time.monotonic() - since_s < 0.5:
-        time.sleep(0.05)
-        if (now := len(site.log())) != lines:
-            lines, since_s = now, time.monotonic()
-    return lines
 
 
 def next_record(site: Site, lines: int) -> dict[str, Any]:
@@ -309,7 +299,7 @@ def next_record(site: Site, lines: int) -> dict[str, Any]:
     ],
 )
 def test_log_injection(site: Site, evil) -> None:
-    lines = settled(site)
+    lines = site.settled()
     wire = evil.encode("latin-1", "replace").replace(b"\r", b"").replace(b"\n", b"")
     path = wire.replace(b" ", b"+")
     request = b"GET /v2/models/%b/ready HTTP/1.1\r\nHost: g\r\n" % path
