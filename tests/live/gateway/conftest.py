@@ -99,7 +99,8 @@ class Site:
     def last(self) -> dict[str, Any]:
         """The last line, once no other follows: nginx writes a line after it has answered."""
         wait_for(self.log)
-        return self.log()[self.settled(0.3) - 1]
+        self.settled(0.3)
+        return self.log()[-1]
 
     def settled(self, quiet_s: float = 0.5) -> int:
         """How many lines the log has once what was sent is in it: a closed connection is logged late."""
