@@ -21,7 +21,7 @@ WITHIN_SERVER = True  # the python backend has no such name
 class TritonError:
     """Why a request is refused; the codes are those of TRITONSERVER_ErrorCode."""
 
-    UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE = range(5)
+    UNKNOWN, INTERNAL, NOT_FOUND, INVALID_ARG, UNAVAILABLE, UNSUPPORTED, ALREADY_EXISTS, CANCELLED = range(8)
 
     def __init__(self, message: str, code: int = INTERNAL) -> None:
         """An error, INTERNAL unless said otherwise."""

@@ -1,0 +1,204 @@
+"""Requests of pictures: queued, spread over threads, answered with the last of their pictures, or refused.
+
+``execute`` hands the pictures out and returns None; a request is answered, through its response sender, by
+the thread that finishes its last picture. The queue is here and not in Triton, whose batcher stalls for up to
+half a second where a queue policy bounds it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import detserve_queue
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from detserve_scope import refusal
+
+_START_S = 10
+#: Who waited for less has most likely not gone, and to ask is a message to the server's process.
+_ASK_AFTER_S = 0.05
+
+
+class Refusal(Exception):
+    """One picture cannot be answered. ``error`` is the TritonError for its request."""
+
+    def __init__(self, error: Any) -> None:
+        """``error`` is what the request is answered with."""
+        super().__init__("refused")
+        self.error = error
+
+
+class PictureRequests:
+    """The requests of one model instance."""
+
+    def __init__(
+        self,
+        model_name: str,
+        said: Mapping[str, str],
+        *,
+        threads: int,
+        outputs: Sequence[str],
+        settings_of: Callable[[dict[str, Any]], Any],
+        work: Callable[[bytes, Any], Sequence[Any]],
+        bad_picture: type[Exception],
+    ) -> None:
+        """Start ``threads``; ``said`` are the model's parameters, max_waiting and max_wait_s among them.
+
+        ``settings_of`` reads a request's parameters and raises ValueError for a wrong one. ``work`` takes a
+        picture and these settings and gives a value for each of ``outputs``; it raises ``bad_picture`` for a
+        picture that cannot be used and :class:`Refusal` for any other refusal.
+        """
+        self.model_name, self.outputs = model_name, outputs
+        self.settings_of, self.work, self.bad_picture = settings_of, work, bad_picture
+        self.pool = ThreadPoolExecutor(threads)
+        # All start now: a picture for which no thread can be had later would count as waiting for ever.
+        together = threading.Barrier(threads)
+        list(self.pool.map(lambda _: together.wait(_START_S), range(threads)))
+        self.max_wait_s = float(said["max_wait_s"])
+        self.queue = detserve_queue.PictureQueue(int(said["max_waiting"]))
+        try:
+            self.report = detserve_queue.QueueReport(self.queue, {"model": model_name}, pb_utils)
+        except pb_utils.TritonModelException as error:  # Triton runs without metrics
+            pb_utils.Logger.log_warn(f"no metrics of the queue of {model_name}: {error}")
+            self.report = None
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Queue the pictures of each request, or refuse all of them where the queue is full."""
+        for request in requests:
+            sender = request.get_response_sender()
+            if error := self._enter(request, sender):
+                _send(sender, error=error)
+
+    def finish(self) -> None:
+        """Answer what is in flight."""
+        self.pool.shutdown()
+        if self.report:
+            self.report.stop()
+
+    def _enter(self, request: Any, sender: Any) -> Any:
+        """Queue the pictures of one request; returns the TritonError with which it is refused instead."""
+        parameters = request.parameters()
+        if reason := refusal(parameters, self.model_name):
+            return refused(reason)
+        try:
+            settings = self.settings_of(json.loads(parameters or "{}"))
+            tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
+            if not self.queue.admits(math.prod(tensor.shape())):
+                return overloaded(f"exceeds maximum queue size of {self.queue.max_waiting} pictures")
+            pictures = tensor.as_numpy().reshape(-1)
+        except ValueError as error:  # a threshold out of range, data that contradicts its own lengths
+            return refused(str(error))
+        self.queue.enter(len(pictures))
+        answer = Answer(self.outputs, sender, len(pictures), min(self.max_wait_s, _timeout_s(request)))
+        for index, encoded in enumerate(pictures):
+            self.pool.submit(self._take, answer, index, encoded, settings)
+        return None
+
+    def _take(self, answer: Answer, index: int, encoded: bytes, settings: Any) -> None:
+        error = answer.not_worth_the_work()
+        self.queue.leave(refused=error is not None)
+        try:
+            answer.put(index, error or self._outcome(index, encoded, settings))
+        except Exception as error:  # e.g. no shared memory is left for the outputs
+            pb_utils.Logger.log_error(traceback.format_exc())
+            _send(answer.sender, error=pb_utils.TritonError(repr(error)))
+
+    def _outcome(self, index: int, encoded: bytes, settings: Any) -> Any:
+        """The outputs for one picture, or the TritonError that stands for them."""
+        try:
+            return self.work(encoded, settings)
+        except self.bad_picture as error:
+            return refused(f"picture {index}: {error}")
+        except Refusal as error:
+            return error.error
+        except Exception as error:  # a bug; without an answer its request would wait for ever
+            pb_utils.Logger.log_error(traceback.format_exc())
+            return pb_utils.TritonError(repr(error))
+
+
+class Answer:
+    """The pictures of one request. Whoever puts the last one sends them, or the first refusal among them."""
+
+    def __init__(self, outputs: Sequence[str], sender: Any, pictures: int, max_wait_s: float) -> None:
+        self.outputs, self.sender = outputs, sender
+        self.since_s, self.max_wait_s = time.monotonic(), max_wait_s
+        self.results: list[Any] = [None] * pictures
+        self.missing = pictures
+        self.lock = threading.Lock()
+
+    def not_worth_the_work(self) -> Any:
+        """The TritonError of a picture that has waited too long, or whose caller has gone; or None."""
+        waited_s = time.monotonic() - self.since_s
+        if waited_s > self.max_wait_s:
+            return overloaded(f"request timeout expired: no thread was free for {self.max_wait_s:g} s")
+        if waited_s > _ASK_AFTER_S and self.sender.is_cancelled():
+            return pb_utils.TritonError("the caller has gone", pb_utils.TritonError.CANCELLED)
+        return None
+
+    def put(self, index: int, result: Any) -> None:
+        """Keep what became of one picture."""
+        with self.lock:
+            self.results[index] = result
+            self.missing -= 1
+            if self.missing:
+                return
+        refusals = [result for result in self.results if isinstance(result, pb_utils.TritonError)]
+        if refusals:
+            _send(self.sender, error=refusals[0])
+            return
+        stacked = (np.stack(values) for values in zip(*self.results, strict=True))
+        _send(self.sender, [pb_utils.Tensor(*named) for named in zip(self.outputs, stacked, strict=True)])
+
+
+def cores() -> int:
+    """Cores that this process may use: by its affinity, and by its container's quota (cgroup 2, cpu.max)."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except OSError:
+        return allowed
+    return allowed if quota == "max" else min(allowed, math.ceil(int(quota) / int(period)))
+
+
+def prepare_opencv(card: Mapping[str, Any]) -> None:
+    """Before it is loaded: a decompression bomb is to be refused from its header, and without a word."""
+    # Written only where it changes something: within the server other threads read the environment.
+    for name, value in (
+        ("OPENCV_IO_MAX_IMAGE_PIXELS", str(card["max_picture_pixels"])),
+        ("OPENCV_LOG_LEVEL", "SILENT"),
+    ):
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def overloaded(reason: str) -> Any:
+    """A TritonError for what may be asked again."""
+    return pb_utils.TritonError(reason, pb_utils.TritonError.UNAVAILABLE)
+
+
+def refused(reason: str) -> Any:
+    """A TritonError for what is the caller's to fix."""
+    return pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
+
+
+def _send(sender: Any, outputs: Any = (), error: Any = None) -> None:
+    response = pb_utils.InferenceResponse(output_tensors=list(outputs), error=error)
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _timeout_s(request: Any) -> float:
+    """What the client set, or no end."""
+    timeout_us = request.timeout()
+    return timeout_us / 1e6 if timeout_us else float("inf")
