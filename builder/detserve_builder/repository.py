@@ -129,12 +129,12 @@ def _write_models(
 def _files_beside(model: str, *, calls: bool) -> tuple[str, ...]:
     """What a model.py imports of ``steps/``; a pipeline ``calls`` the network or opens it."""
     return {
-        "pipeline": ("requests", "queue", "scope", "preprocess", "postprocess")
+        "pipeline": ("requests", "queue", "metrics", "scope", "preprocess", "postprocess")
         + (("calls",) if calls else ("detector",)),
-        "preprocess": ("requests", "queue", "scope", "preprocess"),
+        "preprocess": ("requests", "queue", "metrics", "scope", "preprocess"),
         "preprocess_dali": ("scope", "dali", "preprocess"),
         "detector": ("scope", "detector"),
-        "postprocess": ("postprocess",),
+        "postprocess": ("metrics", "postprocess"),
     }[model]
 
 

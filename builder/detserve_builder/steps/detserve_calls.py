@@ -20,7 +20,7 @@ def call(model: str, inputs: Sequence[Any], outputs: Sequence[str]) -> list[Any]
     )
     response = request.exec()
     if response.has_error():
-        raise Refusal(_passed_on(model, response.error()))
+        raise _passed_on(model, response.error())
     return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 
 
@@ -51,10 +51,10 @@ class CalledPreprocess:
         return images.as_numpy()[0], geometry.as_numpy()[0]
 
 
-def _passed_on(model: str, error: Any) -> Any:
+def _passed_on(model: str, error: Any) -> Refusal:
     """The error of a called model as that of the request: whose fault it is stays, whose word it is shows."""
     if error.code() == pb_utils.TritonError.INVALID_ARG:
         return refused(error.message())
     if error.code() == pb_utils.TritonError.UNAVAILABLE:
         return overloaded(f"{model}: {error.message()}")
-    return pb_utils.TritonError(f"{model}: {error.message()}", error.code())
+    return Refusal("failed", pb_utils.TritonError(f"{model}: {error.message()}", error.code()))

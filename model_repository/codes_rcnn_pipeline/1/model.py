@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
+from detserve_metrics import STAGES, RequestCounts
 from detserve_requests import PictureRequests, cores, prepare_opencv
 
 OUTPUTS = ("num_detections", "boxes", "scores", "classes")
@@ -25,8 +27,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the card from the model's parameters and open the network."""
-        parameters = json.loads(args["model_config"])["parameters"]
-        said = {name: parameter["string_value"] for name, parameter in parameters.items()}
+        config = json.loads(args["model_config"])
+        said = {name: parameter["string_value"] for name, parameter in config["parameters"].items()}
         card = json.loads(said["detserve_card"])
         prepare_opencv(card)
         import detserve_postprocess
@@ -39,9 +41,11 @@ class TritonPythonModel:
         else:
             threads = self._open_network(said, folder / "model.onnx")
         self.preprocess = self._preprocess(said, card)
+        self.counts = RequestCounts(STAGES, warm_ups=len(config.get("model_warmup", ())))
         self.requests = PictureRequests(
-            args["model_name"],
+            args,
             said,
+            self.counts,
             threads=threads,
             outputs=OUTPUTS,
             settings_of=partial(detserve_postprocess.request_thresholds, card["thresholds"]),
@@ -94,7 +98,16 @@ class TritonPythonModel:
         return partial(self.pre.preprocess, **self.pre.settings(card))
 
     def _detect(self, encoded: bytes, thresholds: dict[str, Any]) -> Any:
+        began_s = time.monotonic()
         with self.decoding:
             image, geometry = self.preprocess(encoded)
+        decoded_s = time.monotonic()
         candidates = self.session.run(("boxes", "scores", "classes"), {"images": image[None]})
-        return self.post.postprocess(*(batch[0] for batch in candidates), geometry, **thresholds)
+        detected_s = time.monotonic()
+        found = self.post.postprocess(*(batch[0] for batch in candidates), geometry, **thresholds)
+        self.counts.spend(
+            decode=decoded_s - began_s,
+            detector=detected_s - decoded_s,
+            postprocess=time.monotonic() - detected_s,
+        )
+        return found

@@ -18,9 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import detserve_queue
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from detserve_metrics import CountedSender, Report, RequestCounts
+from detserve_queue import PictureQueue
 from detserve_scope import refusal
 
 _START_S = 10
@@ -29,12 +30,12 @@ _ASK_AFTER_S = 0.05
 
 
 class Refusal(Exception):
-    """One picture cannot be answered. ``error`` is the TritonError for its request."""
+    """One picture cannot be answered, and so its request."""
 
-    def __init__(self, error: Any) -> None:
-        """``error`` is what the request is answered with."""
-        super().__init__("refused")
-        self.error = error
+    def __init__(self, outcome: str, error: Any) -> None:
+        """``error`` is the TritonError that the request gets, ``outcome`` what it counts as."""
+        super().__init__(outcome)
+        self.outcome, self.error = outcome, error
 
 
 class PictureRequests:
@@ -42,8 +43,9 @@ class PictureRequests:
 
     def __init__(
         self,
-        model_name: str,
+        args: Mapping[str, str],
         said: Mapping[str, str],
+        counts: RequestCounts,
         *,
         threads: int,
         outputs: Sequence[str],
@@ -53,76 +55,75 @@ class PictureRequests:
     ) -> None:
         """Start ``threads``; ``said`` are the model's parameters, max_waiting and max_wait_s among them.
 
+        ``args`` are those of initialize. What becomes of requests goes into ``counts`` and Triton's metrics.
         ``settings_of`` reads a request's parameters and raises ValueError for a wrong one. ``work`` takes a
         picture and these settings and gives a value for each of ``outputs``; it raises ``bad_picture`` for a
         picture that cannot be used and :class:`Refusal` for any other refusal.
         """
-        self.model_name, self.outputs = model_name, outputs
+        self.model_name, self.counts, self.outputs = args["model_name"], counts, outputs
         self.settings_of, self.work, self.bad_picture = settings_of, work, bad_picture
         self.pool = ThreadPoolExecutor(threads)
         # All start now: a picture for which no thread can be had later would count as waiting for ever.
         together = threading.Barrier(threads)
         list(self.pool.map(lambda _: together.wait(_START_S), range(threads)))
         self.max_wait_s = float(said["max_wait_s"])
-        self.queue = detserve_queue.PictureQueue(int(said["max_waiting"]))
-        try:
-            self.report = detserve_queue.QueueReport(self.queue, {"model": model_name}, pb_utils)
-        except pb_utils.TritonModelException as error:  # Triton runs without metrics
-            pb_utils.Logger.log_warn(f"no metrics of the queue of {model_name}: {error}")
-            self.report = None
+        self.queue = PictureQueue(int(said["max_waiting"]))
+        self.report = Report([self.queue, counts], self.model_name, args["model_instance_name"], pb_utils)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Queue the pictures of each request, or refuse all of them where the queue is full."""
         for request in requests:
-            sender = request.get_response_sender()
-            if error := self._enter(request, sender):
-                _send(sender, error=error)
+            sender = CountedSender(request.get_response_sender(), self.counts)
+            try:
+                self._enter(request, sender)
+            except Refusal as error:
+                _send(sender, refusal=error)
+            except Exception as error:  # a bug; the requests beside this one are not to suffer
+                _send(sender, refusal=_failed(error))
 
     def finish(self) -> None:
         """Answer what is in flight."""
         self.pool.shutdown()
-        if self.report:
-            self.report.stop()
+        self.report.stop()
 
-    def _enter(self, request: Any, sender: Any) -> Any:
-        """Queue the pictures of one request; returns the TritonError with which it is refused instead."""
+    def _enter(self, request: Any, sender: Any) -> None:
+        """Queue the pictures of one request; raises Refusal."""
         parameters = request.parameters()
         if reason := refusal(parameters, self.model_name):
-            return refused(reason)
+            raise refused(reason)
         try:
             settings = self.settings_of(json.loads(parameters or "{}"))
             tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
             if not self.queue.admits(math.prod(tensor.shape())):
-                return overloaded(f"exceeds maximum queue size of {self.queue.max_waiting} pictures")
+                raise overloaded(f"exceeds maximum queue size of {self.queue.max_waiting} pictures")
             pictures = tensor.as_numpy().reshape(-1)
         except ValueError as error:  # a threshold out of range, data that contradicts its own lengths
-            return refused(str(error))
+            raise refused(str(error)) from None
         self.queue.enter(len(pictures))
         answer = Answer(self.outputs, sender, len(pictures), min(self.max_wait_s, _timeout_s(request)))
         for index, encoded in enumerate(pictures):
             self.pool.submit(self._take, answer, index, encoded, settings)
-        return None
 
     def _take(self, answer: Answer, index: int, encoded: bytes, settings: Any) -> None:
-        error = answer.not_worth_the_work()
-        self.queue.leave(refused=error is not None)
+        waited_s = time.monotonic() - answer.since_s
+        self.counts.spend(queue=waited_s)
         try:
-            answer.put(index, error or self._outcome(index, encoded, settings))
+            refusal = answer.not_worth_the_work(waited_s)
+            self.queue.leave(refused=refusal is not None)
+            answer.put(index, refusal or self._outcome(index, encoded, settings))
         except Exception as error:  # e.g. no shared memory is left for the outputs
-            pb_utils.Logger.log_error(traceback.format_exc())
-            _send(answer.sender, error=pb_utils.TritonError(repr(error)))
+            _send(answer.sender, refusal=_failed(error))
 
     def _outcome(self, index: int, encoded: bytes, settings: Any) -> Any:
-        """The outputs for one picture, or the TritonError that stands for them."""
+        """The outputs for one picture, or the Refusal that stands for them."""
         try:
             return self.work(encoded, settings)
         except self.bad_picture as error:
             return refused(f"picture {index}: {error}")
         except Refusal as error:
-            return error.error
+            return error
         except Exception as error:  # a bug; without an answer its request would wait for ever
-            pb_utils.Logger.log_error(traceback.format_exc())
-            return pb_utils.TritonError(repr(error))
+            return _failed(error)
 
 
 class Answer:
@@ -135,13 +136,14 @@ class Answer:
         self.missing = pictures
         self.lock = threading.Lock()
 
-    def not_worth_the_work(self) -> Any:
-        """The TritonError of a picture that has waited too long, or whose caller has gone; or None."""
-        waited_s = time.monotonic() - self.since_s
+    def not_worth_the_work(self, waited_s: float) -> Refusal | None:
+        """Why not, of a picture that has waited too long or whose caller has gone; or None."""
         if waited_s > self.max_wait_s:
-            return overloaded(f"request timeout expired: no thread was free for {self.max_wait_s:g} s")
+            reason = f"request timeout expired: no thread was free for {self.max_wait_s:g} s"
+            return Refusal("expired", pb_utils.TritonError(reason, pb_utils.TritonError.UNAVAILABLE))
         if waited_s > _ASK_AFTER_S and self.sender.is_cancelled():
-            return pb_utils.TritonError("the caller has gone", pb_utils.TritonError.CANCELLED)
+            gone = pb_utils.TritonError("the caller has gone", pb_utils.TritonError.CANCELLED)
+            return Refusal("cancelled", gone)
         return None
 
     def put(self, index: int, result: Any) -> None:
@@ -151,9 +153,9 @@ class Answer:
             self.missing -= 1
             if self.missing:
                 return
-        refusals = [result for result in self.results if isinstance(result, pb_utils.TritonError)]
+        refusals = [result for result in self.results if isinstance(result, Refusal)]
         if refusals:
-            _send(self.sender, error=refusals[0])
+            _send(self.sender, refusal=refusals[0])
             return
         stacked = (np.stack(values) for values in zip(*self.results, strict=True))
         _send(self.sender, [pb_utils.Tensor(*named) for named in zip(self.outputs, stacked, strict=True)])
@@ -183,19 +185,25 @@ def prepare_opencv(card: Mapping[str, Any]) -> None:
     cv2.setNumThreads(1)
 
 
-def overloaded(reason: str) -> Any:
-    """A TritonError for what may be asked again."""
-    return pb_utils.TritonError(reason, pb_utils.TritonError.UNAVAILABLE)
+def overloaded(reason: str) -> Refusal:
+    """What may be asked again."""
+    return Refusal("overloaded", pb_utils.TritonError(reason, pb_utils.TritonError.UNAVAILABLE))
 
 
-def refused(reason: str) -> Any:
-    """A TritonError for what is the caller's to fix."""
-    return pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG)
+def refused(reason: str) -> Refusal:
+    """What is the caller's to fix."""
+    return Refusal("refused", pb_utils.TritonError(reason, pb_utils.TritonError.INVALID_ARG))
 
 
-def _send(sender: Any, outputs: Any = (), error: Any = None) -> None:
+def _failed(error: Exception) -> Refusal:
+    pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
+    return Refusal("failed", pb_utils.TritonError(repr(error)))
+
+
+def _send(sender: Any, outputs: Any = (), refusal: Refusal | None = None) -> None:
+    outcome, error = (refusal.outcome, refusal.error) if refusal else ("answered", None)
     response = pb_utils.InferenceResponse(output_tensors=list(outputs), error=error)
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    sender.send(response, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL, outcome)
 
 
 def _timeout_s(request: Any) -> float:

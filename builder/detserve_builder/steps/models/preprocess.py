@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
+from detserve_metrics import RequestCounts
 from detserve_requests import PictureRequests, cores, prepare_opencv
 
 OUTPUTS = ("images", "geometry")
@@ -15,20 +17,22 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the card from the model's parameters."""
-        parameters = json.loads(args["model_config"])["parameters"]
-        said = {name: parameter["string_value"] for name, parameter in parameters.items()}
+        config = json.loads(args["model_config"])
+        said = {name: parameter["string_value"] for name, parameter in config["parameters"].items()}
         card = json.loads(said["detserve_card"])
         prepare_opencv(card)
         import detserve_preprocess
 
-        settings = detserve_preprocess.settings(card)
+        self.preprocess, self.settings = detserve_preprocess.preprocess, detserve_preprocess.settings(card)
+        self.counts = RequestCounts(("queue", "decode"), last=False, warm_ups=len(config["model_warmup"]))
         self.requests = PictureRequests(
-            args["model_name"],
+            args,
             said,
+            self.counts,
             threads=cores() + 1,  # one more, for while one waits for Triton to take its answer
             outputs=OUTPUTS,
             settings_of=lambda parameters: None,  # they are read behind the detector
-            work=lambda encoded, _: detserve_preprocess.preprocess(encoded, **settings),
+            work=self._decode,
             bad_picture=detserve_preprocess.PictureError,
         )
 
@@ -39,3 +43,9 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Answer what is in flight."""
         self.requests.finish()
+
+    def _decode(self, encoded: bytes, _: None) -> Any:
+        began_s = time.monotonic()
+        found = self.preprocess(encoded, **self.settings)
+        self.counts.spend(decode=time.monotonic() - began_s)
+        return found
