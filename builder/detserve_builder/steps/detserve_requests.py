@@ -14,8 +14,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import detserve_queue
@@ -23,7 +23,6 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from detserve_scope import refusal
 
-_START_S = 10
 #: Who waited for less has most likely not gone, and to ask is a message to the server's process.
 _ASK_AFTER_S = 0.05
 
@@ -59,10 +58,11 @@ class PictureRequests:
         """
         self.model_name, self.outputs = model_name, outputs
         self.settings_of, self.work, self.bad_picture = settings_of, work, bad_picture
-        self.pool = ThreadPoolExecutor(threads)
         # All start now: a picture for which no thread can be had later would count as waiting for ever.
-        together = threading.Barrier(threads)
-        list(self.pool.map(lambda _: together.wait(_START_S), range(threads)))
+        self.tasks: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self.threads = [threading.Thread(target=self._run, name=f"pictures-{n}") for n in range(threads)]
+        for thread in self.threads:
+            thread.start()
         self.max_wait_s = float(said["max_wait_s"])
         self.queue = detserve_queue.PictureQueue(int(said["max_waiting"]))
         try:
@@ -80,7 +80,10 @@ class PictureRequests:
 
     def finish(self) -> None:
         """Answer what is in flight."""
-        self.pool.shutdown()
+        for _ in self.threads:
+            self.tasks.put(None)
+        for thread in self.threads:
+            thread.join()
         if self.report:
             self.report.stop()
 
@@ -90,7 +93,7 @@ class PictureRequests:
         if reason := refusal(parameters, self.model_name):
             return refused(reason)
         try:
-            settings = self.settings_of(json.loads(parameters or "{}"))
+            settings = self.settings_of(json.loads(parameters) if parameters else {})
             tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
             if not self.queue.admits(math.prod(tensor.shape())):
                 return overloaded(f"exceeds maximum queue size of {self.queue.max_waiting} pictures")
@@ -100,8 +103,16 @@ class PictureRequests:
         self.queue.enter(len(pictures))
         answer = Answer(self.outputs, sender, len(pictures), min(self.max_wait_s, _timeout_s(request)))
         for index, encoded in enumerate(pictures):
-            self.pool.submit(self._take, answer, index, encoded, settings)
+            self.tasks.put((answer, index, encoded, settings))
         return None
+
+    def _run(self) -> None:
+        while task := self.tasks.get():
+            try:
+                self._take(*task)
+            except Exception:  # a thread that ended would be missed by all pictures after this one
+                pb_utils.Logger.log_error(traceback.format_exc())
+            del task  # the picture with it
 
     def _take(self, answer: Answer, index: int, encoded: bytes, settings: Any) -> None:
         error = answer.not_worth_the_work()
@@ -155,8 +166,12 @@ class Answer:
         if refusals:
             _send(self.sender, error=refusals[0])
             return
-        stacked = (np.stack(values) for values in zip(*self.results, strict=True))
-        _send(self.sender, [pb_utils.Tensor(*named) for named in zip(self.outputs, stacked, strict=True)])
+        outputs = zip(self.outputs, *self.results, strict=True)
+        _send(self.sender, [pb_utils.Tensor(name, _stacked(values)) for name, *values in outputs])
+
+
+def _stacked(values: Sequence[Any]) -> Any:
+    return values[0][None] if len(values) == 1 else np.stack(values)  # nothing is copied for one picture
 
 
 def cores() -> int:
