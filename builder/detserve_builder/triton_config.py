@@ -17,15 +17,9 @@ Json = dict[str, Any]
 _MAX_WAIT_S = 10
 _MAX_WAITING = 32
 _WAITING = {"max_waiting": str(_MAX_WAITING), "max_wait_s": str(_MAX_WAIT_S)}
-# Behind the first of three models nothing is bounded by size: Triton's batcher stalls while a queue with
-# max_queue_size is full.
-_BEHIND_THE_FIRST = {
-    "default_queue_policy": {
-        "timeout_action": "REJECT",
-        "default_timeout_microseconds": _MAX_WAIT_S * 1_000_000,
-        "allow_timeout_override": True,
-    }
-}
+# No queue policy: a bound by size or by time turns prefetching off in Triton's batcher, which then sleeps for
+# up to half a second while an instance has nothing to do.
+_BATCHES: Json = {}
 #: The embedded server may run a pipeline within its own process (detserve_server/in_process).
 _PLACE = {"process": "server"}
 GEOMETRY = {"name": "geometry", "data_type": "TYPE_FP32", "dims": [6]}
@@ -93,7 +87,7 @@ def configs(
         detector = _detector(card, target, batch, warmup, runtime, floats)
         return {
             f"{name}_preprocess": _preprocess(card, preprocess, batch, warmup),
-            f"{name}_detector": {**detector, "dynamic_batching": _BEHIND_THE_FIRST},
+            f"{name}_detector": detector,
             f"{name}_postprocess": _postprocess(card, batch, warmup),
             name: _ensemble(card, placement, batch),
         }
@@ -160,7 +154,7 @@ def _preprocess(card: Card, preprocess: Preprocess, max_batch_size: int, warmup:
     if preprocess is Preprocess.DALI:
         return {
             **step,
-            "dynamic_batching": {},
+            "dynamic_batching": _BATCHES,
             "instance_group": [{"kind": "KIND_GPU", "count": 1}],
             "parameters": _card_parameter(card),
         }
@@ -181,8 +175,7 @@ def _detector(
 ) -> Json:
     backend = _BACKENDS[target]
     step = _step(f"{card.name}_detector", backend, max_batch_size, [_images(card)], _candidates(card), warmup)
-    # Batches, and no queue policy: any makes Triton's batcher sleep while an instance waits for work.
-    step["dynamic_batching"] = {}
+    step["dynamic_batching"] = _BATCHES
     if target is Target.EMBEDDED:
         # On two cores, two processes of one thread did 1.3 times the pictures of one with two threads.
         step["instance_group"] = [{"kind": "KIND_CPU", "count": 2}]
@@ -205,7 +198,7 @@ def _postprocess(card: Card, max_batch_size: int, warmup: Warmup) -> Json:
     inputs = [*_candidates(card), GEOMETRY]
     return {
         **_step(f"{card.name}_postprocess", "python", max_batch_size, inputs, _detections(card), warmup),
-        "dynamic_batching": _BEHIND_THE_FIRST,
+        "dynamic_batching": _BATCHES,
         "instance_group": [{"kind": "KIND_CPU", "count": 1}],
         "parameters": _card_parameter(card),
     }
