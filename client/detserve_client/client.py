@@ -18,6 +18,7 @@ from detserve_client.engine.base_client import (
 )
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.flow_steps import (
+    AskReady,
     FetchConfig,
     Flow,
     Infer,
@@ -372,6 +373,8 @@ class Client(BaseClient):
                 return self._transport.model_config(model, timeout_s)
             case ListModels(timeout_s):
                 return self._transport.models(timeout_s)
+            case AskReady(timeout_s):
+                return self._transport.server_ready(timeout_s)
             case ListRegions(timeout_s):
                 return self._transport.shared_regions(timeout_s)
             case RegisterRegion(name, key, size_bytes, timeout_s):

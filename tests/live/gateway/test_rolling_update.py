@@ -243,6 +243,21 @@ def test_two_replicas_are_replaced_under_load_and_no_request_fails(cluster: Clus
     assert cluster.gateway_process.wait(20) == 0
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_only_one_ends_well_while_the_gateway_stays(cluster: Cluster, busy: bool) -> None:
+    """As in docker compose restart triton-cpu: the gateway knows nothing, and lets go of its connections."""
+    only = cluster.start(2)
+    with _load(cluster) as loads:
+        for one in loads:
+            one.wait_for(50)
+        if busy:
+            only.process.send_signal(signal.SIGTERM)
+            assert only.process.wait(60) == 0
+    if not busy:
+        only.process.send_signal(signal.SIGTERM)
+        assert only.process.wait(60) == 0
+
+
 def test_one_that_is_told_before_the_gateway_knows_ends_well_too(cluster: Cluster) -> None:
     """The gateway lets go of its connections by itself; HTTP goes to the other at once, gRPC when sent again."""
     told = cluster.start(2)
