@@ -60,7 +60,8 @@ class Client(BaseClient):
     Every method raises an :class:`~detserve_core.errors.InferenceError` when the server, or the way to it,
     fails. A server that cannot be reached is tried again: one that has answered before for the whole timeout,
     so that a restart loses nothing, one that never did for less than a second. So is a model that the server
-    no longer knows, as while the server goes down, for at most 8 s. Nothing else is tried again.
+    no longer knows though it is ready, as while its version is exchanged, for at most 8 s. Nothing else is
+    tried again.
 
     A client that was made before a fork (gunicorn ``--preload``, a DataLoader) may be used in the children:
     its shared memory, connections and retries are made anew there. gRPC itself forks within limits, see

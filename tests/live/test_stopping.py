@@ -1,4 +1,4 @@
-"""A Triton that is stopped: what it has is answered, its models are finalized, and nobody's idle connection holds it."""
+"""A Triton that is stopped answers what it has and finalizes its models; no idle connection holds it."""
 
 from __future__ import annotations
 

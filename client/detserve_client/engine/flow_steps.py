@@ -71,6 +71,7 @@ class Work(NamedTuple):
 
 
 Step: TypeAlias = (
-    "Infer | FetchConfig | ListModels | AskReady | ListRegions | RegisterRegion | UnregisterRegion | Pause | Work"
+    "Infer | FetchConfig | ListModels | AskReady | ListRegions | RegisterRegion | UnregisterRegion "
+    "| Pause | Work"
 )
 Flow: TypeAlias = Generator[Step, Any, _Result]

@@ -18,8 +18,17 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.engine.flow_steps import AskReady, FetchConfig, Flow, Infer, ListModels, Pause, Step, Work
 from detserve_client.engine.faults import unready
+from detserve_client.engine.flow_steps import (
+    AskReady,
+    FetchConfig,
+    Flow,
+    Infer,
+    ListModels,
+    Pause,
+    Step,
+    Work,
+)
 from detserve_client.engine.retries import Retries
 from detserve_client.engine.wire import DetectionRequest, card_of, decode
 from detserve_client.pictures.encoding import PictureSource, encoded_picture

@@ -42,7 +42,9 @@ def test_the_first_call_is_tried_again(card: Card, found: Detections) -> None:
 def test_one_that_goes_down_is_not_said_to_lack_the_model(
     card: Card, found: Detections, ready_says: bool | Exception
 ) -> None:
-    with pytest.raises(ServerUnavailable, match="grpc://here:8001 is not ready: it is going down or still starting"):
+    with pytest.raises(
+        ServerUnavailable, match="grpc://here:8001 is not ready: it is going down or still starting"
+    ):
         _client(GoingDown(card, found, unknown=100, ready_says=ready_says)).detect(b"\xff\xd8")
 
 
