@@ -116,7 +116,8 @@ def embedded_server(
             http_port=ports["HTTP"],
             metrics_port=ports["metrics"],
             region_prefix=region_prefix,
-            models=models,
+            # by name, as Triton does not know that a pipeline calls a model
+            models=None if models is None else [model.name for model in serving],
             gateway_secret=gateway_secret,
             allow_shared_memory=allow_shared_memory,
         )

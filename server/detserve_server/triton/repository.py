@@ -23,7 +23,8 @@ _ELEMENT_BYTES = {
 class ModelOutline:
     """What detserve needs to know of one ``config.pbtxt``.
 
-    ``backend`` is "" and ``steps`` names the composing models when the model is an ensemble.
+    ``backend`` is "" when the model is an ensemble. ``steps`` are the models that it is made of, or that a
+    pipeline calls.
     ``process`` is "server" for a python model whose build lets it run within the server's process;
     ``max_picture_pixels`` is its card's. ``caches``: Triton's response cache is on. ``fixed_tensor_bytes`` is
     the size of one batch item's inputs and outputs with fixed dimensions; ``open_tensors`` counts the others
@@ -83,8 +84,14 @@ def read_model(config_file: Path) -> ModelOutline:
         caches=config.response_cache.enable,
         fixed_tensor_bytes=sum(size for size in sizes if size is not None),
         open_tensors=sum(size is None for size in sizes),
-        steps=tuple(step.model_name for step in config.ensemble_scheduling.step),
+        steps=(*(step.model_name for step in config.ensemble_scheduling.step), *_called(config)),
     )
+
+
+def _called(config: Any) -> list[str]:
+    """The models that a pipeline of detserve calls, by its parameters."""
+    names = [config.parameters[step].string_value for step in ("preprocess", "detector")]
+    return [name for name in names if name]
 
 
 def _tensor_bytes(data_type: str, dims: list[int]) -> int | None:

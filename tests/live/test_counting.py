@@ -1,0 +1,177 @@
+"""What the pipeline counts is what its callers got, whichever process it runs in."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+import urllib3
+from tritonclient.utils import InferenceServerException
+
+from detserve_server.triton.embedded import RunningServer, embedded_server
+from tests.live.conftest import COMMITTED, DEFAULT, SAMPLES
+
+REPORTED_S = 1.5  # the pipeline reports once a second
+ROOM = 4
+BUG = b"\xff\xd8\xff a picture that shows a bug"
+#: Behind the last line of detserve_preprocess.py: a bug for one picture.
+_BUGGY = f"""
+
+_right = preprocess
+
+
+def preprocess(encoded, **settings):
+    if encoded == {BUG!r}:
+        raise LookupError("no such thing")
+    return _right(encoded, **settings)
+"""
+
+
+def counted(server: RunningServer, family: str, label: str = "") -> dict[str, float]:
+    """The values of a metric of the default detector, by one label beside the model's; by "" without one."""
+    text = urllib3.request("GET", server.metrics_url).data.decode()
+    found = {}
+    for labels, value in re.findall(rf"^{family}{{(.*)}} (\S+)$", text, re.MULTILINE):
+        said = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        if said["model"] == DEFAULT:
+            found[said.get(label, "")] = float(value)
+    return found
+
+
+def outcomes(server: RunningServer) -> dict[str, float]:
+    time.sleep(REPORTED_S)
+    return counted(server, "detserve_requests_total", "outcome")
+
+
+@pytest.fixture(scope="module", params=["server", "own"])
+def counting(request, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:  # type: ignore[no-untyped-def]
+    """A detector with little room in its queue and with a bug, in the server's process and in its own."""
+    folder = tmp_path_factory.mktemp("counting")
+    for name in (DEFAULT, f"{DEFAULT}_pipeline"):
+        shutil.copytree(COMMITTED / name, folder / name)
+    pipeline = folder / f"{DEFAULT}_pipeline"
+    with (pipeline / "1/detserve_preprocess.py").open("a") as file:
+        file.write(_BUGGY)
+    _say(pipeline / "config.pbtxt", max_waiting=str(ROOM), process=request.param)
+    with embedded_server(folder) as running:
+        assert running.steps_run.startswith("within") == (request.param == "server")
+        yield running
+
+
+def _say(config: Path, **parameters: str) -> None:
+    text = config.read_text()
+    for key, value in parameters.items():
+        text, changed = re.subn(rf'(key: "{key}"\s+value \{{\s+string_value: )"[^"]*"', rf'\1"{value}"', text)
+        assert changed == 1, key
+    config.write_text(text)
+
+
+@pytest.fixture
+def connection(counting: RunningServer) -> Iterator[grpcclient.InferenceServerClient]:
+    with grpcclient.InferenceServerClient(counting.grpc_url.removeprefix("grpc://")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    return sorted(SAMPLES.glob("*.jpg"))[0].read_bytes()
+
+
+def _inputs(*pictures: bytes) -> list[grpcclient.InferInput]:
+    tensor = grpcclient.InferInput("IMAGE", [len(pictures), 1], "BYTES")
+    tensor.set_data_from_numpy(np.array(pictures, dtype=object).reshape(-1, 1))
+    return [tensor]
+
+
+def test_the_warm_up_is_nobodys_request(counting) -> None:  # type: ignore[no-untyped-def]
+    assert counted(counting, "detserve_requests_total", "outcome") == dict.fromkeys(
+        ("answered", "refused", "overloaded", "expired", "cancelled", "failed"), 0.0
+    )
+
+
+def test_each_outcome_counts_once(counting, connection, picture) -> None:  # type: ignore[no-untyped-def]
+    before = outcomes(counting)
+    ask = partial(connection.infer, DEFAULT)
+    for pictures in ([picture], [picture] * 3):
+        ask(_inputs(*pictures))
+    wrong = {
+        "not a JPEG": ask_wrong(ask, b"no picture"),
+        "picture 1": ask_wrong(ask, picture, b"no picture", picture),
+        "score_threshold": ask_wrong(ask, picture, parameters={"score_threshold": 7}),
+        "this key is not for": ask_wrong(ask, picture, parameters={"detserve-models": ",other,"}),
+        "LookupError": ask_wrong(ask, BUG),
+        "timeout expired": ask_wrong(ask, picture, timeout=1),
+    }
+    for sentence, message in wrong.items():
+        assert sentence in message
+    changed = {name: total - before[name] for name, total in outcomes(counting).items()}
+    assert changed == {
+        "answered": 2,
+        "refused": 4,
+        "failed": 1,
+        "expired": 1,
+        "overloaded": 0,
+        "cancelled": 0,
+    }
+
+
+def ask_wrong(ask, *pictures: bytes, **options) -> str:  # type: ignore[no-untyped-def]
+    with pytest.raises(InferenceServerException) as refused:
+        ask(_inputs(*pictures), **options)
+    return refused.value.message()
+
+
+def test_an_overload_counts_as_its_callers_do(counting, connection, picture) -> None:  # type: ignore[no-untyped-def]
+    before = outcomes(counting)
+    slow = cv2.imencode(".png", np.zeros((2000, 2500, 3), np.uint8))[1].tobytes()
+    told: list[str] = []
+
+    def done(result, error) -> None:  # type: ignore[no-untyped-def]
+        told.append("answered" if error is None else error.message())
+
+    sent = 60
+    for _ in range(sent):
+        connection.async_infer(DEFAULT, _inputs(slow), done)
+    end_s = time.monotonic() + 60
+    while len(told) < sent and time.monotonic() < end_s:
+        time.sleep(0.05)
+    seen = Counter("overloaded" if "exceeds maximum queue size" in one else one for one in told)
+    assert set(seen) == {"answered", "overloaded"}, seen
+    changed = {name: total - before[name] for name, total in outcomes(counting).items()}
+    assert {name: number for name, number in changed.items() if number} == seen
+
+
+def test_seconds_are_of_what_was_answered(counting, connection, picture) -> None:  # type: ignore[no-untyped-def]
+    time.sleep(REPORTED_S)
+    before = _seconds(counting)
+    began_s = time.monotonic()
+    for _ in range(20):
+        connection.infer(DEFAULT, _inputs(picture, picture))
+    took_s = time.monotonic() - began_s
+    time.sleep(REPORTED_S)
+    after = _seconds(counting)
+    assert after["count"] - before["count"] == after["+Inf"] - before["+Inf"] == 20
+    assert took_s / 2 < after["sum"] - before["sum"] < took_s
+    assert after["pictures"] - before["pictures"] == 40
+    assert 0 < after["stages"] - before["stages"] <= 2 * (after["sum"] - before["sum"])
+
+
+def _seconds(server: RunningServer) -> dict[str, float]:
+    stages = counted(server, "detserve_stage_seconds_count", "stage")
+    assert len(set(stages.values())) <= 2, "an expired picture has waited, and that is all"
+    return {
+        "count": counted(server, "detserve_request_seconds_count")[""],
+        "sum": counted(server, "detserve_request_seconds_sum")[""],
+        "+Inf": counted(server, "detserve_request_seconds_bucket", "le")["+Inf"],
+        "pictures": stages["postprocess"],
+        "stages": sum(counted(server, "detserve_stage_seconds_sum", "stage").values()),
+    }
