@@ -20,8 +20,8 @@ from detserve_server.gateway.guarded import guarded_server
 from detserve_server.gateway.keys.key import new_key
 from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.triton.embedded import RunningServer, embedded_server
-from tests.live.echo_repository import NAME, write_echo_repository
 from tests.live.conftest import COMMITTED, DEFAULT
+from tests.live.echo_repository import NAME, write_echo_repository
 from tests.live.gateway.conftest import own_certificates, wait_for
 from tests.needs import needs_nginx
 
