@@ -11,6 +11,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -268,10 +270,43 @@ def test_the_audit_log_holds_it_all_and_verifies(stack: Stack) -> None:
     assert secret not in log
 
 
-def test_down_leaves_nothing_but_the_data(stack: Stack) -> None:
+def test_a_stop_under_load_ends_the_gateway_and_then_triton(stack: Stack) -> None:
+    """What the gateway has is answered, its connections are gone when Triton is told, and both exit with 0."""
+    key = _accepted_key(stack, "persistent", "--rate", "100000")
+    lines_before = len(stack.log())
+    answered: list[float] = []
+    stop = threading.Event()
+
+    def load(protocol: str) -> None:
+        with stack.client(protocol, key=key, timeout_s=1) as client:
+            while not stop.is_set():
+                with suppress(InferenceError):
+                    client.detect(SAMPLE)
+                    answered.append(time.time())
+
+    threads = [threading.Thread(target=load, args=(protocol,)) for protocol in ("grpcs", "https") * 2]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
     stack.compose("stop")
-    exits = {service: stack.container(service)["State"]["ExitCode"] for service in SERVICES}
-    assert 137 not in exits.values(), f"each container ends when it is told to: {exits}"
+    stop.set()
+    for thread in threads:
+        thread.join()
+    ended = {service: stack.container(service)["State"] for service in SERVICES}
+    assert {service: one["ExitCode"] for service, one in ended.items()} == dict.fromkeys(SERVICES, 0)
+    after_s = {service: _time_s(one["FinishedAt"]) - max(answered) for service, one in ended.items()}
+    print(f"ended after the last answer: {after_s}")
+    assert after_s["gateway"] < after_s["triton-cpu"] < 5
+    statuses = {record["outcome"] for record in stack.log()[lines_before:]}
+    assert statuses == {"ok"}, "what came in was answered"
+
+
+def _time_s(text: str) -> float:
+    """Docker's time, in seconds since 1970."""
+    return datetime.fromisoformat(f"{text[:26].rstrip('Z')}+00:00").timestamp()
+
+
+def test_down_leaves_nothing_but_the_data(stack: Stack) -> None:
     stack.compose("down")
     assert stack.left_over("container") == []
     assert stack.left_over("network") == []

@@ -14,8 +14,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from detserve_metrics import CountedSender, Report, RequestCounts
 from detserve_queue import PictureQueue
 from detserve_scope import refusal
 
-_START_S = 10
 #: Who waited for less has most likely not gone, and to ask is a message to the server's process.
 _ASK_AFTER_S = 0.05
 
@@ -62,10 +61,11 @@ class PictureRequests:
         """
         self.model_name, self.counts, self.outputs = args["model_name"], counts, outputs
         self.settings_of, self.work, self.bad_picture = settings_of, work, bad_picture
-        self.pool = ThreadPoolExecutor(threads)
         # All start now: a picture for which no thread can be had later would count as waiting for ever.
-        together = threading.Barrier(threads)
-        list(self.pool.map(lambda _: together.wait(_START_S), range(threads)))
+        self.tasks: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self.threads = [threading.Thread(target=self._run, name=f"pictures-{n}") for n in range(threads)]
+        for thread in self.threads:
+            thread.start()
         self.max_wait_s = float(said["max_wait_s"])
         self.queue = PictureQueue(int(said["max_waiting"]))
         self.report = Report([self.queue, counts], self.model_name, args["model_instance_name"], pb_utils)
@@ -83,7 +83,10 @@ class PictureRequests:
 
     def finish(self) -> None:
         """Answer what is in flight."""
-        self.pool.shutdown()
+        for _ in self.threads:
+            self.tasks.put(None)
+        for thread in self.threads:
+            thread.join()
         self.report.stop()
 
     def _enter(self, request: Any, sender: Any) -> None:
@@ -92,7 +95,7 @@ class PictureRequests:
         if reason := refusal(parameters, self.model_name):
             raise refused(reason)
         try:
-            settings = self.settings_of(json.loads(parameters or "{}"))
+            settings = self.settings_of(json.loads(parameters) if parameters else {})
             tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
             if not self.queue.admits(math.prod(tensor.shape())):
                 raise overloaded(f"exceeds maximum queue size of {self.queue.max_waiting} pictures")
@@ -102,7 +105,15 @@ class PictureRequests:
         self.queue.enter(len(pictures))
         answer = Answer(self.outputs, sender, len(pictures), min(self.max_wait_s, _timeout_s(request)))
         for index, encoded in enumerate(pictures):
-            self.pool.submit(self._take, answer, index, encoded, settings)
+            self.tasks.put((answer, index, encoded, settings))
+
+    def _run(self) -> None:
+        while task := self.tasks.get():
+            try:
+                self._take(*task)
+            except Exception:  # a thread that ended would be missed by all pictures after this one
+                pb_utils.Logger.log_error(traceback.format_exc())
+            del task  # the picture with it
 
     def _take(self, answer: Answer, index: int, encoded: bytes, settings: Any) -> None:
         waited_s = time.monotonic() - answer.since_s
@@ -157,8 +168,12 @@ class Answer:
         if refusals:
             _send(self.sender, refusal=refusals[0])
             return
-        stacked = (np.stack(values) for values in zip(*self.results, strict=True))
-        _send(self.sender, [pb_utils.Tensor(*named) for named in zip(self.outputs, stacked, strict=True)])
+        outputs = zip(self.outputs, *self.results, strict=True)
+        _send(self.sender, [pb_utils.Tensor(name, _stacked(values)) for name, *values in outputs])
+
+
+def _stacked(values: Sequence[Any]) -> Any:
+    return values[0][None] if len(values) == 1 else np.stack(values)  # nothing is copied for one picture
 
 
 def cores() -> int:

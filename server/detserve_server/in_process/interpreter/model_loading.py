@@ -27,7 +27,7 @@ class LoadedModel:
 
     def execute(self, requests: list[Any]) -> None:
         """Hand over requests of backend.cpp; they are answered later."""
-        self.model.execute([pb_utils.InferenceRequest(request) for request in requests])
+        self.model.execute([pb_utils.ReceivedRequest(request) for request in requests])
 
 
 def load(arguments: dict[str, str]) -> LoadedModel:

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "failures.h"
+#include "inference.h"
 #include "metric.h"
 #include "request.h"
 #include "triton.h"
@@ -21,6 +22,14 @@
 namespace py = pybind11;
 
 namespace {
+
+TRITONSERVER_Server* server_of(TRITONBACKEND_ModelInstance* instance) {
+  TRITONBACKEND_Model* model = nullptr;
+  TRITONSERVER_Server* server = nullptr;
+  check(TRITONBACKEND_ModelInstanceModel(instance, &model));
+  check(TRITONBACKEND_ModelServer(model, &server));
+  return server;
+}
 
 // What `args` of TritonPythonModel.initialize holds.
 py::dict model_arguments(TRITONBACKEND_ModelInstance* instance) {
@@ -90,11 +99,16 @@ TRITONSERVER_Error* triton_error(const std::exception& error) {
 PYBIND11_EMBEDDED_MODULE(_detserve_triton, module) {
   py::register_exception<TritonFailure>(module, "TritonModelException");
   module.def("log", &write_log);
+  module.def("infer", &infer);
+  module.def("model_is_ready", &model_is_ready);
   py::class_<Request, std::shared_ptr<Request>>(module, "Request")
       .def("parameters", &Request::parameters)
       .def("timeout_us", &Request::timeout_us)
+      .def("is_cancelled", &Request::is_cancelled)
       .def("input_shape", &Request::input_shape)
+      .def("is_bytes", &Request::is_bytes)
       .def("input_elements", &Request::input_elements)
+      .def("input_numbers", &Request::input_numbers)
       .def("respond", &Request::respond);
   py::class_<Metric>(module, "Metric")
       .def(py::init<const std::string&, const std::string&, bool, const py::dict&>())
@@ -119,6 +133,7 @@ DETSERVE_EXPORTED TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Bac
 DETSERVE_EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance* instance) {
   try {
     keep_thread_state();
+    this_server = server_of(instance);
     py::gil_scoped_acquire acquire;
     py::object model = py::module_::import("model_loading").attr("load")(model_arguments(instance));
     check(TRITONBACKEND_ModelInstanceSetState(instance, model.release().ptr()));

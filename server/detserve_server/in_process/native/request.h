@@ -4,16 +4,17 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <atomic>
+#include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <new>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "failures.h"
+#include "tensors.h"
 #include "triton.h"
 
 namespace py = pybind11;
@@ -22,26 +23,16 @@ inline uint64_t now_ns() {
   return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
-struct OutputTensor {
-  std::string name;
-  py::array values;
-  TRITONSERVER_DataType type;
-  const void* data;
-  size_t bytes;
-  std::vector<int64_t> shape;
-};
+// Triton has it back when the last who holds it lets go; an array on its memory is one.
+using TakenRequest = std::shared_ptr<TRITONBACKEND_Request>;
 
-inline TRITONSERVER_DataType triton_type(const py::array& values) {
-  if (values.dtype().is(py::dtype::of<int32_t>())) return TYPE_INT32;
-  if (values.dtype().is(py::dtype::of<float>())) return TYPE_FP32;
-  throw py::type_error("an output is " + py::str(values.dtype()).cast<std::string>() + ", expected int32 or float32");
-}
-
-inline OutputTensor output_tensor(const std::string& name, const py::array& given) {
-  py::array values = py::array::ensure(given, py::array::c_style);
-  if (!values) throw std::bad_alloc();
-  std::vector<int64_t> shape(values.shape(), values.shape() + values.ndim());
-  return {name, values, triton_type(values), values.data(), static_cast<size_t>(values.nbytes()), std::move(shape)};
+inline void give_back(TRITONBACKEND_Request* request) {
+  if (PyGILState_Check()) {  // an array was the last
+    py::gil_scoped_release release;
+    log_failure(TRITONBACKEND_RequestRelease(request, REQUEST_RELEASE_ALL));
+    return;
+  }
+  log_failure(TRITONBACKEND_RequestRelease(request, REQUEST_RELEASE_ALL));
 }
 
 // HTTP headers and JSON need not be UTF-8.
@@ -54,14 +45,10 @@ inline py::str text(const char* bytes) {
 class Request {
  public:
   Request(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request)
-      : instance_(instance), request_(request), since_ns_(now_ns()) {}
+      : instance_(instance), request_(request, &give_back), since_ns_(now_ns()) {}
   Request(const Request&) = delete;
 
-  ~Request() {
-    if (request_.load() == nullptr) return;
-    py::gil_scoped_release release;
-    finish({}, ERROR_INTERNAL, "model.py let go of a request without an answer");
-  }
+  ~Request() { finish({}, ERROR_INTERNAL, "model.py let go of a request without an answer"); }
 
   py::dict parameters() const {
     uint32_t count = 0;
@@ -89,7 +76,14 @@ class Request {
     return timeout_us;
   }
 
-  std::vector<int64_t> input_shape(const std::string& name) {
+  // Whether nobody waits for the answer any more: the caller has gone, or has been answered.
+  bool is_cancelled() const {
+    bool cancelled = true;
+    if (request_) check(TRITONBACKEND_RequestIsCancelled(open(), &cancelled));
+    return cancelled;
+  }
+
+  std::vector<int64_t> input_shape(const std::string& name) const {
     const int64_t* shape = nullptr;
     uint32_t dimensions = 0;
     check(TRITONBACKEND_InputProperties(input(name), nullptr, nullptr, &shape, &dimensions, nullptr, nullptr));
@@ -97,9 +91,13 @@ class Request {
   }
 
   // The elements of a BYTES tensor: each is its length, 4 bytes little endian, and its content.
-  py::list input_elements(const std::string& name) {
-    std::string storage;
-    std::string_view left = input_bytes(name, storage);
+  py::list input_elements(const std::string& name) const {
+    const std::vector<std::string_view> pieces = input_pieces(name);
+    std::string joined;
+    if (pieces.size() != 1) {
+      for (std::string_view piece : pieces) joined.append(piece);
+    }
+    std::string_view left = pieces.size() == 1 ? pieces[0] : joined;
     py::list elements;
     while (!left.empty()) {
       uint32_t length = 0;
@@ -119,20 +117,50 @@ class Request {
     return elements;
   }
 
-  void respond(const py::dict& outputs, int code, const std::string& error) {
-    std::vector<OutputTensor> tensors;
-    for (const auto& [name, values] : outputs) {
-      tensors.push_back(output_tensor(name.cast<std::string>(), values.cast<py::array>()));
+  bool is_bytes(const std::string& name) const {
+    TRITONSERVER_DataType type;
+    check(TRITONBACKEND_InputProperties(input(name), nullptr, &type, nullptr, nullptr, nullptr, nullptr));
+    return type == TYPE_BYTES;
+  }
+
+  // A tensor of numbers, read-only: the request's own memory, which then lives as long, or a copy of its pieces.
+  py::array input_numbers(const std::string& name) const {
+    TRITONSERVER_DataType type;
+    uint64_t bytes = 0;
+    check(TRITONBACKEND_InputProperties(input(name), nullptr, &type, nullptr, nullptr, &bytes, nullptr));
+    const std::vector<int64_t> shape = input_shape(name);
+    const py::dtype numpy = numpy_type(name, type);
+    if (const size_t expected = size_bytes(numpy, shape); bytes != expected) {
+      throw py::value_error(
+          name + " has " + std::to_string(bytes) + " bytes, and its shape says " + std::to_string(expected));
     }
-    py::gil_scoped_release release;
-    finish(tensors, static_cast<TRITONSERVER_ErrorCode>(code), error);
+    const std::vector<std::string_view> pieces = input_pieces(name);
+    py::array numbers;
+    if (pieces.size() == 1) {
+      numbers = array_on(numpy, shape, pieces[0].data(), request_);
+    } else {
+      numbers = py::array(numpy, shape);
+      auto* to = static_cast<char*>(numbers.mutable_data());
+      for (std::string_view piece : pieces) to = std::copy(piece.begin(), piece.end(), to);
+    }
+    numbers.attr("setflags")(py::arg("write") = false);
+    return numbers;
+  }
+
+  void respond(const py::dict& outputs, int code, const std::string& error) {
+    const std::vector<Tensor> answer = tensors(outputs);
+    for (const Tensor& output : answer) {
+      if (output.type == TYPE_INT32 || output.type == TYPE_FP32) continue;
+      throw py::type_error(
+          "an output is " + py::str(output.values.dtype()).cast<std::string>() + ", expected int32 or float32");
+    }
+    finish(answer, static_cast<TRITONSERVER_Error_Code>(code), error);
   }
 
  private:
   TRITONBACKEND_Request* open() const {
-    TRITONBACKEND_Request* request = request_.load();
-    if (request == nullptr) throw TritonFailure("the request has been answered");
-    return request;
+    if (!request_) throw TritonFailure("the request has been answered");
+    return request_.get();
   }
 
   TRITONBACKEND_Input* input(const std::string& name) const {
@@ -141,24 +169,22 @@ class Request {
     return found;
   }
 
-  // The request's own memory where it is in one piece, as over gRPC; otherwise joined in `storage`.
-  std::string_view input_bytes(const std::string& name, std::string& storage) const {
+  // The request's own memory; one piece over gRPC.
+  std::vector<std::string_view> input_pieces(const std::string& name) const {
     TRITONBACKEND_Input* given = input(name);
-    uint64_t bytes = 0;
-    uint32_t buffers = 0;
-    check(TRITONBACKEND_InputProperties(given, nullptr, nullptr, nullptr, nullptr, &bytes, &buffers));
-    if (buffers != 1) storage.reserve(bytes);
-    for (uint32_t index = 0; index < buffers; ++index) {
+    uint32_t count = 0;
+    check(TRITONBACKEND_InputProperties(given, nullptr, nullptr, nullptr, nullptr, nullptr, &count));
+    std::vector<std::string_view> pieces;
+    for (uint32_t index = 0; index < count; ++index) {
       const void* buffer = nullptr;
       uint64_t size = 0;
       TRITONSERVER_MemoryType memory = MEMORY_CPU;
       int64_t memory_id = 0;
       check(TRITONBACKEND_InputBuffer(given, index, &buffer, &size, &memory, &memory_id));
       if (memory == MEMORY_GPU) throw TritonFailure(name + " is in GPU memory, expected the CPU's");
-      if (buffers == 1) return {static_cast<const char*>(buffer), size};
-      storage.append(static_cast<const char*>(buffer), size);
+      pieces.emplace_back(static_cast<const char*>(buffer), size);
     }
-    return storage;
+    return pieces;
   }
 
   bool wanted(TRITONBACKEND_Request* request, const std::string& name) const {
@@ -172,7 +198,7 @@ class Request {
     return count == 0;
   }
 
-  void write(TRITONBACKEND_Request* request, TRITONBACKEND_Response* response, const OutputTensor& tensor) const {
+  void write(TRITONBACKEND_Request* request, TRITONBACKEND_Response* response, const Tensor& tensor) const {
     if (!wanted(request, tensor.name)) return;
     TRITONBACKEND_Output* output = nullptr;
     check(TRITONBACKEND_ResponseOutput(
@@ -185,15 +211,23 @@ class Request {
     std::memcpy(buffer, tensor.data, tensor.bytes);
   }
 
-  // Send and release; called without the GIL. Whoever comes second finds the request gone and does nothing.
-  void finish(const std::vector<OutputTensor>& tensors, TRITONSERVER_ErrorCode code, std::string error) {
-    TRITONBACKEND_Request* request = request_.exchange(nullptr);
-    if (request == nullptr) return;
+  // Send and let go. The GIL is held until the request is taken: whoever comes second finds it gone and does nothing.
+  void finish(const std::vector<Tensor>& answer, TRITONSERVER_Error_Code code, const std::string& error) {
+    TakenRequest taken = std::move(request_);
+    if (!taken) return;
+    py::gil_scoped_release release;
+    send(taken.get(), answer, code, error);
+    taken.reset();
+  }
+
+  void send(
+      TRITONBACKEND_Request* request, const std::vector<Tensor>& tensors, TRITONSERVER_Error_Code code,
+      std::string error) const {
     TRITONBACKEND_Response* response = nullptr;
     try {
       check(TRITONBACKEND_ResponseNew(&response, request));
       if (error.empty()) {
-        for (const OutputTensor& tensor : tensors) write(request, response, tensor);
+        for (const Tensor& tensor : tensors) write(request, response, tensor);
       }
     } catch (const std::exception& failure) {
       error = failure.what();
@@ -213,18 +247,9 @@ class Request {
       log_failure(TRITONBACKEND_ModelInstanceReportBatchStatistics(
           instance_, pictures, since_ns_, since_ns_, end_ns, end_ns));
     }
-    log_failure(TRITONBACKEND_RequestRelease(request, REQUEST_RELEASE_ALL));
-  }
-
-  static void log_failure(TRITONSERVER_Error* error) {
-    try {
-      check(error);
-    } catch (const TritonFailure& failure) {
-      write_log(LOG_ERROR, failure.what());
-    }
   }
 
   TRITONBACKEND_ModelInstance* instance_;
-  std::atomic<TRITONBACKEND_Request*> request_;
+  TakenRequest request_;
   const uint64_t since_ns_;
 };
