@@ -92,7 +92,12 @@ class Cluster:
         values = [value for port in self.ports.values() for value in (port, address)]
         process = subprocess.Popen(
             [
-                *("sh", IMAGE / "serve.sh", f"--backend-directory={self.backends}", "--allow-gpu-metrics=false"),
+                *(
+                    "sh",
+                    IMAGE / "serve.sh",
+                    f"--backend-directory={self.backends}",
+                    "--allow-gpu-metrics=false",
+                ),
                 f"--backend-config=python,shm-region-prefix-name=rolling_{os.getpid()}_{number}_",
                 *(f"{option}={value}" for option, value in zip(options, values, strict=True)),
             ],
