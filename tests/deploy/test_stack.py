@@ -205,7 +205,7 @@ def test_requests_are_counted_by_client(stack: Stack) -> None:
     key = _accepted_key(stack, "counted")
     for _ in range(7):
         _detect(stack, "https", key=key)
-    query = 'sum(detserve_requests_total{client="counted",model="codes_yolo",outcome="ok"})'
+    query = 'sum(detserve_client_requests_total{client="counted",model="codes_yolo",outcome="ok"})'
 
     def count() -> float:
         series = stack.prometheus("query", query=query)["result"]
