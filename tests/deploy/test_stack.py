@@ -273,7 +273,7 @@ def test_the_audit_log_holds_it_all_and_verifies(stack: Stack) -> None:
 
 
 def test_a_stop_under_load_ends_the_gateway_and_then_triton(stack: Stack) -> None:
-    """What the gateway has is answered, its connections are gone when Triton is told, and both exit with 0."""
+    """What the gateway has is answered, it is gone when Triton is told, and both exit with 0."""
     key = _accepted_key(stack, "persistent", "--rate", "100000")
     lines_before = len(stack.log())
     answered: list[float] = []

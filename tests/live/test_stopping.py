@@ -1,4 +1,4 @@
-"""A Triton that is stopped: what it has is answered, its models are finalized, and nobody's idle connection holds it."""
+"""A Triton that is stopped answers what it has and finalizes its models; no idle connection holds it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from detserve_server.gateway.guarded import guarded_server
 from detserve_server.gateway.keys.key import new_key
 from detserve_server.gateway.keys.store import KeyFile, change_keys
 from detserve_server.triton.embedded import RunningServer, embedded_server
+from tests.live.conftest import COMMITTED, DEFAULT
 from tests.live.echo_repository import NAME, write_echo_repository
 from tests.live.gateway.conftest import own_certificates, wait_for
 from tests.needs import needs_nginx
@@ -65,6 +66,15 @@ def test_an_idle_http_connection_holds_no_stop(telling: Telling) -> None:
         connection.getresponse().read()
     _ended_well(server, telling)
     assert connection.sock.recv(1) == b"", "the server has closed it"
+
+
+def test_a_pipeline_ends_well_with_clients_that_stay(sample: Path) -> None:
+    with embedded_server(COMMITTED, models=[DEFAULT]) as server:
+        clients = [Client(url, DEFAULT) for url in (server.grpc_url, server.http_url)]
+        assert all(len(client.detect(sample)) for client in clients)
+    assert server._process.returncode == 0
+    for client in clients:
+        client.close()
 
 
 def test_an_open_stream_of_grpc_holds_no_stop(telling: Telling) -> None:
