@@ -113,7 +113,7 @@ def _inputs(*pictures: bytes) -> list[grpcclient.InferInput]:
 
 
 def test_the_warm_up_is_nobodys_request(counting) -> None:  # type: ignore[no-untyped-def]
-    assert counted(counting, "detserve_requests_total", "outcome") == dict.fromkeys(
+    assert outcomes(counting) == dict.fromkeys(
         ("answered", "refused", "overloaded", "expired", "cancelled", "failed"), 0.0
     )
 
@@ -237,3 +237,26 @@ def _seconds(server: RunningServer) -> dict[str, float]:
         "pictures": stages["postprocess"],
         "stages": sum(counted(server, "detserve_stage_seconds_sum", "stage").values()),
     }
+
+
+def test_two_processes_of_a_pipeline_add_up(tmp_path: Path, picture: bytes) -> None:
+    for name in (DEFAULT, f"{DEFAULT}_pipeline"):
+        shutil.copytree(COMMITTED / name, tmp_path / name)
+    config = tmp_path / f"{DEFAULT}_pipeline/config.pbtxt"
+    text, changed = re.subn(r"(instance_group \{\s+count: )1", r"\g<1>2", config.read_text())
+    assert changed == 1
+    config.write_text(text)
+    with embedded_server(tmp_path) as running:
+        with grpcclient.InferenceServerClient(running.grpc_url.removeprefix("grpc://")) as client:
+            told: list[str] = []
+            for _ in range(30):
+                client.async_infer(DEFAULT, _inputs(picture), lambda result, error: told.append(str(error)))
+            _wait(told, 30)
+        assert set(told) == {"None"}
+        assert outcomes(running)["answered"] == 30
+        assert counted(running, "detserve_request_seconds_bucket", "le")["+Inf"] == 30
+        assert counted(running, "detserve_queue_taken_total")[""] == 30 + 2, "the queue takes the warm-up too"
+        assert counted(running, "detserve_queue_pictures", "process") == {
+            f"{DEFAULT}_pipeline_0_0": 0.0,
+            f"{DEFAULT}_pipeline_0_1": 0.0,
+        }
