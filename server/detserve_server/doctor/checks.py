@@ -14,6 +14,7 @@ from typing import TypeVar
 from detserve_core.card import Card
 from detserve_core.contract import CARD_PARAMETER
 from detserve_core.errors import DetserveError
+from detserve_core.machine.cpu import cpu_kind, cpuinfo
 from detserve_core.machine.ports import LOOPBACK, is_free
 from detserve_core.machine.sha256 import file_sha256
 from detserve_core.repository.config_pbtxt import CONFIG, read_config
@@ -97,6 +98,7 @@ def _checks_of_build(repository: Path, manifest: Manifest, image: str) -> list[C
         check_hashes(repository, manifest),
         check_card(repository, manifest),
         check_foreign_files(repository, manifest),
+        *check_cpu_kind(manifest, cpu_kind(cpuinfo())),
         *check_plans(repository, manifest, image),
     ]
 
@@ -217,6 +219,18 @@ def check_foreign_files(repository: Path, manifest: Manifest) -> Check:
     more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
     fix = "remove what you did not put there: Python imports a file beside model.py before its own packages"
     return Check(name, f"{foreign[0]}{more}", fix, stops=False)
+
+
+def check_cpu_kind(manifest: Manifest, here: str) -> list[Check]:
+    """Whether the precision was chosen by its speed on a CPU of the kind that is ``here``."""
+    measured_on = manifest.measured.get("precision", {}).get("machine", {}).get("cpu_kind")
+    if manifest.target == "tensorrt" or measured_on is None:
+        return []
+    name, chosen = f"{manifest.name}: CPU", f"{manifest.precision} chosen on a CPU with {measured_on}"
+    if here == measured_on:
+        return [Check(name, f"{chosen}, as this one has")]
+    fix = "another precision may be faster here: build it again on this machine, with --images to measure on"
+    return [Check(name, f"{chosen}, this one has {here}", fix, stops=False)]
 
 
 def check_plans(repository: Path, manifest: Manifest, image: str) -> list[Check]:
