@@ -43,20 +43,20 @@ def preprocess(encoded, **settings):
 """
 
 
-def counted(server: RunningServer, family: str, label: str = "") -> dict[str, float]:
-    """The values of a metric of the default detector, by one label beside the model's; by "" without one."""
+def counted(server: RunningServer, family: str, label: str = "", model: str = DEFAULT) -> dict[str, float]:
+    """The values of a metric of a detector, by one label beside the model's; by "" without one."""
     text = urllib3.request("GET", server.metrics_url).data.decode()
     found = {}
     for labels, value in re.findall(rf"^{family}{{(.*)}} (\S+)$", text, re.MULTILINE):
         said = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-        if said["model"] == DEFAULT:
+        if said["model"] == model:
             found[said.get(label, "")] = float(value)
     return found
 
 
-def outcomes(server: RunningServer) -> dict[str, float]:
+def outcomes(server: RunningServer, model: str = DEFAULT) -> dict[str, float]:
     time.sleep(REPORTED_S)
-    return counted(server, "detserve_requests_total", "outcome")
+    return counted(server, "detserve_requests_total", "outcome", model)
 
 
 @pytest.fixture(scope="module", params=["server", "own"])
