@@ -134,7 +134,7 @@ def _files_beside(model: str, *, calls: bool) -> tuple[str, ...]:
         "pipeline": ("requests", "queue", "metrics", "scope", "preprocess", "postprocess")
         + (("calls",) if calls else ("detector",)),
         "preprocess": ("requests", "queue", "metrics", "scope", "preprocess"),
-        "preprocess_dali": ("scope", "dali", "preprocess"),
+        "preprocess_dali": ("metrics", "scope", "dali", "preprocess"),
         "detector": ("scope", "detector"),
         "postprocess": ("metrics", "postprocess"),
     }[model]

@@ -89,8 +89,10 @@ def configs(
     if placement is Placement.STEPS:
         batch = detector_batch_size
         detector = _detector(card, target, batch, warmup, runtime, floats)
+        first = _preprocess(card, preprocess, batch, warmup)
+        first["parameters"].update(_said({"first_step": "true"}))
         return {
-            f"{name}_preprocess": _preprocess(card, preprocess, batch, warmup),
+            f"{name}_preprocess": first,
             f"{name}_detector": detector,
             f"{name}_postprocess": _postprocess(card, batch, warmup),
             name: _ensemble(card, placement, batch),

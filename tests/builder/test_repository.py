@@ -85,9 +85,10 @@ def test_dali_decodes_for_the_pipeline_too(tmp_path, network) -> None:
     pipeline, decoder = config(repository, "tiny_pipeline"), config(repository, "tiny_preprocess")
     assert pipeline.parameters["preprocess"].string_value == "tiny_preprocess"
     assert decoder.model_warmup
+    assert "first_step" not in decoder.parameters, "the pipeline counts the requests"
     assert {path.name for path in (repository / "tiny_preprocess/1").iterdir()} == {
         "model.py",
-        *(f"detserve_{file}.py" for file in ("scope", "dali", "preprocess")),
+        *(f"detserve_{file}.py" for file in ("scope", "dali", "metrics", "preprocess")),
     }
 
 
