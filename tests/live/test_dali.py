@@ -15,6 +15,7 @@ from detserve_builder.build import build
 from detserve_builder.triton_config import Placement, Preprocess, Target
 from detserve_client import Client, InferenceError, RequestRejected
 from detserve_server.triton.embedded import RunningServer, embedded_server
+from tests.live.test_counting import outcomes
 from tests.live.test_yolox import average_precision, rows
 from tests.shared_data import SINGLE, VAL64, YOLOX, needs_shared
 
@@ -29,7 +30,12 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     for name in ("python", "dali"):
         build(str(YOLOX), name=name, repository=folder / "repository", placement=Placement.STEPS)
     build(
-        str(YOLOX), name="dali", repository=folder / "gpu", target=Target.TENSORRT, preprocess=Preprocess.DALI
+        str(YOLOX),
+        name="dali",
+        repository=folder / "gpu",
+        target=Target.TENSORRT,
+        preprocess=Preprocess.DALI,
+        placement=Placement.STEPS,
     )
     preprocess = folder / "repository/dali_preprocess"
     shutil.rmtree(preprocess)
@@ -82,3 +88,19 @@ def test_a_bad_picture_fails_alone(both: RunningServer) -> None:
             assert "damaged or truncated" in str(refused)
             for found in outcomes:
                 np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-2)
+
+
+def test_it_counts_as_opencv_does(both: RunningServer) -> None:
+    """The first step what it refuses, the last what it answers."""
+    good = (SINGLE / "dog.jpg").read_bytes()
+    changed = []
+    for name in ("python", "dali"):
+        before = outcomes(both, name)
+        with Client(both.grpc_url, name) as client:
+            client.detect(good)
+            for _ in range(2):
+                with pytest.raises(RequestRejected):
+                    client.detect(good[:-2000])
+        changed.append({key: total - before[key] for key, total in outcomes(both, name).items()})
+    assert changed[0] == changed[1]
+    assert {key: number for key, number in changed[0].items() if number} == {"answered": 1, "refused": 2}
