@@ -48,7 +48,11 @@ def _sweep(served: Target, pictures: Path, phases: list[str]) -> Sweep:
 
 
 @pytest.mark.usefixtures("perf_analyzer")
-def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Target) -> None:
+def test_a_sweep_measures_the_server_and_the_same_steps_in_process(
+    served: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     phases: list[str] = []
     result = _sweep(served, SAMPLES, phases)
     assert len(phases) == SETTINGS.phases(reference=True)

@@ -111,10 +111,10 @@ def soak(
         with TritonQueries(endpoint) as queries:
             machine = this_machine(triton=queries.version())
         on_progress("finding the capacity")
-        capacity_per_s = asyncio.run(_capacity(endpoint.address, requests))
+        capacity_per_s = asyncio.run(_capacity(endpoint, requests))
         rate_per_s, warm_up_s = load * capacity_per_s, _WARM_UP_SHARE * duration_s
         on_progress("filling the queue")
-        asyncio.run(_flood(endpoint.address, requests, min(_LONGEST_FLOOD_S, warm_up_s)))
+        asyncio.run(_flood(endpoint, requests, min(_LONGEST_FLOOD_S, warm_up_s)))
         on_progress(f"{rate_per_s:.0f} pictures/s for {duration_s:g} s")
         samples: list[MemorySample] = []
         started_s = time.monotonic()
@@ -123,7 +123,7 @@ def soak(
             samples.append(MemorySample(time.monotonic() - started_s, tuple(tree_memory(server.pid))))
 
         with every(max(_LEAST_EVERY_S, duration_s / _SAMPLES), look):
-            run = asyncio.run(_load(endpoint.address, requests, rate_per_s, duration_s))
+            run = asyncio.run(_load(endpoint, requests, rate_per_s, duration_s))
     return Soak(
         model=model,
         duration_s=duration_s,
@@ -211,8 +211,8 @@ def _course(own: Sequence[ProcessMemory], *, whole: bool) -> ProcessCourse:
     )
 
 
-async def _capacity(address: str, requests: Sequence[bytes]) -> float:
-    async with grpc_sender(address, requests) as send:
+async def _capacity(endpoint: Endpoint, requests: Sequence[bytes]) -> float:
+    async with grpc_sender(endpoint, requests) as send:
         await closed_loop(send, concurrency=_CAPACITY_CONCURRENCY, duration_s=1)
         run = await closed_loop(send, concurrency=_CAPACITY_CONCURRENCY, duration_s=_CAPACITY_S)
     if run.errors or not run.samples:
@@ -221,12 +221,12 @@ async def _capacity(address: str, requests: Sequence[bytes]) -> float:
     return run.pictures_per_s
 
 
-async def _flood(address: str, requests: Sequence[bytes], duration_s: float) -> None:
+async def _flood(endpoint: Endpoint, requests: Sequence[bytes], duration_s: float) -> None:
     """More callers than the server takes; what it refuses is as it should be."""
-    async with grpc_sender(address, requests) as send:
+    async with grpc_sender(endpoint, requests) as send:
         await closed_loop(send, concurrency=_FLOOD_CONCURRENCY, duration_s=duration_s)
 
 
-async def _load(address: str, requests: Sequence[bytes], rate_per_s: float, duration_s: float) -> Run:
-    async with grpc_sender(address, requests) as send:
+async def _load(endpoint: Endpoint, requests: Sequence[bytes], rate_per_s: float, duration_s: float) -> Run:
+    async with grpc_sender(endpoint, requests) as send:
         return await open_loop(send, poisson_arrivals_s(rate_per_s, duration_s, seed=1))

@@ -6,7 +6,6 @@ mean of the two references around it, so that a machine that gets slower halfway
 
 from __future__ import annotations
 
-import ipaddress
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import Any
 
 from detserve_client.engine.wire import card_of
 from detserve_core.card import Card
-from detserve_core.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint, is_loopback
 from detserve_core.machine.cores import cores
 from detserve_core.repository.manifest import read_manifest
 from detserve_core.repository.served_steps import DetectOne, open_steps
@@ -193,14 +192,6 @@ def _plain_endpoint(url: str) -> Endpoint:
             "give the server's own grpc:// or http:// address"
         )
     return endpoint
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its very name or address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _reference(
