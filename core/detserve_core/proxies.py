@@ -6,7 +6,7 @@ import ipaddress
 import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from detserve_core.endpoint import is_loopback
 
@@ -49,7 +49,7 @@ def unused_http_proxy(url: str) -> str:
     """The variable that names a proxy for ``http[s]://HOST``, "" where none does."""
     parts = urlsplit(url)
     proxies, host = getproxies_environment(), parts.hostname or ""
-    if parts.scheme not in ("http", "https") or is_this_machine(host) or proxy_bypass_environment(host):
+    if parts.scheme not in ("http", "https") or is_this_machine(host) or proxy_bypass(host):
         return ""
     found = next((name for name in (parts.scheme, "all") if proxies.get(name)), None)
     return f"{found}_proxy" if found else ""

@@ -13,7 +13,7 @@ from statistics import median
 from detserve_core.endpoint import Endpoint
 from detserve_core.machine.processes import ProcessMemory, every, tree_memory
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.corpus import corpus_note, read_pictures
+from detserve_perf.load.corpus import check_pictures, corpus_note, named_pictures
 from detserve_perf.load.generator import (
     Run,
     closed_loop,
@@ -104,12 +104,13 @@ def soak(
     Raises :class:`MeasurementError`: no pictures, a server that does not start, whose capacity cannot be
     measured. What goes wrong under the load is in the result; see :func:`what_is_wrong`.
     """
-    pictures = read_pictures(pictures_folder)
-    requests = triton_grpc_requests(model, pictures)
+    pictures = named_pictures(pictures_folder)
+    requests = triton_grpc_requests(model, list(pictures))
     with served(repository, model) as server:
         endpoint = Endpoint.parse(server.grpc_url)
         with TritonQueries(endpoint) as queries:
             machine = this_machine(triton=queries.version())
+        check_pictures(pictures, endpoint, model)
         on_progress("finding the capacity")
         capacity_per_s = asyncio.run(_capacity(endpoint, requests))
         rate_per_s, warm_up_s = load * capacity_per_s, _WARM_UP_SHARE * duration_s

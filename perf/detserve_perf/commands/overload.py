@@ -24,10 +24,12 @@ def overload(
     from detserve_core.endpoint import Endpoint
     from detserve_perf.capacity.overload import overload as measure
     from detserve_perf.capacity.overload_report import overload_report
+    from detserve_perf.load.corpus import check_pictures, named_pictures
     from detserve_perf.report.machine import this_machine
     from detserve_perf.server.triton import TritonQueries
 
     multiples = _multiples(loads)
+    check_pictures(named_pictures(pictures), Endpoint.parse(url), model)
     terminal = Console(stderr=True, emoji=False)
     with terminal.status("starting") as status:
         runs = measure(url, model, pictures, multiples, duration_s, lambda phase: status.update(Text(phase)))

@@ -21,7 +21,7 @@ from detserve_core.machine.cores import cores
 from detserve_core.repository.manifest import read_manifest
 from detserve_core.repository.served_steps import DetectOne, open_steps
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.corpus import corpus_note, input_data, read_pictures
+from detserve_perf.load.corpus import check_pictures, corpus_note, input_data, named_pictures
 from detserve_perf.load.perf_analyzer import PerfAnalyzer, find_perf_analyzer
 from detserve_perf.load.perf_analyzer_run import LoadPoint, LoadResult, run_load
 from detserve_perf.report.machine import Machine, this_machine
@@ -91,12 +91,14 @@ def sweep(
     not answer.
     """
     endpoint = _plain_endpoint(url)
-    pictures = read_pictures(pictures_folder)
+    named = named_pictures(pictures_folder)
+    pictures = list(named)
     with TritonQueries(endpoint) as queries, tempfile.TemporaryDirectory(prefix="detserve-perf-") as scratch:
         config = queries.config(model)
         _check_batches(config, model, settings.points)
         reference, why_none = _reference(endpoint, model, repository, card_of(config, model))
         analyzer = find_perf_analyzer()
+        check_pictures(named, endpoint, model)
         corpus = Path(scratch) / "corpus.json"
         corpus.write_text(input_data(pictures))
         measure = _Measurement(
