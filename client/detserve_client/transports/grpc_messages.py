@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,9 @@ from numpy.typing import NDArray
 
 from detserve_client.engine.faults import error_from_grpc, too_late
 from detserve_client.engine.wire import DetectionRequest, Outputs, picture_tensor
+from detserve_client.transports.http_exchange import name_for_tls
 from detserve_core import contract
-from detserve_core.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint, is_loopback
 from detserve_core.errors import ContractViolation, InferenceError
 from detserve_core.proxies import grpc_arguments
 
@@ -21,6 +24,8 @@ _ANSWER_BYTES = 64 << 20
 # A server counts pings that come faster than every 5 minutes as abuse, and those without a call too.
 _KEEPALIVE_TIME_MS = 360_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
+
+_LOOK_S = 0.5
 
 _CHANNEL_ARGUMENTS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", _UNLIMITED),
@@ -178,4 +183,25 @@ def mapped(error: Any, endpoint: Endpoint, model: str, timeout_s: float) -> Infe
     """One of detserve's errors for a ``grpc.RpcError`` or ``grpc.aio.AioRpcError``."""
     if error.code().name == "DEADLINE_EXCEEDED":
         return too_late(timeout_s, url=str(endpoint))
-    return error_from_grpc(error.code().name, error.details() or "", url=str(endpoint), model=model)
+    text = error.details() or ""
+    if endpoint.tls and "refused" in text and is_loopback(endpoint.host):
+        text = _refused_certificate(endpoint) or text
+    return error_from_grpc(error.code().name, text, url=str(endpoint), model=model)
+
+
+def _refused_certificate(endpoint: Endpoint) -> str:
+    """What TLS says where an address listens: of ``localhost``'s two, gRPC tells of the last one alone."""
+    context, name = endpoint.security.ssl_context(), name_for_tls(endpoint.host)
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+    ):
+        try:
+            with socket.socket(family, kind, protocol) as connecting:
+                connecting.settimeout(_LOOK_S)
+                connecting.connect(address)
+                context.wrap_socket(connecting, server_hostname=name).close()
+        except ssl.SSLError as error:
+            return str(error)
+        except OSError:
+            continue
+    return ""
