@@ -56,7 +56,7 @@ class OverloadRun:
 
 
 def overload(
-    url: str,
+    endpoint: Endpoint,
     model: str,
     pictures_folder: Path,
     loads: Sequence[float],
@@ -70,7 +70,7 @@ def overload(
     Raises :class:`MeasurementError` when the server answers nothing, or fails a request otherwise than by
     refusing it.
     """
-    sender = triton_sender(Endpoint.parse(url), model, read_pictures(pictures_folder))
+    sender = triton_sender(endpoint, model, read_pictures(pictures_folder))
     return asyncio.run(_interleave(sender, loads, duration_s, on_progress, seed))
 
 

@@ -68,7 +68,7 @@ def sweep_rates(
     """Send every rate in every round.
 
     Args:
-        endpoint: the server's, without TLS.
+        endpoint: the server's, or its gateway's.
         model: the ensemble.
         pictures: encoded, sent in turn.
         duration_s: seconds of each rate and round, more where that is fewer than 100 requests.

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from detserve_perf.commands.progress import phases
+from detserve_perf.commands.security_options import ApiKeyFile, Ca, Certificate
 from detserve_perf.errors import MeasurementError
 
 
@@ -31,6 +32,9 @@ def plan(
     output: Annotated[
         Path | None, typer.Option(help="Folder for plan.md, plan.json, plan.csv, plan_2.csv and plan.png.")
     ] = None,
+    api_key_file: ApiKeyFile = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
 ) -> None:
     """How many machines a rate needs: finds the largest rate whose p99 holds, in about five minutes."""
     from detserve_core.endpoint import Endpoint
@@ -39,6 +43,7 @@ def plan(
     from detserve_perf.capacity.plan_report import Wanted, plan_report
     from detserve_perf.load.corpus import check_pictures, named_pictures
     from detserve_perf.report.machine import this_machine
+    from detserve_perf.server.access import endpoint_of
     from detserve_perf.server.served import served
     from detserve_perf.server.triton import TritonQueries
 
@@ -52,7 +57,10 @@ def plan(
     sent = list(named)
     with phases() as on_progress, ExitStack() as stack:
         own = None if repository is None else stack.enter_context(served(repository, model))
-        endpoint = Endpoint.parse(str(url) if own is None else own.grpc_url)
+        if own is None:
+            endpoint = endpoint_of(str(url), api_key_file=api_key_file, ca=ca, certificate=certificate)
+        else:
+            endpoint = Endpoint.parse(own.grpc_url)
         with TritonQueries(endpoint) as queries:
             machine = this_machine(triton=queries.version())
         check_pictures(named, endpoint, model)

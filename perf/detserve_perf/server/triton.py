@@ -51,7 +51,9 @@ class TritonQueries:
         self._client.close()
 
     def version(self) -> str:
-        """Triton's version, e.g. ``2.51.0``."""
+        """Triton's version, e.g. ``2.51.0``; a gateway does not say it over HTTP."""
+        if self._endpoint.tls and self._endpoint.protocol == "http":
+            return "of a version that its gateway does not say"
         return str(self._ask(self._client.get_server_metadata, "")["version"])
 
     def config(self, model: str) -> dict[str, Any]:

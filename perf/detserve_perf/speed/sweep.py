@@ -190,7 +190,7 @@ def _plain_endpoint(url: str) -> Endpoint:
     endpoint = Endpoint.parse(url)
     if endpoint.tls:
         raise MeasurementError(
-            f"{url} is behind TLS, which sweep does not measure; "
+            f"{url} is behind TLS; sweep needs Triton's statistics, which a gateway keeps to itself; "
             "give the server's own grpc:// or http:// address"
         )
     return endpoint

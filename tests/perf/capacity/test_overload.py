@@ -12,6 +12,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
+from detserve_core.endpoint import Endpoint
 from detserve_perf.capacity.overload import CALLERS, overload
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.generator import poisson_arrivals_s
@@ -69,7 +70,7 @@ def test_a_load_is_a_multiple_of_capacity_and_what_is_refused_is_counted(countin
         counting.full = phase == "3 times capacity"
 
     duration_s = 0.5
-    half, thrice = overload(counting.url, "m", pictures, [0.5, 3], duration_s, on_progress)
+    half, thrice = overload(Endpoint.parse(counting.url), "m", pictures, [0.5, 3], duration_s, on_progress)
     assert phases == ["warm-up", "capacity", "0.5 times capacity", "capacity", "3 times capacity", "capacity"]
     assert 0 < half.peak_per_s <= CALLERS / 0.01
     assert thrice.offered_per_s == pytest.approx(6 * half.offered_per_s)
@@ -85,4 +86,4 @@ def test_a_load_is_a_multiple_of_capacity_and_what_is_refused_is_counted(countin
 
 def test_any_other_failure_ends_the_measurement(broken, pictures) -> None:
     with pytest.raises(MeasurementError, match="a request failed during the measurement: .*no such weights"):
-        overload(broken, "m", pictures, [1], 0.2, lambda phase: None)
+        overload(Endpoint.parse(broken), "m", pictures, [1], 0.2, lambda phase: None)
