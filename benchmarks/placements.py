@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 from rich.console import Console
 
 from detserve_builder.steps.detserve_postprocess import postprocess
@@ -38,7 +39,7 @@ CHECKOUT = Path(__file__).parents[1]
 OUT = CHECKOUT / "out/bench"
 SAMPLES = CHECKOUT / "zoo/samples"
 BATCH, BATCH_S, SMALL_S = 8, 0.04, 0.01
-TURNS = 3
+TURNS = 1
 #: Name -> placement, within the server's process, bounded by Triton.
 BUILDS = {
     "steps, Triton's bounds": (Placement.STEPS, False, True),
@@ -109,8 +110,8 @@ def of_the_detector(folder: Path) -> Table:
     return Table(f"A detector that sleeps {1e3 * BATCH_S:.0f} ms for a batch of 8", columns, ordered)
 
 
-def in_process_per_s(repository: Path, for_s: float = 4) -> float:
-    """Pictures a second of decode, letterbox and NMS on every core that this process may use."""
+def in_process(repository: Path, for_s: float = 4) -> tuple[float, float]:
+    """Pictures a second of decode, letterbox and NMS on every core, and milliseconds of CPU time for one."""
     card = read_manifest(repository, NAME).card
     chosen = settings(card.model_dump(mode="json"))
     rows = card.thresholds.max_detections
@@ -134,13 +135,21 @@ def in_process_per_s(repository: Path, for_s: float = 4) -> float:
             count += 1
         done.append(count)
 
-    ends_s = time.perf_counter() + for_s
+    ends_s, cpu_s = time.perf_counter() + for_s, time.process_time()
     threads = [threading.Thread(target=work, args=(ends_s,)) for _ in os.sched_getaffinity(0)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(done) / for_s
+    return sum(done) / for_s, 1e3 * (time.process_time() - cpu_s) / sum(done)
+
+
+def cpu_s(server: RunningServer) -> float:
+    """CPU time that the server's processes have taken, without that of a detector in its own."""
+    running = psutil.Process(server.pid)
+    processes = [running, *running.children(recursive=True)]
+    steps = [process for process in processes if f"{NAME}_detector_0_0" not in process.cmdline()]
+    return sum(sum(process.cpu_times()[:2]) for process in steps)
 
 
 def ceilings(folder: Path) -> Table:
@@ -153,11 +162,13 @@ def ceilings(folder: Path) -> Table:
                 with ExitStack() as stack:
                     repository = folder / f"{len(cores)}-{turn}-{name}"
                     server = stack.enter_context(served(repository, name, 0))
-                    own_per_s = in_process_per_s(repository)
+                    own_per_s, own_cpu_ms = in_process(repository)
+                    before_s = cpu_s(server)
                     run = asyncio.run(load(server, 16, 2000))
-                left = 1 - run.cpu_s / run.took_s / len(cores)
-                share = run.pictures_per_s / own_per_s
-                rows.append((name, len(cores), turn, own_per_s, run.pictures_per_s, share, share / left))
+                    cpu_ms = 1e3 * (cpu_s(server) - before_s) / (len(run.samples) + 32)
+                per_s, sender_ms = run.pictures_per_s, 1e3 * run.cpu_s / len(run.samples)
+                figures = (own_per_s, per_s, per_s / own_per_s, own_cpu_ms, cpu_ms, sender_ms)
+                rows.append((name, len(cores), turn, *figures))
     os.sched_setaffinity(0, all_cores)
     columns = [
         Column("build", "build"),
@@ -166,7 +177,9 @@ def ceilings(folder: Path) -> Table:
         Column("in-process/s", "in_process_per_s", 0),
         Column("served/s", "served_per_s", 0),
         Column("of in-process", "share"),
-        Column("of what the sender leaves", "share_of_rest"),
+        Column("CPU ms in-process", "in_process_cpu_ms"),
+        Column("server", "server_cpu_ms"),
+        Column("sender", "sender_cpu_ms"),
     ]
     ordered = sorted(rows, key=lambda row: (row[1], list(BUILDS).index(row[0]), row[2]))
     return Table("What the way to the detector can feed", columns, ordered)

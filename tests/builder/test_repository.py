@@ -85,9 +85,10 @@ def test_dali_decodes_for_the_pipeline_too(tmp_path, network) -> None:
     pipeline, decoder = config(repository, "tiny_pipeline"), config(repository, "tiny_preprocess")
     assert pipeline.parameters["preprocess"].string_value == "tiny_preprocess"
     assert decoder.model_warmup
+    assert "first_step" not in decoder.parameters, "the pipeline counts the requests"
     assert {path.name for path in (repository / "tiny_preprocess/1").iterdir()} == {
         "model.py",
-        *(f"detserve_{file}.py" for file in ("scope", "dali", "preprocess")),
+        *(f"detserve_{file}.py" for file in ("scope", "dali", "metrics", "preprocess")),
     }
 
 
@@ -195,3 +196,21 @@ def test_a_folder_that_is_not_of_this_build_stays(tmp_path, network) -> None:
         build(network, name="tiny", repository=tmp_path, placement=Placement.STEPS)
     assert contents(tmp_path / "tiny_detector") == before
     assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "cores", "processes", "in_flight"),
+    [(Target.EMBEDDED, 8, 1, None), (Target.EMBEDDED, 9, 2, None), (Target.ONNXRUNTIME, 16, 4, 4)],
+)
+def test_more_cores_get_more_processes_of_the_pipeline(
+    tmp_path, network, monkeypatch, target, cores, processes, in_flight
+) -> None:
+    """All together they queue as many pictures as one, and give the detector as many."""
+    monkeypatch.setattr("detserve_builder.repository.cores", lambda: cores)
+    build(network, name="tiny", repository=tmp_path / "r", target=target)
+    pipeline = config(tmp_path / "r", "tiny_pipeline")
+    said = {name: parameter.string_value for name, parameter in pipeline.parameters.items()}
+    assert pipeline.instance_group[0].count == processes
+    assert f"the {cores} cores of the building machine" in said["processes_because"]
+    assert int(said["max_waiting"]) * processes == 32
+    assert in_flight is None or int(said["in_flight"]) == in_flight

@@ -36,12 +36,14 @@ class TritonPythonModel:
         pass
 
 
+BOXES = np.tile(np.array([10, 10, 60, 60], np.float32), (8, CANDIDATES, 1))
+SCORES, CLASSES = np.zeros((8, CANDIDATES), np.float32), np.zeros((8, CANDIDATES), np.int32)
+SCORES[:, 0] = 0.9
+
+
 def candidates(batch):
-    boxes = np.tile(np.array([10, 10, 60, 60], np.float32), (batch, CANDIDATES, 1))
-    scores = np.zeros((batch, CANDIDATES), np.float32)
-    scores[:, 0] = 0.9
-    outputs = {"boxes": boxes, "scores": scores, "classes": np.zeros((batch, CANDIDATES), np.int32)}
-    return [pb_utils.Tensor(*named) for named in outputs.items()]
+    outputs = {"boxes": BOXES, "scores": SCORES, "classes": CLASSES}
+    return [pb_utils.Tensor(name, values[:batch]) for name, values in outputs.items()]
 """
 
 

@@ -20,6 +20,8 @@ from detserve_builder.build import build
 from detserve_builder.triton_config import Placement
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.conftest import COMMITTED, DEFAULT, SAMPLES
+from tests.live.sleeping_detector import NAME as SLEEPING
+from tests.live.sleeping_detector import build_sleeping
 
 REPORTED_S = 1.5  # the pipeline reports once a second
 ROOM = 4
@@ -43,20 +45,28 @@ def preprocess(encoded, **settings):
 """
 
 
-def counted(server: RunningServer, family: str, label: str = "") -> dict[str, float]:
-    """The values of a metric of the default detector, by one label beside the model's; by "" without one."""
+#: At the beginning of a detector's execute; the first turn is Triton's warm-up.
+_ONCE = """\
+        self.turn = getattr(self, "turn", 0) + 1
+        if self.turn > 2:
+            raise LookupError("gone")
+"""
+
+
+def counted(server: RunningServer, family: str, label: str = "", model: str = DEFAULT) -> dict[str, float]:
+    """The values of a metric of a detector, by one label beside the model's; by "" without one."""
     text = urllib3.request("GET", server.metrics_url).data.decode()
     found = {}
     for labels, value in re.findall(rf"^{family}{{(.*)}} (\S+)$", text, re.MULTILINE):
         said = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-        if said["model"] == DEFAULT:
+        if said["model"] == model:
             found[said.get(label, "")] = float(value)
     return found
 
 
-def outcomes(server: RunningServer) -> dict[str, float]:
+def outcomes(server: RunningServer, model: str = DEFAULT) -> dict[str, float]:
     time.sleep(REPORTED_S)
-    return counted(server, "detserve_requests_total", "outcome")
+    return counted(server, "detserve_requests_total", "outcome", model)
 
 
 @pytest.fixture(scope="module", params=["server", "own"])
@@ -260,3 +270,20 @@ def test_two_processes_of_a_pipeline_add_up(tmp_path: Path, picture: bytes) -> N
             f"{DEFAULT}_pipeline_0_0": 0.0,
             f"{DEFAULT}_pipeline_0_1": 0.0,
         }
+
+
+@pytest.mark.parametrize("within_server", [False, True])
+def test_a_called_detector_that_fails_is_counted(tmp_path: Path, picture: bytes, within_server: bool) -> None:
+    """The detector answers once and fails then."""
+    build_sleeping(tmp_path, sleep_s=0, placement=Placement.PIPELINE, within_server=within_server)
+    model = tmp_path / f"{SLEEPING}_detector/1/model.py"
+    text, changed = re.subn(r"(def execute.*\n)", rf"\1{_ONCE}", model.read_text())
+    assert changed == 1
+    model.write_text(text)
+    with embedded_server(tmp_path) as running:
+        with grpcclient.InferenceServerClient(running.grpc_url.removeprefix("grpc://")) as client:
+            client.infer(SLEEPING, _inputs(picture))
+            for _ in range(2):
+                assert "LookupError" in ask_wrong(partial(client.infer, SLEEPING), picture)
+        found = outcomes(running, SLEEPING)
+        assert {name: number for name, number in found.items() if number} == {"answered": 1, "failed": 2}

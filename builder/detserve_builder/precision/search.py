@@ -155,14 +155,16 @@ def search(quantiser: Quantiser, gate: Gate, measure: Measure) -> list[Measured]
     """Every candidate tried, in order, each with the layers in float that gain nothing by INT8 here.
 
     A method's search ends at the first candidate that keeps the AP (leaving more in float is slower), or that
-    is too slow already, or is unfit. The fastest that passes is tried with its heads in INT8 too.
+    is too slow already, or is unfit, or that has as many in float as one that passed: it is no faster, for
+    speed is a matter of layers, not of methods. The fastest that passes is tried with its heads in INT8 too.
     """
     tried: list[Measured] = []
     mix = quantiser.mix
     order = [layer for layer in quantiser.harms if layer not in mix.in_float]
+    fewest = max(len(order), 1)
     for method in quantiser.methods:
         for count in _LEFT_IN_FLOAT:
-            if count >= len(order) and count:
+            if count >= fewest:
                 break
             try:
                 candidate = quantiser.candidate(
@@ -174,6 +176,8 @@ def search(quantiser: Quantiser, gate: Gate, measure: Measure) -> list[Measured]
                 if not count:
                     quantiser.on_unfit(why)
                 break
+            if gate.passes(tried[-1]) and tried[-1].speedup is not None:
+                fewest = count
             if gate.accurate(tried[-1]) or not gate.fast(tried[-1]):
                 break
     if best := gate.fastest(tried):
