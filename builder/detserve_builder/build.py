@@ -76,15 +76,14 @@ def build(
     target: Target = Target.EMBEDDED,
     request: PrecisionRequest = _FP32,
     preprocess: Preprocess = Preprocess.PYTHON,
-    placement: Placement | None = None,
+    placement: Placement = Placement.PIPELINE,
     check_tensorrt: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Built:
     """Build ``source`` (an .onnx file or a zoo name) into ``repository`` as detector ``name``.
 
     ``input_wh`` is the network's input where the file leaves it open;
-    ``request`` says which precision, and what it is measured on; ``placement`` None is the fastest for the
-    target, as measured in docs/measurements; ``check_tensorrt`` compiles the graph ahead
+    ``request`` says which precision, and what it is measured on; ``check_tensorrt`` compiles the graph ahead
     of time; ``on_step`` is told each step as it begins. Raises DetserveError for what the user can fix; the
     repository is then as it was.
     """
@@ -93,12 +92,6 @@ def build(
         import_rtx()  # absent, it is said before the work
     if preprocess is Preprocess.DALI and target is not Target.TENSORRT:
         raise BuildError(f"DALI is for the target tensorrt, got {target.value}; leave --preprocess at python")
-    if placement is None:
-        placement = Placement.PIPELINE if target is Target.EMBEDDED else Placement.STEPS
-    if placement is Placement.PIPELINE and target is not Target.EMBEDDED:
-        raise BuildError(
-            f"the placement pipeline is for the target embedded, got {target.value}; leave --placement out"
-        )
     on_step("reading the checkpoint")
     checkpoint = load_checkpoint(source)
     inferred = read_card(checkpoint, name=name, said=card_path, input_wh=input_wh)

@@ -17,9 +17,10 @@ from detserve_builder.errors import BuildError
 from detserve_builder.precision.request import Precision
 from detserve_builder.preparation.prepare import Prepared
 from detserve_builder.runtime import Runtime
-from detserve_builder.triton_config import Placement, Preprocess, Target, configs
+from detserve_builder.triton_config import Placement, Preprocess, Target, configs, steps_of, warmed_up
 from detserve_builder.warmup import WarmupPicture, write_warmup
 from detserve_core.card import Card
+from detserve_core.machine.cores import cores
 from detserve_core.machine.sha256 import file_sha256
 from detserve_core.repository.config_pbtxt import CONFIG, to_pbtxt
 from detserve_core.repository.manifest import MANIFEST, Manifest
@@ -53,14 +54,21 @@ def write_repository(
     where the folder cannot be written.
     """
     with _staging(folder) as staged:
-        _write_models(staged, card, prepared, target, preprocess, placement)
+        steps = steps_of(target, placement, preprocess)
+        _write_models(staged, card.name, prepared, target, preprocess, steps)
+        # A pipeline takes a request's pictures apart.
+        batch_size = 1 if prepared.batch_obstacle is not None else MAX_BATCH_SIZE
         described = configs(
             card,
             target=target,
             preprocess=preprocess,
             placement=placement,
-            max_batch_size=1 if takes_one_picture(prepared, placement) else MAX_BATCH_SIZE,
-            warmup=write_warmup(staged, card, prepared.model, placement, warmup),
+            max_batch_size=MAX_BATCH_SIZE,
+            detector_batch_size=batch_size,
+            warmup=write_warmup(
+                staged, card, prepared.model, warmed_up(target, placement, preprocess), warmup
+            ),
+            cores=cores(),
             runtime=runtime,
             floats=floats,
         )
@@ -95,44 +103,41 @@ def takes_one_picture(prepared: Prepared, placement: Placement) -> bool:
 
 def _write_models(
     staged: Path,
-    card: Card,
+    name: str,
     prepared: Prepared,
     target: Target,
     preprocess: Preprocess,
-    placement: Placement,
+    steps: tuple[str, ...],
 ) -> None:
-    ensemble = staged / card.name / "1"
-    ensemble.mkdir(parents=True)
-    (ensemble / ".keep").touch()  # Triton wants the folder, git does not keep empty ones
-    if placement is Placement.PIPELINE:
-        _write_pipeline(staged / f"{card.name}_pipeline" / "1", prepared)
-        return
-    for step in ("preprocess", "detector", "postprocess"):
-        version_folder = staged / f"{card.name}_{step}" / "1"
-        version_folder.mkdir(parents=True)
-        if step == "detector":
-            import onnx
-
-            onnx.save_model(prepared.model, version_folder / "model.onnx")
-            if target is not Target.EMBEDDED:
-                continue
-        variant = "_dali" if step == "preprocess" and preprocess is Preprocess.DALI else ""
-        if variant:
-            shutil.copyfile(_STEPS / "detserve_dali.py", version_folder / "detserve_dali.py")
-        shutil.copyfile(_STEPS / f"{step}{variant}_model.py", version_folder / "model.py")
-        shutil.copyfile(_STEPS / f"detserve_{step}.py", version_folder / f"detserve_{step}.py")
-        if step != "postprocess":
-            shutil.copyfile(_STEPS / "detserve_scope.py", version_folder / "detserve_scope.py")
-
-
-def _write_pipeline(version_folder: Path, prepared: Prepared) -> None:
     import onnx
 
-    version_folder.mkdir(parents=True)
-    onnx.save_model(prepared.model, version_folder / "model.onnx")
-    shutil.copyfile(_STEPS / "pipeline_model.py", version_folder / "model.py")
-    for step in ("scope", "queue", "preprocess", "detector", "postprocess"):
-        shutil.copyfile(_STEPS / f"detserve_{step}.py", version_folder / f"detserve_{step}.py")
+    ensemble = staged / name / "1"
+    ensemble.mkdir(parents=True)
+    (ensemble / ".keep").touch()  # Triton wants the folder, git does not keep empty ones
+    for step in steps:
+        folder = staged / f"{name}_{step}" / "1"
+        folder.mkdir(parents=True)
+        if step == "detector" or steps == ("pipeline",):
+            onnx.save_model(prepared.model, folder / "model.onnx")
+        if step == "detector" and target is not Target.EMBEDDED:
+            continue
+        on_dali = step == "preprocess" and preprocess is Preprocess.DALI
+        model = "preprocess_dali" if on_dali else step
+        shutil.copyfile(_STEPS / "models" / f"{model}.py", folder / "model.py")
+        for file in _files_beside(model, calls="detector" in steps):
+            shutil.copyfile(_STEPS / f"detserve_{file}.py", folder / f"detserve_{file}.py")
+
+
+def _files_beside(model: str, *, calls: bool) -> tuple[str, ...]:
+    """What a model.py imports of ``steps/``; a pipeline ``calls`` the network or opens it."""
+    return {
+        "pipeline": ("requests", "queue", "metrics", "scope", "preprocess", "postprocess")
+        + (("calls",) if calls else ("detector",)),
+        "preprocess": ("requests", "queue", "metrics", "scope", "preprocess"),
+        "preprocess_dali": ("metrics", "scope", "dali", "preprocess"),
+        "detector": ("scope", "detector"),
+        "postprocess": ("metrics", "postprocess"),
+    }[model]
 
 
 def _sha256_of_all(staged: Path) -> dict[str, str]:

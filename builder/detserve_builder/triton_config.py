@@ -12,16 +12,16 @@ from detserve_core.card import Card
 
 Json = dict[str, Any]
 
-# Requests wait at most this long and in at most this number; more is refused at once, so that overload shows
+# Pictures wait at most this long and in at most this number; more is refused at once, so that overload shows
 # as a distinct error and not as latency without bound.
 _MAX_WAIT_S = 10
 _MAX_WAITING = 32
-_QUEUE = {
-    "timeout_action": "REJECT",
-    "default_timeout_microseconds": _MAX_WAIT_S * 1_000_000,
-    "allow_timeout_override": True,
-    "max_queue_size": _MAX_WAITING,
-}
+# No queue policy: a bound by size or by time turns prefetching off in Triton's batcher, which then sleeps for
+# up to half a second while an instance has nothing to do.
+_BATCHES: Json = {}
+# Python threads take turns with one lock for each process. A picture holds it for about half a millisecond of
+# the 10 that an embedded network takes of a core, or of the 3 that it takes to decode for a called one.
+_CORES_A_PROCESS_EMBEDDED, _CORES_A_PROCESS_CALLING = 8, 4
 #: The embedded server may run a pipeline within its own process (detserve_server/in_process).
 _PLACE = {"process": "server"}
 GEOMETRY = {"name": "geometry", "data_type": "TYPE_FP32", "dims": [6]}
@@ -45,8 +45,8 @@ class Preprocess(str, Enum):
 class Placement(str, Enum):
     """How the steps are spread over models."""
 
+    PIPELINE = "pipeline"  # one model, NAME_pipeline, for all steps; it calls NAME_detector for other targets
     STEPS = "steps"  # a model for each of preprocess, detector and postprocess
-    PIPELINE = "pipeline"  # one model, NAME_pipeline, in one process; for the embedded target
 
 
 _BACKENDS = {Target.EMBEDDED: "python", Target.ONNXRUNTIME: "onnxruntime", Target.TENSORRT: "tensorrt"}
@@ -73,58 +73,109 @@ def configs(
     preprocess: Preprocess,
     placement: Placement,
     max_batch_size: int,
+    detector_batch_size: int,
     warmup: Warmup,
+    cores: int,
     runtime: Runtime = Runtime.ONNXRUNTIME,
     floats: str = "f32",
 ) -> dict[str, Json]:
     """Model name -> configuration, for the ensemble and the models it is made of.
 
+    The pipeline gets the processes that it takes to keep ``cores`` busy.
+    A request has up to ``max_batch_size`` pictures, and the network takes ``detector_batch_size`` at a time.
     ``runtime`` and ``floats`` are what the embedded target's detector runs on and computes in.
     """
     name = card.name
-    if placement is Placement.PIPELINE:
+    if placement is Placement.STEPS:
+        batch = detector_batch_size
+        detector = _detector(card, target, batch, warmup, runtime, floats)
+        first = _preprocess(card, preprocess, batch, warmup)
+        first["parameters"].update(_said({"first_step": "true"}))
         return {
-            f"{name}_pipeline": _pipeline(card, max_batch_size, warmup["pipeline"], runtime, floats),
-            name: _ensemble(card, placement, max_batch_size),
+            f"{name}_preprocess": first,
+            f"{name}_detector": detector,
+            f"{name}_postprocess": _postprocess(card, batch, warmup),
+            name: _ensemble(card, placement, batch),
         }
-    return {
-        f"{name}_preprocess": _preprocess(card, preprocess, max_batch_size, warmup["preprocess"]),
-        f"{name}_detector": _detector(card, target, max_batch_size, warmup["detector"], runtime, floats),
-        f"{name}_postprocess": _postprocess(card, max_batch_size, warmup["postprocess"]),
-        name: _ensemble(card, placement, max_batch_size),
-    }
+    described = {name: _ensemble(card, placement, max_batch_size)}
+    if target is Target.EMBEDDED:
+        network, processes = _opened(runtime, floats), -(-cores // _CORES_A_PROCESS_EMBEDDED)
+    else:
+        detector = _detector(card, target, detector_batch_size, warmup, runtime, floats)
+        described[f"{name}_detector"] = detector
+        processes = -(-cores // _CORES_A_PROCESS_CALLING)
+        network = _called(detector, processes)
+        if preprocess is Preprocess.DALI:
+            described[f"{name}_preprocess"] = _preprocess(card, preprocess, max_batch_size, warmup)
+            network["preprocess"] = f"{name}_preprocess"
+    network["processes_because"] = f"so many keep the {cores} cores of the building machine busy"
+    return {**described, f"{name}_pipeline": _pipeline(card, max_batch_size, warmup, network, processes)}
+
+
+def steps_of(target: Target, placement: Placement, preprocess: Preprocess) -> tuple[str, ...]:
+    """The models of a detector beside the ensemble, without ``NAME_``, in the order of a picture's way."""
+    if placement is Placement.STEPS:
+        return ("preprocess", "detector", "postprocess")
+    if target is Target.EMBEDDED:
+        return ("pipeline",)
+    return ("pipeline", *(["preprocess"] if preprocess is Preprocess.DALI else []), "detector")
+
+
+def warmed_up(target: Target, placement: Placement, preprocess: Preprocess) -> tuple[str, ...]:
+    """Those that Triton warms up; not a pipeline that calls models which may load after it."""
+    steps = steps_of(target, placement, preprocess)
+    return steps if len(steps) == 1 else tuple(step for step in steps if step != "pipeline")
 
 
 def _pipeline(
-    card: Card, max_batch_size: int, warmup: Mapping[str, str], runtime: Runtime, floats: str
+    card: Card, max_batch_size: int, warmup: Warmup, network: Mapping[str, str], processes: int
 ) -> Json:
-    """One process, whose threads take the pictures of several requests side by side from its own queue."""
+    """Processes whose threads take the pictures of several requests side by side, each from its own queue."""
     step = _step(f"{card.name}_pipeline", "python", max_batch_size, [_picture()], _detections(card), warmup)
-    del step["dynamic_batching"]
-    limits = {"max_waiting": str(_MAX_WAITING), "max_wait_s": str(_MAX_WAIT_S)}
     return {
         **step,
-        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
-        "parameters": {**_card_parameter(card), **_opened(runtime, floats), **_said(limits), **_said(_PLACE)},
+        "instance_group": [{"kind": "KIND_CPU", "count": processes}],
+        "parameters": {**_card_parameter(card), **_said({**network, **_waiting(processes), **_PLACE})},
     }
 
 
-def _opened(runtime: Runtime, floats: str) -> Json:
+def _called(detector: Json, processes: int) -> dict[str, str]:
+    """How the pipeline calls the detector: all processes with what fills its next batch while it runs one."""
+    batch, instances = detector["max_batch_size"], detector["instance_group"][0]["count"]
+    return {
+        "detector": detector["name"],
+        "in_flight": str(-(-batch * (instances + 1) // processes)),
+        "in_flight_because": f"a batch of {batch} runs in each of {instances} instances and the next waits",
+    }
+
+
+def _opened(runtime: Runtime, floats: str) -> dict[str, str]:
     """How the embedded target opens its session; more threads than one for a picture made less of them."""
-    return _said({"threads": "1", "runtime": runtime.value, "floats": floats})
+    return {"threads": "1", "runtime": runtime.value, "floats": floats}
+
+
+def _waiting(processes: int) -> dict[str, str]:
+    return {"max_waiting": str(-(-_MAX_WAITING // processes)), "max_wait_s": str(_MAX_WAIT_S)}
 
 
 def _said(parameters: Mapping[str, str]) -> Json:
     return {key: {"string_value": value} for key, value in parameters.items()}
 
 
-def _preprocess(card: Card, preprocess: Preprocess, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
-    on_cpu = preprocess is Preprocess.PYTHON
+def _preprocess(card: Card, preprocess: Preprocess, max_batch_size: int, warmup: Warmup) -> Json:
     inputs, outputs = [_picture()], [_images(card), GEOMETRY]
+    step = _step(f"{card.name}_preprocess", "python", max_batch_size, inputs, outputs, warmup)
+    if preprocess is Preprocess.DALI:
+        return {
+            **step,
+            "dynamic_batching": _BATCHES,
+            "instance_group": [{"kind": "KIND_GPU", "count": 1}],
+            "parameters": _card_parameter(card),
+        }
     return {
-        **_step(f"{card.name}_preprocess", "python", max_batch_size, inputs, outputs, warmup),
-        "instance_group": [{"kind": "KIND_CPU", "count": 2} if on_cpu else {"kind": "KIND_GPU", "count": 1}],
-        "parameters": _card_parameter(card),
+        **step,
+        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
+        "parameters": {**_card_parameter(card), **_said(_waiting(1))},
     }
 
 
@@ -132,16 +183,17 @@ def _detector(
     card: Card,
     target: Target,
     max_batch_size: int,
-    warmup: Mapping[str, str],
+    warmup: Warmup,
     runtime: Runtime,
     floats: str,
 ) -> Json:
     backend = _BACKENDS[target]
     step = _step(f"{card.name}_detector", backend, max_batch_size, [_images(card)], _candidates(card), warmup)
+    step["dynamic_batching"] = _BATCHES
     if target is Target.EMBEDDED:
         # On two cores, two processes of one thread did 1.3 times the pictures of one with two threads.
         step["instance_group"] = [{"kind": "KIND_CPU", "count": 2}]
-        step["parameters"] = _opened(runtime, floats)
+        step["parameters"] = _said(_opened(runtime, floats))
     elif target is Target.ONNXRUNTIME:
         step["default_model_filename"] = "model.onnx"
         step["instance_group"] = [{"kind": "KIND_AUTO", "count": 1}]
@@ -156,10 +208,11 @@ def _detector(
     return step
 
 
-def _postprocess(card: Card, max_batch_size: int, warmup: Mapping[str, str]) -> Json:
+def _postprocess(card: Card, max_batch_size: int, warmup: Warmup) -> Json:
     inputs = [*_candidates(card), GEOMETRY]
     return {
         **_step(f"{card.name}_postprocess", "python", max_batch_size, inputs, _detections(card), warmup),
+        "dynamic_batching": _BATCHES,
         "instance_group": [{"kind": "KIND_CPU", "count": 1}],
         "parameters": _card_parameter(card),
     }
@@ -205,31 +258,28 @@ def _step(
     max_batch_size: int,
     inputs: list[Json],
     outputs: list[Json],
-    warmup: Mapping[str, str],
+    warmup: Warmup,
 ) -> Json:
-    """What the three steps have in common. Ready means: a real picture went through at batch 1."""
-    return {
+    """What the steps have in common. Ready means: a real picture went through at batch 1."""
+    step = {
         "name": name,
         "backend": backend,
         "max_batch_size": max_batch_size,
         "input": inputs,
         "output": outputs,
-        "dynamic_batching": {"default_queue_policy": _QUEUE},
-        "model_warmup": [
-            {
-                "name": "a real picture",
-                "batch_size": 1,
-                "inputs": {
-                    tensor["name"]: {
-                        "data_type": tensor["data_type"],
-                        "dims": tensor["dims"],
-                        "input_data_file": warmup[tensor["name"]],
-                    }
-                    for tensor in inputs
-                },
-            }
-        ],
     }
+    files = warmup.get(name.rpartition("_")[2])
+    if files is None:
+        return step
+    data = {
+        tensor["name"]: {
+            "data_type": tensor["data_type"],
+            "dims": tensor["dims"],
+            "input_data_file": files[tensor["name"]],
+        }
+        for tensor in inputs
+    }
+    return {**step, "model_warmup": [{"name": "a real picture", "batch_size": 1, "inputs": data}]}
 
 
 def _picture() -> Json:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detserve_builder.triton_config import Placement, Warmup
+from detserve_builder.triton_config import Warmup
 from detserve_core.card import Card
 
 if TYPE_CHECKING:
@@ -26,21 +27,19 @@ class WarmupPicture:
 
 
 def write_warmup(
-    staged: Path, card: Card, model: onnx.ModelProto, placement: Placement, picture: WarmupPicture
+    staged: Path, card: Card, model: onnx.ModelProto, steps: Iterable[str], picture: WarmupPicture
 ) -> Warmup:
-    """Write the files under each step's ``warmup/`` folder and return their names."""
+    """Write the files under the ``warmup/`` folder of each of ``steps`` and return their names."""
     # A string tensor in a warm-up file is its length in four little-endian bytes, then the bytes.
     encoded = {"IMAGE": struct.pack("<I", len(picture.encoded)) + picture.encoded}
-    if placement is Placement.PIPELINE:
-        contents = {"pipeline": encoded}
-    else:
-        contents = {"preprocess": encoded, **_behind_preprocess(model, picture)}
-    for step, tensors in contents.items():
+    contents = {"pipeline": encoded, "preprocess": encoded, **_behind_preprocess(model, picture)}
+    wanted = {step: contents[step] for step in steps}
+    for step, tensors in wanted.items():
         folder = staged / f"{card.name}_{step}" / "warmup"
         folder.mkdir()
         for name, data in tensors.items():
             (folder / name).write_bytes(data)
-    return {step: {name: name for name in tensors} for step, tensors in contents.items()}
+    return {step: {name: name for name in tensors} for step, tensors in wanted.items()}
 
 
 def _behind_preprocess(model: onnx.ModelProto, picture: WarmupPicture) -> dict[str, dict[str, bytes]]:

@@ -200,13 +200,14 @@ take_up || exit 1
 already=$(killed)
 nginx -e stderr -c "$RUN_DIR/now/gateway/nginx.conf" -g 'daemon off;' &
 nginx=$!
-now='' rounds=0
-trap 'kill -QUIT "$nginx"' TERM INT QUIT
+now='' rounds=0 ending=''
+trap 'ending=yes; kill -QUIT "$nginx"' TERM INT QUIT
 trap 'now=yes' HUP
 report
 
 while kill -0 "$nginx" 2>/dev/null; do
-    [ -n "$now" ] || { sleep "$WATCH_S" & wait $!; } # a signal ends the wait at once
+    [ -n "$now$ending" ] || { sleep "$WATCH_S" & wait $!; } # a signal ends the wait at once
+    [ -z "$ending" ] || break
     turn_log_over
     found=$(addresses)
     current=$(state)
@@ -251,4 +252,5 @@ while kill -0 "$nginx" 2>/dev/null; do
     said=$refused
     report
 done
+trap '' TERM INT QUIT HUP
 wait "$nginx"

@@ -16,6 +16,7 @@ from typing import Any
 
 from detserve_client import Client, Security
 from detserve_core.machine.ports import choose_ports
+from detserve_server.audit.record import record_of
 from tests.deploy.base_images import base_images
 
 CHECKOUT = Path(__file__).parents[2]
@@ -101,6 +102,10 @@ class Stack:
     def python(self, service: str, code: str) -> str:
         """Run Python in the container of a service; what it prints."""
         return self.compose("exec", "-T", service, "python3", "-c", code).strip()
+
+    def log(self) -> list[dict[str, Any]]:
+        """The requests in the gateway's access log."""
+        return [record_of(line) for line in (self.state / "log/access.jsonl").read_bytes().splitlines()]
 
     def prometheus(self, path: str, **parameters: str) -> Any:
         """Ask Prometheus, which is not published, from the audit container beside it."""

@@ -99,7 +99,12 @@ def upstream(server: RunningServer) -> Upstream:
 
 def served(server: RunningServer, model: str) -> int:
     """Requests the server has answered with success since it started."""
-    with urllib.request.urlopen(server.metrics_url) as answer:  # noqa: S310
+    return served_at(server.metrics_url, model)
+
+
+def served_at(metrics_url: str, model: str) -> int:
+    """As :func:`served`, of a server that somebody else has started."""
+    with urllib.request.urlopen(metrics_url) as answer:  # noqa: S310
         text = answer.read().decode()
     found = re.search(
         rf'^nv_inference_request_success{{model="{model}",version="1"}} (\S+)', text, re.MULTILINE

@@ -132,7 +132,7 @@ def test_a_deadline_cancels_on_the_server(echo: RunningServer, echo_url: str) ->
 def pipeline_queue(server: RunningServer) -> dict[str, float]:
     """What the default detector's pipeline tells of its queue: pictures, taken_total, refused_total, ..."""
     text = urllib.request.urlopen(server.metrics_url).read().decode()  # noqa: S310
-    line = rf'^detserve_queue_(\w+){{model="{DEFAULT}_pipeline"}} (\S+)$'
+    line = rf'^detserve_queue_(\w+){{model="{DEFAULT}"(?:,process="[^"]*")?}} (\S+)$'
     return {name: float(value) for name, value in re.findall(line, text, re.MULTILINE)}
 
 

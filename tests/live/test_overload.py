@@ -23,7 +23,7 @@ REPORTED_S = 1.5  # the pipeline reports once a second
 def _queue_metrics(server) -> dict[str, float]:
     """What the pipeline tells of its queue, by name."""
     text = urllib3.request("GET", server.metrics_url).data.decode()
-    line = rf'^(detserve_queue_\w+){{model="{DEFAULT}_pipeline"}} (\S+)$'
+    line = rf'^(detserve_queue_\w+){{model="{DEFAULT}"(?:,process="[^"]*")?}} (\S+)$'
     return {name: float(value) for name, value in re.findall(line, text, re.MULTILINE)}
 
 

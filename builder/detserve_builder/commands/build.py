@@ -75,9 +75,8 @@ def build(
         Preprocess, Option(help="who decodes the pictures; dali is for the target tensorrt")
     ] = Preprocess.PYTHON,
     placement: Annotated[
-        Placement | None,
-        Option(help="a model for each step, or one for all", show_default="pipeline where embedded"),
-    ] = None,
+        Placement, Option(help="one model for all steps, or a model for each, to see and replace")
+    ] = Placement.PIPELINE,
     check_tensorrt: Annotated[
         bool, Option("--check-tensorrt", help="compile the graph with NVIDIA's compiler, on the CPU")
     ] = False,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from detserve_builder.quantise.calibration import CalibrationSource
 from detserve_builder.runtime import Runtime, is_installed
 from detserve_builder.triton_config import Target
 from detserve_core.card import Card
+from detserve_core.machine.cpu import cpu_kind, cpu_name, cpuinfo
 
 if TYPE_CHECKING:
     import onnx
@@ -132,13 +131,15 @@ def apply_precision(
             "sha256": truth.dataset.sha256() if truth.labelled else None,
         },
         "gate": {"max_ap_drop": gate.max_ap_drop, "min_speedup": gate.min_speedup},
-        "machine": {"cpu": _cpu(), "threads": THREADS},
+        "machine": _machine(),
         "candidates": [measured.figures() for measured in tried],
         "left_out": unfit,
         "built": chosen.figures() if chosen else {"label": built.label},
     }
     refusal = _refusal(request, gate, chosen, truth)
     notes += [f"left out: {why}" for why in unfit]
+    if not place.tensorrt:
+        notes.append(_measured_on(record["machine"]))
     return PrecisionChoice(built, record, tried, gate, truth.figure, chosen, refusal, tuple(notes))
 
 
@@ -233,11 +234,14 @@ def _described(source: CalibrationSource) -> dict[str, Any]:
     return {"pictures": len(source.pictures), "skipped": len(source.skipped), "sha256": source.sha256}
 
 
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next(
-        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
+def _measured_on(machine: dict[str, Any]) -> str:
+    return (
+        f"measured on a CPU with {machine['cpu_kind']} ({machine['cpu']}); detserve doctor says when the one "
+        "that serves is of another kind"
     )
+
+
+def _machine() -> dict[str, Any]:
+    """What the speeds are of."""
+    text = cpuinfo()
+    return {"cpu": cpu_name(text), "cpu_kind": cpu_kind(text), "threads": THREADS}

@@ -58,6 +58,7 @@ def page(outcome: PrecisionChoice) -> bytes:
         plot=Markup(svg),  # noqa: S704 - drawn here
         headings=(_HEADINGS[0], outcome.figure, *_HEADINGS[1:]),
         rows=[(_row(measured, outcome), measured is outcome.chosen) for measured in outcome.tried],
+        machine=outcome.record.get("machine"),
     )
     return page.encode()
 

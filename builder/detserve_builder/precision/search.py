@@ -6,9 +6,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detserve_builder.graph.network import Layers, Unfit, layers, own_layers
+from detserve_builder.mixing.mix import Mix, fastest_mix
+from detserve_builder.mixing.silu import with_polynomial_silu
 from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
 from detserve_builder.precision.request import Precision
 from detserve_builder.precision.sensitivity import Probe, sensitivity
@@ -38,7 +40,14 @@ class Quantiser:
     runtime: Runtime = Runtime.ONNXRUNTIME
     on_unfit: Callable[[Unfit], None] = lambda why: None
 
-    def candidate(self, method: Method, in_float: tuple[str, ...], *, heads: bool = False) -> Candidate:
+    def candidate(
+        self,
+        method: Method,
+        in_float: tuple[str, ...],
+        *,
+        heads: bool = False,
+        polynomial_silu: bool = False,
+    ) -> Candidate:
         """INT8 but for the layers ``in_float``, with what belongs to them; ``heads`` in INT8 too."""
         nodes = [node for layer, own in self.layers.items() if layer not in in_float for node in own]
         if heads:
@@ -52,13 +61,16 @@ class Quantiser:
         label = f"int8 {method.value}" + (f", {len(in_float)} in float" if in_float else "")
         label += ", heads too" if heads else ""
         label += ", openvino" if self.runtime is Runtime.OPENVINO else ""
-        settings = {
+        settings: dict[str, Any] = {
             "method": method.value,
             "form": self.form.value,
             "float_layers": list(in_float),
             "float_heads": not heads,
             **counts,
         }
+        if polynomial_silu:
+            quantised, settings["polynomial_silus"] = with_polynomial_silu(quantised)
+            label += ", polynomial silu"
         return Candidate(label, Precision.INT8, quantised, settings, runtime=self.runtime)
 
     @cached_property
@@ -107,6 +119,29 @@ class Quantiser:
         )
         return dict(found)
 
+    @cached_property
+    def mix(self) -> Mix:
+        """What is fastest on this machine, whatever its AP.
+
+        In ONNX Runtime every layer: there a border between float and 8 bits is a pass over the tensor of its
+        own, which cost more than any mix saved.
+        """
+        if self.runtime is not Runtime.OPENVINO:
+            return Mix()
+        self.on_step("measuring what each layer gains by int8")
+        method = self.methods[0]
+        return fastest_mix(
+            lambda mix: self.candidate(method, mix.in_float, polynomial_silu=mix.polynomial_silu),
+            self._floats,
+            list(self.layers),
+            self.probe.images,
+        )
+
+    def _floats(self, polynomial_silu: bool) -> Candidate:
+        """The float network as the mix computes its float layers."""
+        model = with_polynomial_silu(self.model)[0] if polynomial_silu else self.model
+        return Candidate("bf16, openvino", Precision.BF16, model, {}, runtime=self.runtime)
+
     def ungated(self) -> Candidate:
         """What is built where no gate decides: the best method, harmful layers in float."""
         harmful = tuple(layer for layer, harm in self.harms.items() if harm > HARMFUL)
@@ -117,30 +152,42 @@ class Quantiser:
 
 
 def search(quantiser: Quantiser, gate: Gate, measure: Measure) -> list[Measured]:
-    """Every candidate tried, in order.
+    """Every candidate tried, in order, each with the layers in float that gain nothing by INT8 here.
 
     A method's search ends at the first candidate that keeps the AP (leaving more in float is slower), or that
-    is too slow already, or is unfit. The fastest that passes is tried with its heads in INT8 too.
+    is too slow already, or is unfit, or that has as many in float as one that passed: it is no faster, for
+    speed is a matter of layers, not of methods. The fastest that passes is tried with its heads in INT8 too.
     """
     tried: list[Measured] = []
-    order = list(quantiser.harms)
+    mix = quantiser.mix
+    order = [layer for layer in quantiser.harms if layer not in mix.in_float]
+    fewest = max(len(order), 1)
     for method in quantiser.methods:
         for count in _LEFT_IN_FLOAT:
-            if count >= len(order) and count:
+            if count >= fewest:
                 break
             try:
-                candidate = quantiser.candidate(method, tuple(order[:count]))
+                candidate = quantiser.candidate(
+                    method, (*mix.in_float, *order[:count]), polynomial_silu=mix.polynomial_silu
+                )
                 quantiser.on_step(f"measuring {candidate.label}")
                 tried.append(measure(candidate))
             except Unfit as why:
                 if not count:
                     quantiser.on_unfit(why)
                 break
+            if gate.passes(tried[-1]) and tried[-1].speedup is not None:
+                fewest = count
             if gate.accurate(tried[-1]) or not gate.fast(tried[-1]):
                 break
     if best := gate.fastest(tried):
         made = best.candidate.settings
-        candidate = quantiser.candidate(Method(made["method"]), tuple(made["float_layers"]), heads=True)
+        candidate = quantiser.candidate(
+            Method(made["method"]),
+            tuple(made["float_layers"]),
+            heads=True,
+            polynomial_silu=mix.polynomial_silu,
+        )
         quantiser.on_step(f"measuring {candidate.label}")
         with suppress(Unfit):
             tried.append(measure(candidate))

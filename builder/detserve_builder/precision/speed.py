@@ -1,4 +1,8 @@
-"""Latency of a model against the float one, in this process, in one run."""
+"""Time of a model against the float one, in this process, in one run.
+
+It is the CPU time of the process: on one thread, what the call takes on a quiet machine. Beside other
+programs the time on the clock is theirs too, and would choose by chance.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ def interleaved(
 ) -> Speed:
     """Run float, candidate, float, candidate, … at batch 1 on ``images`` (uint8 [1,H,W,3]).
 
-    Whatever else the machine does meets both alike, so the ratio holds where the times do not.
+    What slows the machine meets both alike, so the ratio holds where the times do not.
     """
     took_ms = np.empty((rounds, 2))
     for turn in range(-_WARM_UPS, rounds):
@@ -47,6 +51,6 @@ def interleaved(
 
 
 def _run_ms(session: Session, image: NDArray[np.uint8]) -> float:
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     session.run(OUTPUTS, {"images": image})
-    return (time.perf_counter() - started_s) * 1e3
+    return (time.process_time() - started_s) * 1e3

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detserve_builder.graph.network import Layers, Unfit, own_layers
+from detserve_builder.mixing.silu import with_polynomial_silu
 from detserve_builder.precision.candidate_accuracy import Truth, average_precision
 from detserve_builder.precision.gate import Candidate, Gate, Measure, Measured
 from detserve_builder.precision.request import Precision, PrecisionRequest
@@ -270,12 +271,11 @@ class Workshop:
                 return tried  # what is made from it will be no better
         wanted = [request.precision] if request.precision else list(Precision)
         runtimes = self.place.forms
-        if Precision.FP32 in wanted and Runtime.OPENVINO in runtimes:
-            with self.unless_unfit():
-                tried.append(try_one(works.floats(Runtime.OPENVINO)))
-        if Precision.BF16 in wanted and Runtime.OPENVINO in runtimes:
-            with self.unless_unfit():
-                tried.append(try_one(works.bfloat()))
+        if Runtime.OPENVINO in runtimes:
+            for floats in (works.floats(Runtime.OPENVINO), works.bfloat()):
+                if floats.precision in wanted:
+                    with self.unless_unfit():
+                        tried += [try_one(one) for one in (floats, *_polynomial(floats))]
         if Precision.FP16 in wanted and Runtime.ONNXRUNTIME in runtimes:
             with self.unless_unfit():
                 tried += works.halves(gate, try_one)
@@ -311,6 +311,13 @@ class Workshop:
             return Measured(candidate, ap, float_ap - ap, speed.candidate_ms, speed.speedup)
 
         return measure_one
+
+
+def _polynomial(floats: Candidate) -> list[Candidate]:
+    """The same with each SiLU as a polynomial, where it has any."""
+    model, count = with_polynomial_silu(floats.model)
+    label, settings = f"{floats.label}, polynomial silu", {"polynomial_silus": count}
+    return [replace(floats, label=label, model=model, settings=settings)] if count else []
 
 
 def _after(pruned: Candidate | None, made: Candidate) -> Candidate:

@@ -1,4 +1,4 @@
-"""The pipeline's own queue of pictures: its bound, and its share of Triton's metrics.
+"""The pipeline's own queue of pictures: its bound, and what it counts.
 
 Triton takes a request for running once the pipeline has it, so its own queue metrics stay at zero.
 """
@@ -7,15 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
-
-PERIOD_S = 1.0
-METRICS = (
-    ("waiting", "detserve_queue_pictures", "GAUGE", "Pictures that wait for a thread"),
-    ("picture_seconds", "detserve_queue_picture_seconds_total", "COUNTER", "Sum of all waits"),
-    ("taken", "detserve_queue_taken_total", "COUNTER", "Pictures that waited no longer"),
-    ("refused", "detserve_queue_refused_total", "COUNTER", "Pictures refused, the queue being full or slow"),
-)
 
 
 class PictureQueue:
@@ -54,52 +45,19 @@ class PictureQueue:
             self.taken += 1
             self.refused += refused
 
-    def totals(self) -> dict[str, float]:
-        """By the first names of METRICS, until now."""
+    def totals(self) -> dict[tuple[str, ...], float]:
+        """By the names of their metrics, until now."""
         with self.lock:
             self._change(0)
-            return {name: getattr(self, name) for name, *_ in METRICS}
+            return {
+                ("detserve_queue_pictures",): self.waiting,
+                ("detserve_queue_picture_seconds_total",): self.picture_seconds,
+                ("detserve_queue_taken_total",): self.taken,
+                ("detserve_queue_refused_total",): self.refused,
+            }
 
     def _change(self, pictures: int) -> None:
         now_s = time.monotonic()
         self.picture_seconds += self.waiting * (now_s - self.changed_s)
         self.changed_s = now_s
         self.waiting += pictures
-
-
-class QueueReport:
-    """Writes the totals of a queue into Triton's metrics every second, from its own thread.
-
-    Once a second and not with every picture: each write is a message to the server's process.
-    """
-
-    def __init__(self, queue: PictureQueue, labels: dict[str, str], pb_utils: Any) -> None:
-        """Register the metrics; raises ``pb_utils.TritonModelException`` where Triton has metrics off."""
-        self.queue, self.stopped = queue, threading.Event()
-        kinds = pb_utils.MetricFamily
-        self.families = [
-            kinds(name=name, description=description, kind=getattr(kinds, kind))
-            for _, name, kind, description in METRICS
-        ]
-        self.metrics = [family.Metric(labels=labels) for family in self.families]
-        self.thread = threading.Thread(target=self._run, name="queue-report", daemon=True)
-        self.thread.start()
-
-    def stop(self) -> None:
-        """End the thread, after a last report."""
-        self.stopped.set()
-        self.thread.join()
-
-    def _run(self) -> None:
-        reported = dict.fromkeys(self.queue.totals(), 0.0)
-        while True:
-            last = self.stopped.wait(PERIOD_S)
-            totals = self.queue.totals()
-            for metric, (name, _, kind, _) in zip(self.metrics, METRICS, strict=True):
-                if kind == "GAUGE":
-                    metric.set(totals[name])
-                elif totals[name] > reported[name]:
-                    metric.increment(totals[name] - reported[name])
-            reported = totals
-            if last:
-                return

@@ -28,9 +28,7 @@ def open_steps(repository: Path, model: str, workers: int) -> list[DetectOne]:
     settings = pre.settings(card.model_dump(mode="json"))
     detector = _step(repository, model, "detector")
     post = _step(repository, model, "postprocess")
-    onnx = _step_folder(repository, model, "detector") / "model.onnx"
-    if not onnx.is_file():
-        raise RepositoryError(f"{onnx} is absent; the steps run here from the embedded target's ONNX only")
+    onnx = _file(repository, model, "detector", "model.onnx")
 
     def one_worker() -> DetectOne:
         session = detector.open_session(str(onnx), 1, runtime=built.runtime, floats=built.floats)
@@ -54,17 +52,20 @@ def open_steps(repository: Path, model: str, workers: int) -> list[DetectOne]:
     return [one_worker() for _ in range(workers)]
 
 
-def _step_folder(repository: Path, model: str, step: str) -> Path:
-    """Where the files of a step are: in the pipeline of that name, or in the step's own model."""
-    pipeline = repository / f"{model}_pipeline" / "1"
-    return pipeline if pipeline.is_dir() else repository / f"{model}_{step}" / "1"
+def _file(repository: Path, model: str, step: str, name: str) -> Path:
+    """Where a file of a step is: in the pipeline, or in the step's own model."""
+    places = [repository / f"{model}_{place}" / "1" / name for place in ("pipeline", step)]
+    for path in places:
+        if path.is_file():
+            return path
+    raise RepositoryError(f"{places[0]} is absent; the steps run here from the embedded target's files only")
 
 
 def _step(repository: Path, model: str, step: str) -> ModuleType:
-    path = _step_folder(repository, model, step) / f"detserve_{step}.py"
+    path = _file(repository, model, step, f"detserve_{step}.py")
     spec = importlib.util.spec_from_file_location(f"detserve_served_{model}_{step}", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise RepositoryError(f"{path} is absent; build the repository again")
+    if spec is None or spec.loader is None:
+        raise RepositoryError(f"{path} cannot be imported; build the repository again")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+#: The gateway's word, headers that Triton is told to hand on, and what Triton keeps for itself.
+_NOT_OURS = ("detserve-", "triton_")
+
 Detections = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
 
 
@@ -17,18 +20,27 @@ def request_thresholds(card: dict[str, Any], parameters: dict[str, Any]) -> dict
     Raises ValueError, one sentence for the caller, for a value out of range.
     """
     rows = card["max_detections"]
+    highest = {"score_threshold": 1.0, "iou_threshold": 1.0, "max_detections": rows}
     chosen = {"score_threshold": card["score"], "iou_threshold": card["iou"], "max_detections": rows}
-    for name, highest in (("score_threshold", 1), ("iou_threshold", 1), ("max_detections", rows)):
-        if name not in parameters:
-            continue
-        try:
-            value = float(parameters[name])
-        except (TypeError, ValueError):
-            value = -1.0
-        if not 0 <= value <= highest:
-            raise ValueError(f"parameter {name} is {parameters[name]!r}, expected 0 to {highest}")
-        chosen[name] = int(value) if name == "max_detections" else value
+    for name, value in parameters.items():
+        if name in highest:
+            chosen[name] = _number(name, value, highest[name])
+        elif not name.startswith(_NOT_OURS):
+            raise ValueError(f"there is no parameter {name}, expected one of {', '.join(highest)}")
     return {**chosen, "rows": rows}
+
+
+def _number(name: str, value: Any, highest: float) -> float:
+    """A parameter's value, 0 to ``highest``, whole where that is; as text too, for gRPC without fractions."""
+    try:
+        number = -1.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    whole = isinstance(highest, int)
+    if not 0 <= number <= highest or (whole and number != int(number)):
+        kind = "a whole number from 0" if whole else "a number from 0"
+        raise ValueError(f"parameter {name} is {value!r}, expected {kind} to {highest:g}")
+    return int(number) if whole else number
 
 
 def postprocess(

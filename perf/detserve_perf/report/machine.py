@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from detserve_core.machine.cores import cores
+from detserve_core.machine.cpu import cpu_name, cpuinfo
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Machine:
 def this_machine(*, triton: str, perf_analyzer: str = "") -> Machine:
     """Describe this process's machine; ``triton`` is what the server says of itself."""
     return Machine(
-        cpu=cpu_model(),
+        cpu=cpu_name(cpuinfo()),
         cores=cores(),
         triton=triton,
         onnxruntime=_version("onnxruntime"),
@@ -39,16 +38,6 @@ def this_machine(*, triton: str, perf_analyzer: str = "") -> Machine:
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         command=shlex.join(["detserve", *sys.argv[1:]]),
     )
-
-
-def cpu_model() -> str:
-    """The CPU's name from /proc/cpuinfo, or the architecture where there is none."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def _version(distribution: str) -> str:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from detserve_core.card import Card
 from detserve_core.contract import CARD_PARAMETER
 from detserve_core.errors import DetserveError
+from detserve_core.machine.cpu import cpu_kind, cpuinfo
 from detserve_core.machine.ports import LOOPBACK, is_free
 from detserve_core.machine.sha256 import file_sha256
 from detserve_core.repository.config_pbtxt import CONFIG, read_config
@@ -29,7 +30,7 @@ from detserve_core.repository.plan_record import plan_files, read_record
 from detserve_server.doctor.plan_images import SERVING_IMAGE, VERSION_COMPATIBLE, obstacle, rebuild
 from detserve_server.in_process.choice import Choice, choose
 from detserve_server.triton.distribution import PYTHON_VERSION, find_distribution, libpython_dir
-from detserve_server.triton.repository import ModelOutline, read_repository
+from detserve_server.triton.repository import NO_CACHE, ModelOutline, caching_models, read_repository
 from detserve_server.triton.shared_memory import MIB, SHM_DIR, free_bytes, shm_size_bytes, start_bytes
 
 _Answer = TypeVar("_Answer")
@@ -66,7 +67,7 @@ def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> l
     if isinstance(models, Check):
         return [*checks, models]
     where = choose(models)
-    checks += [check_models(repository, models), check_place(where)]
+    checks += [check_models(repository, models), check_cache(models), check_place(where)]
     if not where.backend:
         checks.append(check_shared_memory(models, free_bytes()))
     if isinstance(manifests, Check):
@@ -86,7 +87,8 @@ def _checks_for_image(repository: Path, image: str) -> list[Check]:
     failed = [answer for answer in (models, manifests) if isinstance(answer, Check)]
     if isinstance(manifests, Check) or failed:
         return failed
-    return [check for manifest in manifests for check in _checks_of_build(repository, manifest, image)]
+    of_builds = [check for manifest in manifests for check in _checks_of_build(repository, manifest, image)]
+    return of_builds if isinstance(models, Check) else [check_cache(models), *of_builds]
 
 
 def _checks_of_build(repository: Path, manifest: Manifest, image: str) -> list[Check]:
@@ -96,6 +98,7 @@ def _checks_of_build(repository: Path, manifest: Manifest, image: str) -> list[C
         check_hashes(repository, manifest),
         check_card(repository, manifest),
         check_foreign_files(repository, manifest),
+        *check_cpu_kind(manifest, cpu_kind(cpuinfo())),
         *check_plans(repository, manifest, image),
     ]
 
@@ -144,6 +147,13 @@ def check_models(repository: Path, models: list[ModelOutline]) -> Check:
             return Check("models", f"{model.name} has no model.py", "build the model again")
     ensembles = [model.name for model in models if model.steps]
     return Check("models", f"{len(models)}, of them ensembles: {', '.join(ensembles) or 'none'}")
+
+
+def check_cache(models: list[ModelOutline]) -> Check:
+    """Whether Triton would answer for a detector from its response cache."""
+    if caching := caching_models(models):
+        return Check("response cache", f"on for {', '.join(caching)}", NO_CACHE)
+    return Check("response cache", "off for every detector")
 
 
 def check_place(where: Choice) -> Check:
@@ -209,6 +219,18 @@ def check_foreign_files(repository: Path, manifest: Manifest) -> Check:
     more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
     fix = "remove what you did not put there: Python imports a file beside model.py before its own packages"
     return Check(name, f"{foreign[0]}{more}", fix, stops=False)
+
+
+def check_cpu_kind(manifest: Manifest, here: str) -> list[Check]:
+    """Whether the precision was chosen by its speed on a CPU of the kind that is ``here``."""
+    measured_on = manifest.measured.get("precision", {}).get("machine", {}).get("cpu_kind")
+    if manifest.target == "tensorrt" or measured_on is None:
+        return []
+    name, chosen = f"{manifest.name}: CPU", f"{manifest.precision} chosen on a CPU with {measured_on}"
+    if here == measured_on:
+        return [Check(name, f"{chosen}, as this one has")]
+    fix = "another precision may be faster here: build it again on this machine, with --images to measure on"
+    return [Check(name, f"{chosen}, this one has {here}", fix, stops=False)]
 
 
 def check_plans(repository: Path, manifest: Manifest, image: str) -> list[Check]:

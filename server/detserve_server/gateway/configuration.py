@@ -109,7 +109,7 @@ def render(settings: GatewaySettings) -> str:
         error_log=settings.error_log or "stderr",
         open_files=open_files(settings.connections),
         pace="\n".join(_indented(3, line) for line in _PACE),
-        shutdown_timeout_s=settings.inference_timeout_s + settings.client_timeout_s,
+        shutdown_timeout_s=settings.shutdown_timeout_s,
         identity=_identity(settings).strip("\n"),
         grpc_servers=_servers([(upstream.grpc, upstream.weight) for upstream in settings.upstreams]),
         http_servers=_servers([(upstream.http, upstream.weight) for upstream in settings.upstreams]),

@@ -142,7 +142,7 @@ def running_gateway(
         watched += [keys] if keys else []
         seen = stamps(watched)
         refresh()
-        with _process(nginx, folder) as process:
+        with _process(nginx, folder, settings.shutdown_timeout_s) as process:
             _wait_until_listening(process, host, port, folder)
 
             told = 0
@@ -242,7 +242,8 @@ def _command(nginx: str, folder: Path) -> list[str]:
 
 
 @contextmanager
-def _process(nginx: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process(nginx: str, folder: Path, drain_s: float) -> Iterator[subprocess.Popen[bytes]]:
+    """Run nginx; at the end it finishes the requests in flight, ``drain_s`` at most, and takes no other."""
     process = subprocess.Popen(
         [*_command(nginx, folder), "-g", "daemon off;"],
         env={**os.environ, "TZ": "UTC"},
@@ -257,7 +258,7 @@ def _process(nginx: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         watcher = orphans.watch(process.pid, f"detserve_gateway_{secrets.token_hex(8)}", folder)
         yield process
     finally:
-        stop_group(process, _STOP_S)
+        stop_group(process, drain_s + _STOP_S, ask=signal.SIGQUIT)
         if watcher is not None:
             watcher.kill()
             watcher.wait()

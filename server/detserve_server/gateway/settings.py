@@ -102,6 +102,11 @@ class GatewaySettings(_Settings):
     workers: int | None = Field(None, ge=1)
     connections: int = Field(2048, ge=64, le=65_536)
 
+    @property
+    def shutdown_timeout_s(self) -> int:
+        """How long nginx goes on with the requests in flight when it is to end."""
+        return self.inference_timeout_s + self.client_timeout_s
+
     @model_validator(mode="after")
     def _somebody_is_known(self) -> GatewaySettings:
         if self.keys is None and self.client_authorities is None:

@@ -16,6 +16,9 @@ _SHARED_MEMORY = "shared-memory"
 #: Closed on gRPC and HTTP alike: what changes the server, and what reads files or memory of this machine.
 CLOSED_PROTOCOLS = (_SHARED_MEMORY, "model-repository", "trace", "logging")
 
+#: How long a server that stops goes on with the requests in flight and then with its models' ``finalize``.
+EXIT_TIMEOUT_S = 10
+
 #: By default glibc gives every picture buffer back to the kernel and asks for it again at the next request.
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
@@ -51,7 +54,7 @@ def server_arguments(
         "--disable-auto-complete-config",
         "--strict-readiness=true",
         "--exit-on-error=true",
-        "--exit-timeout-secs=5",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         f"--backend-directory={backends}",
         f"--backend-config=python,shm-region-prefix-name={region_prefix}",
         f"--grpc-address={LOOPBACK}",
@@ -65,7 +68,6 @@ def server_arguments(
         f"--http-thread-count={min(8, 2 * (os.cpu_count() or 4))}",
         f"--metrics-address={LOOPBACK}",
         f"--metrics-port={metrics_port}",
-        "--metrics-config=summary_latencies=true",
         "--allow-gpu-metrics=false",
         "--log-format=ISO8601",
     ]

@@ -27,7 +27,7 @@ from detserve_core.repository.manifest import MANIFEST
 
 RUN_DETACHED = "DETSERVE_RUN_DETACHED"  # set for the process that serves
 _POLL_S = 0.1
-_STOP_S = 30.0
+_STOP_S = 100.0  # a gateway goes on with requests in flight for 70 s, Triton for 10 s
 
 
 class Detached(BaseModel):

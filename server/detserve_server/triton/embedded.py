@@ -9,9 +9,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,15 +24,23 @@ from detserve_core.machine.readiness import answers
 from detserve_server.errors import ServerStopped
 from detserve_server.in_process.choice import Choice, choose
 from detserve_server.triton import orphans
-from detserve_server.triton.command_line import server_arguments, server_environment
+from detserve_server.triton.command_line import EXIT_TIMEOUT_S, server_arguments, server_environment
 from detserve_server.triton.distribution import assembled_backends, find_distribution
-from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause
+from detserve_server.triton.idle_connections import end_connections
+from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause, nothing_in_flight
 from detserve_server.triton.private_links import folder_of_links
-from detserve_server.triton.repository import ModelOutline, check_names, read_repository, with_steps
+from detserve_server.triton.repository import (
+    ModelOutline,
+    check_names,
+    check_no_cache,
+    read_repository,
+    with_steps,
+)
 from detserve_server.triton.shared_memory import MIB, SHM_DIR, free_bytes, remove_regions, start_bytes
 
 _POLL_S = 0.05
-_STOP_S = 10.0
+#: Triton's own exit timeout, and what it takes after that.
+_STOP_S = EXIT_TIMEOUT_S + 5.0
 _DYING_S = 5.0
 
 
@@ -107,13 +116,15 @@ def embedded_server(
             http_port=ports["HTTP"],
             metrics_port=ports["metrics"],
             region_prefix=region_prefix,
-            models=models,
+            # by name, as Triton does not know that a pipeline calls a model
+            models=None if models is None else [model.name for model in serving],
             gateway_secret=gateway_secret,
             allow_shared_memory=allow_shared_memory,
         )
         environment = server_environment(found, os.environ)
         temporary = [backends, *([repository.parent] if require_signature else [])]
-        with _process(arguments, environment, log.path, region_prefix, temporary) as process:
+        ending = partial(_end_connections, http_port=ports["HTTP"], grpc_port=ports["gRPC"], log=log.path)
+        with _process(arguments, environment, log.path, region_prefix, temporary, ending) as process:
             shown = replace(log, renamed=(str(links), str(repository)))
             _wait_until_ready(process, ports["HTTP"], ready_timeout_s, shown)
             yield RunningServer(
@@ -145,11 +156,12 @@ def _checked(
 
 
 def _check_repository(repository: Path, models: Sequence[str] | None) -> list[ModelOutline]:
-    """The models that will be served; raises when one of them is not there."""
+    """The models that will be served; raises when one is not there, or would answer from a cache."""
     serving = read_repository(repository)
     if models is not None:
         check_names(serving, list(models), repository)
         serving = with_steps(serving, list(models))
+    check_no_cache(serving)
     return serving
 
 
@@ -196,8 +208,9 @@ def _process(
     log: Path,
     region_prefix: str,
     temporary: Sequence[Path],
+    ending: Callable[[int], None],
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server in its own process group, and end the whole group."""
+    """Run the server in its own process group, and end the whole group; ``ending`` helps it to end."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             arguments,
@@ -212,11 +225,21 @@ def _process(
         watcher = orphans.watch(process.pid, region_prefix, *temporary)
         yield process
     finally:
-        stop_group(process, _STOP_S)
+        stop_group(process, _STOP_S, meanwhile=partial(ending, process.pid))
         remove_regions(region_prefix)
         if watcher is not None:
             watcher.kill()
             watcher.wait()
+
+
+def _end_connections(pid: int, *, http_port: int, grpc_port: int, log: Path) -> None:
+    """Keep no server that stops waiting for clients: it would end without the ``finalize`` of its models.
+
+    A call of gRPC in flight would be broken off: its connections wait for Triton's word that there is none.
+    """
+    end_connections(pid, http_port)
+    if nothing_in_flight(log):
+        end_connections(pid, grpc_port)
 
 
 def _wait_until_ready(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,8 @@ _CLEARER = (
     ),
     (r"Stub process '[^']+' is not healthy", r"its Python process ended while loading it"),
 )
+_ALL_ANSWERED = b"Found 0 model versions that have in-flight inferences"
+_LAST_BYTES = 4096
 _HARMLESS = ("CudaDriverHelper", "CUDA driver version")
 
 
@@ -72,6 +76,17 @@ def known_cause(log: str) -> str | None:
         model = f"model {found['model']!r} did not load: " if found["model"] else ""
         return f"{model}{_reason(found['reason'])}"
     return None
+
+
+def nothing_in_flight(log: Path) -> bool:
+    """Whether a server that stops has said, in the last it wrote, that it has answered all it had.
+
+    False where the log has been removed.
+    """
+    with suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+        return _ALL_ANSWERED in file.read()
+    return False
 
 
 def _purpose(service: str) -> str:

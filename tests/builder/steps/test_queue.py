@@ -1,18 +1,18 @@
-"""The pipeline's queue: its bound, its integral, and what is written into Triton's metrics."""
+"""The pipeline's queue: its bound and its integral."""
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from types import SimpleNamespace
-from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from detserve_builder.steps import detserve_queue
-from detserve_builder.steps.detserve_queue import METRICS, PictureQueue, QueueReport
+from detserve_builder.steps.detserve_queue import PictureQueue
+
+SUM_OF_WAITS = ("detserve_queue_picture_seconds_total",)
+WAITING = ("detserve_queue_pictures",)
 
 
 @pytest.fixture
@@ -55,53 +55,12 @@ def test_the_integral_is_the_sum_of_the_waits(visits: list[tuple[float, float]])
                 queue.enter(1)
             else:
                 queue.leave(refused=False)
-        assert queue.totals()["picture_seconds"] == pytest.approx(sum(wait for _, wait in visits), abs=1e-6)
-        assert queue.totals()["waiting"] == 0
+        assert queue.totals()[SUM_OF_WAITS] == pytest.approx(sum(wait for _, wait in visits), abs=1e-6)
+        assert queue.totals()[WAITING] == 0
 
 
 def test_what_still_waits_is_in_the_integral(clock: SimpleNamespace) -> None:
     queue = PictureQueue(8)
     queue.enter(3)
     clock.now_s += 2
-    assert queue.totals()["picture_seconds"] == 6
-
-
-class Family:
-    """Of Triton's MetricFamily what the report uses."""
-
-    COUNTER, GAUGE = "counter", "gauge"
-    values: ClassVar[dict[str, float]] = defaultdict(float)
-
-    def __init__(self, name: str, description: str, kind: str) -> None:
-        self.name, self.kind = name, kind
-
-    def Metric(self, labels: dict[str, str]) -> Family:
-        assert labels == {"model": "pets_pipeline"}
-        return self
-
-    def increment(self, by: float) -> None:
-        assert self.kind == self.COUNTER
-        Family.values[self.name] += by
-
-    def set(self, value: float) -> None:
-        assert self.kind == self.GAUGE
-        Family.values[self.name] = value
-
-
-def test_the_report_writes_each_second_and_once_more_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detserve_queue, "PERIOD_S", 0.01)
-    Family.values.clear()
-    queue = PictureQueue(1)
-    triton: Any = SimpleNamespace(MetricFamily=Family)
-    report = QueueReport(queue, {"model": "pets_pipeline"}, triton)
-    queue.enter(2)
-    end_s = time.monotonic() + 5
-    while Family.values["detserve_queue_pictures"] != 2 and time.monotonic() < end_s:
-        time.sleep(0.005)
-    queue.leave(refused=False)
-    assert not queue.admits(5)
-    report.stop()
-    assert {name for _, name, *_ in METRICS} == set(Family.values)
-    assert Family.values["detserve_queue_taken_total"] == 1
-    assert Family.values["detserve_queue_refused_total"] == 5
-    assert Family.values["detserve_queue_pictures"] == 1
+    assert queue.totals()[SUM_OF_WAITS] == 6

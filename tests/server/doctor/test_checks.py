@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -20,6 +21,7 @@ from detserve_server.triton.shared_memory import MIB
 from tests.manifests import manifest
 from tests.server.triton.models import write_repository
 
+COMMITTED = Path(__file__).parents[3] / "model_repository"
 PYTHON_STEP = ModelOutline("m", "python", 8, instances=2, fixed_tensor_bytes=MIB)
 
 
@@ -65,6 +67,50 @@ def test_shared_memory_stops_only_below_what_loading_needs(free_mib: int, passed
     check = checks.check_shared_memory([PYTHON_STEP], free_mib * MIB)
     assert check.passed is passed
     assert check.stops is stops
+
+
+@pytest.mark.parametrize("image", ["", "nvcr.io/nvidia/tritonserver:26.11-py3"])
+def test_a_cached_detector_is_refused(tmp_path: Path, image: str) -> None:
+    repository = shutil.copytree(COMMITTED, tmp_path / "repository")
+    before = [check for check in checks.run_checks(repository, {}, image) if check.name == "response cache"]
+    with (repository / "codes_yolo/config.pbtxt").open("a") as config:
+        config.write("response_cache { enable: true }\n")
+    after = [check for check in checks.run_checks(repository, {}, image) if check.name == "response cache"]
+    assert [check.passed for check in before] == [True]
+    assert [(check.found, check.stops) for check in after] == [("on for codes_yolo", True)]
+    assert "score_threshold 0.9 gets the answer for 0.1" in after[0].fix
+
+
+@pytest.mark.parametrize(
+    ("fields", "here", "found", "passed"),
+    [
+        ({}, "AMX", "int8 chosen on a CPU with AMX, as this one has", True),
+        ({}, "VNNI", "int8 chosen on a CPU with AMX, this one has VNNI", False),
+        ({"measured": {}}, "VNNI", None, True),
+        ({"target": "tensorrt"}, "VNNI", None, True),
+    ],
+)
+def test_a_precision_chosen_by_the_speed_of_another_kind_of_cpu_is_warned_of(
+    fields: dict[str, Any], here: str, found: str | None, passed: bool
+) -> None:
+    measured = {"precision": {"machine": {"cpu_kind": "AMX"}}}
+    rows = checks.check_cpu_kind(manifest(**({"precision": "int8", "measured": measured} | fields)), here)
+    assert [row.found for row in rows] == ([found] if found else [])
+    assert all(row.passed is passed and not (row.stops and row.fix) for row in rows)
+    assert passed or "build it again on this machine" in rows[0].fix
+
+
+def test_the_cpu_is_among_what_is_asked_of_every_build(repository: Path, monkeypatch) -> None:
+    path = repository / "tiny/detserve.json"
+    built = json.loads(path.read_bytes())
+    built["measured"] = {"precision": {"machine": {"cpu_kind": "AMX"}}}
+    path.write_text(json.dumps(built))
+    monkeypatch.setattr(checks, "cpuinfo", lambda: "flags : avx2")
+    for image in ("", "nvcr.io/nvidia/tritonserver:26.07-py3"):
+        (row,) = [row for row in checks.run_checks(repository, {}, image) if row.name == "tiny: CPU"]
+        assert row.found == "fp32 chosen on a CPU with AMX, this one has AVX2"
+        assert row.fix
+        assert not row.stops
 
 
 def test_a_repository_as_built_passes(repository: Path) -> None:

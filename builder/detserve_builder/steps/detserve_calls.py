@@ -1,0 +1,72 @@
+"""Another model of the same Triton, called by BLS: Triton batches what several threads ask it at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from detserve_preprocess import PictureError
+from detserve_requests import Refusal
+
+
+class CallFailed(Refusal):
+    """A model that was called answered with an error."""
+
+    def __init__(self, model: str, error: Any) -> None:
+        """``error`` is its TritonError. That it is full may be asked again; all else is no caller's to fix."""
+        self.said, self.code = error.message(), error.code()
+        full = self.code == pb_utils.TritonError.UNAVAILABLE
+        passed_on = pb_utils.TritonError.UNAVAILABLE if full else pb_utils.TritonError.INTERNAL
+        shown = pb_utils.TritonError(f"{model}: {self.said}", passed_on)
+        super().__init__("overloaded" if full else "failed", shown)
+
+
+def call(model: str, inputs: Sequence[Any], outputs: Sequence[str]) -> list[Any]:
+    """Tensors to ``model``; its ``outputs``, pb_utils.Tensor in the same order.
+
+    Blocks without the interpreter's lock. Raises :class:`CallFailed` with what the model answered.
+    """
+    request = pb_utils.InferenceRequest(
+        model_name=model, requested_output_names=list(outputs), inputs=list(inputs)
+    )
+    response = request.exec()
+    if response.has_error():
+        raise CallFailed(model, response.error())
+    return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
+
+
+class CalledDetector:
+    """The network in a model of its own, with the interface of detserve_detector.Session."""
+
+    def __init__(self, model: str) -> None:
+        """``model`` is the name of the detector step."""
+        self.model = model
+
+    def run(self, outputs: Sequence[str], feed: Mapping[str, Any]) -> list[Any]:
+        """Run the network."""
+        tensors = [pb_utils.Tensor(name, values) for name, values in feed.items()]
+        return [found.as_numpy() for found in call(self.model, tensors, outputs)]
+
+
+class CalledPreprocess:
+    """The preprocess step in a model of its own: DALI's."""
+
+    def __init__(self, model: str) -> None:
+        """``model`` is the name of the preprocess step."""
+        self.model = model
+
+    def __call__(self, encoded: bytes) -> tuple[Any, Any]:
+        """An encoded picture to its image, uint8 [H,W,3], and geometry, as detserve_preprocess gives them.
+
+        Raises detserve_preprocess.PictureError for a picture that cannot be used.
+        """
+        picture = pb_utils.Tensor("IMAGE", np.array([[encoded]], np.object_))
+        try:
+            images, geometry = call(self.model, [picture], ("images", "geometry"))
+        except CallFailed as failed:
+            if failed.code == pb_utils.TritonError.INVALID_ARG:
+                raise PictureError(failed.said.removeprefix("picture 0: ")) from None
+            raise
+        return images.as_numpy()[0], geometry.as_numpy()[0]

@@ -1,0 +1,1 @@
+"""What becomes ``model.py`` of a step: the side of it that Triton calls."""
