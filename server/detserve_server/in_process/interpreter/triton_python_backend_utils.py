@@ -117,7 +117,7 @@ def is_model_ready(model_name: str) -> bool:
     """Whether another model takes requests.
 
     Raises TritonModelException while the server loads the models that it starts with. None is ready before
-    all of them are, so ``initialize`` is too early to ask; on Triton's python backend it may even end the server.
+    all are, so ``initialize`` is too early to ask; on Triton's python backend it may even end the server.
     """
     return bool(_model_is_ready(model_name))
 
