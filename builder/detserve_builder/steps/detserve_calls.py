@@ -9,6 +9,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from detserve_requests import Refusal, overloaded, refused
 
+# What Triton says to a model that calls another when it is to end; the python backend makes it INTERNAL.
+_GOING_DOWN = ("Server not ready", "Server is stopping")
+
 
 def call(model: str, inputs: Sequence[Any], outputs: Sequence[str]) -> list[Any]:
     """Tensors to ``model``; its ``outputs``, pb_utils.Tensor in the same order.
@@ -53,6 +56,8 @@ class CalledPreprocess:
 
 def _passed_on(model: str, error: Any) -> Refusal:
     """The error of a called model as that of the request: whose fault it is stays, whose word it is shows."""
+    if any(words in error.message() for words in _GOING_DOWN):
+        return overloaded(f"Server is stopping: {model} takes no more requests")
     if error.code() == pb_utils.TritonError.INVALID_ARG:
         return refused(error.message())
     if error.code() == pb_utils.TritonError.UNAVAILABLE:
