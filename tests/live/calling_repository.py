@@ -108,14 +108,16 @@ class TritonPythonModel:
 
     def call(self, asked):
         pictures = images(asked["numbers"], asked["sleep_ms"], asked["order"], asked["height"])
-        if asked["upside_down"]:
-            pictures = pictures[:, :, :, ::-1][:, :, :, ::-1][::1]
+        pictures = pictures.astype(asked["dtype"])
+        if asked["mirrored"]:  # in memory; the values stay where they are
+            pictures = np.ascontiguousarray(pictures[:, ::-1])[:, ::-1]
         response = pb_utils.InferenceRequest(
             model_name=asked["model"],
             requested_output_names=asked["outputs"],
-            inputs=[pb_utils.Tensor(asked["input"], pictures.astype(asked["dtype"]))],
+            inputs=[pb_utils.Tensor(asked["input"], pictures)],
             timeout=asked["timeout_us"],
         ).exec()
+        pictures[:] = 255  # they are ours again
         if response.has_error():
             error = response.error()
             return None, pb_utils.TritonError(error.message(), error.code())
@@ -130,7 +132,7 @@ class TritonPythonModel:
     def finalize(self):
         self.pool.shutdown()
         asked = dict(numbers=[1], sleep_ms=0, order=0, height=8, model="detector", outputs=["boxes"])
-        asked.update(dtype="uint8", timeout_us=0, upside_down=False, input="images")
+        asked.update(dtype="uint8", timeout_us=0, mirrored=False, input="images")
         _, error = self.call(asked)
         Path("FINALIZED").write_text(error.message() if error else "answered")
 """
@@ -144,10 +146,11 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.pool, self.kept = ThreadPoolExecutor(1), []
+        self.pool, self.spoilt = ThreadPoolExecutor(1), False
 
     def execute(self, requests):
-        batch = [(request, pb_utils.get_input_tensor_by_name(request, "images").as_numpy()) for request in requests]
+        tensors = [pb_utils.get_input_tensor_by_name(request, "images") for request in requests]
+        batch = [(request, tensor.as_numpy()) for request, tensor in zip(requests, tensors)]
         orders = [images.reshape(len(images), -1)[:, :12].copy().view(np.int32) for _, images in batch]
         if any((order[:, 2] == 2).any() for order in orders):
             raise LookupError("nothing of the kind")
@@ -165,7 +168,7 @@ class TritonPythonModel:
         if (orders[:, 2] == 3).any():
             return
         boxes = np.zeros((len(images), 4), np.float32)
-        boxes[:, 0] = orders[:, 0]
+        boxes[:, 0] = -1 if self.spoilt else orders[:, 0]
         boxes[:, 1] = images.reshape(len(images), -1)[:, 12:].max(axis=1)
         boxes[:, 2] = images.reshape(len(images), -1)[:, 12:].min(axis=1)
         boxes[:, 3] = size
@@ -174,9 +177,8 @@ class TritonPythonModel:
         sender.send(pb_utils.InferenceResponse(tensors), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         if (orders[:, 2] == 4).any():
             time.sleep(0.3)
-            assert not images.flags.writeable
-            assert (images.reshape(len(images), -1)[:, 12:] == orders[:, :1] % 251).all()
-            time.sleep(0.2)
+            as_before = (images.reshape(len(images), -1)[:, 12:] == orders[:, :1] % 251).all()
+            self.spoilt = self.spoilt or images.flags.writeable or not as_before
 
     def finalize(self):
         self.pool.shutdown()
@@ -225,7 +227,7 @@ def asked(*numbers: int, **changed: Any) -> dict[str, Any]:
         "dtype": "uint8",
         "outputs": ["boxes"],
         "timeout_us": 0,
-        "upside_down": False,
+        "mirrored": False,
     }
     return usual | changed
 

@@ -1,7 +1,7 @@
-"""Callers that wait for their answers: each a thread with a connection of its own, as services and cameras are.
+"""Callers that wait for their answers, each a thread with a connection of its own, as cameras are.
 
-For measuring how fast a server is: they take a third to a half of the CPU time that the event loop of
-:mod:`detserve_perf.load.generator` takes of the same cores. Requests are made beforehand, answers not looked into.
+For measuring how fast a server is: they take less of the cores that they share with it than the event loop of
+:mod:`detserve_perf.load.generator` does. Requests are made beforehand, answers not looked into.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def http_call(url: str, path: str, requests: Sequence[HttpRequest]) -> Iterator[
             connection = connection or connected(endpoint.host, endpoint.port, TIMEOUT_S)
             answer, reusable = _exchange(connection, messages[number % len(messages)])
         except (OSError, httptools.HttpParserError) as error:
-            answer, reusable, failed = None, False, str(error)
+            answer, reusable, failed = None, False, _reason(error)
         if connection is not None and not reusable:
             connection.close()
             connection = None
@@ -99,7 +99,7 @@ def grpc_call(url: str, requests: Sequence[bytes]) -> Iterator[Call]:
             if connection is not None:
                 connection.close()
                 connection = None
-            raise RequestFailed(f"UNAVAILABLE: {error}") from None
+            raise RequestFailed(f"UNAVAILABLE: {_reason(error)}") from None
 
     try:
         yield call
@@ -127,6 +127,10 @@ def callers(connect: Connect, concurrency: int) -> Iterator[Callable[[int], Run]
             return Run(tuple(samples), took_s, used_s)
 
         yield send
+
+
+def _reason(error: Exception) -> str:
+    return "timed out" if isinstance(error, BlockingIOError) else str(error)
 
 
 def _timed(call: Call, number: int, started_s: float) -> Sample:

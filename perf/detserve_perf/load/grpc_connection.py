@@ -1,12 +1,11 @@
-"""A gRPC call as bytes: HTTP/2 (RFC 9113) without TLS, one call at a time, for a generator that must cost little.
+"""A gRPC call as bytes: HTTP/2 (RFC 9113) without TLS, one call at a time, for a generator that costs little.
 
-grpcio takes 0.35 to 0.45 ms of CPU time to send a picture of 150 kB, this takes a third of it. What is sent is
-the same but for this: no header is compressed, in either direction.
+grpcio takes 0.35 to 0.45 ms of CPU time to send a picture of 150 kB, this takes a third of it. What is sent
+is the same but for this: no header is compressed, in either direction.
 """
 
 from __future__ import annotations
 
-import socket
 import struct
 from collections import deque
 from urllib.parse import unquote
@@ -55,9 +54,11 @@ class GrpcConnection:
         """
         self._stream += 2
         self._stream_window_bytes = self._first_stream_window_bytes
-        answer, headers = bytearray(), {}
-        waiting: deque[memoryview] = deque([memoryview(struct.pack(">xI", len(message))), memoryview(message)])
-        buffers = [_frame(_HEADERS, _END_HEADERS, self._stream, self._headers)]
+        answer = bytearray()
+        headers: dict[bytes, bytes] = {}
+        prefix = struct.pack(">xI", len(message))
+        waiting: deque[memoryview] = deque([memoryview(prefix), memoryview(message)])
+        buffers: list[bytes | memoryview] = [_frame(_HEADERS, _END_HEADERS, self._stream, self._headers)]
         if self._taken_bytes > _RETURN_WINDOW_BYTES:
             buffers.append(_frame(_WINDOW, 0, 0, struct.pack(">I", self._taken_bytes)))
             self._taken_bytes = 0
@@ -70,7 +71,7 @@ class GrpcConnection:
             elif kind == _WINDOW:
                 self._stream_window_bytes += struct.unpack(">I", payload)[0]
             elif kind == _RESET:
-                raise GrpcFailed(f"UNAVAILABLE: the server reset the call ({struct.unpack('>I', payload)[0]})")
+                raise GrpcFailed("UNAVAILABLE: the server reset the call")
             elif kind == _DATA:
                 self._taken_bytes += len(payload)
                 answer += _unpadded(payload, flags)
@@ -120,7 +121,9 @@ class GrpcConnection:
         elif kind == _PING and not flags & _ACK:
             self._send([_frame(_PING, _ACK, 0, payload)])
         elif kind == _GOAWAY and struct.unpack(">I", payload[:4])[0] < self._stream:
-            raise GrpcFailed("UNAVAILABLE: the server takes no more calls")
+            raise ConnectionResetError("the server takes no more calls")
+        elif kind == _DATA:
+            self._taken_bytes += len(payload)
 
     def _next_frame(self) -> tuple[int, int, int, bytes]:
         """Kind, flags, stream and payload."""

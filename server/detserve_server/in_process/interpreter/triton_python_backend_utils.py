@@ -116,8 +116,8 @@ class InferenceRequest:
 def is_model_ready(model_name: str) -> bool:
     """Whether another model takes requests.
 
-    Raises TritonModelException while the server loads the models that it starts with, before all of which none
-    is ready: in ``initialize`` it is too early to ask. Triton's python backend may crash there.
+    Raises TritonModelException while the server loads the models that it starts with. None is ready before
+    all of them are, so ``initialize`` is too early to ask; on Triton's python backend it may even end the server.
     """
     return bool(_model_is_ready(model_name))
 
