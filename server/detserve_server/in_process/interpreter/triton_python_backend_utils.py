@@ -51,7 +51,7 @@ class Tensor:
     """A named output of this model, or a named input or output of another."""
 
     def __init__(self, name: str, values: Any) -> None:
-        """``values`` are numbers, of an output int32 or float32; of an input they may be objects, all bytes."""
+        """``values`` are numbers, of an output int32 or float32; an input's may be objects, all bytes."""
         self._name, self._values = name, values
 
     def name(self) -> str:
