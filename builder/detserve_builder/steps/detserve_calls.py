@@ -10,7 +10,6 @@ import triton_python_backend_utils as pb_utils
 from detserve_preprocess import PictureError
 from detserve_requests import Refusal
 
-
 # What Triton says to a model that calls another when it is to end; the python backend makes it INTERNAL.
 _GOING_DOWN = ("Server not ready", "Server is stopping")
 
