@@ -58,7 +58,7 @@ format: setup
 
 repository: setup  ## build zoo/ into model_repository/ again
 	for name in codes_yolo codes_ssd codes_rcnn; do \
-	    $(BIN)/detserve build $$name --name $$name --repository model_repository || exit 1; \
+	    taskset -c 0 $(BIN)/detserve build $$name --name $$name --repository model_repository || exit 1; \
 	done
 
 bench: setup  ## measure the committed detector on this machine, into out/bench/

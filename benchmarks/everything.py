@@ -1,9 +1,9 @@
 """Measure the committed detector on this machine: ``make bench``, or ``make bench PICTURES=DIR``.
 
 Writes into out/bench/: the sweep (speed, beside the same steps in-process), the accuracy on the sample
-scenes, overload, the comparison with other servers and with INT8, how many machines a rate
-takes, large JPEGs, what the client and the gateway cost; and report.html. It takes about a quarter of an
-hour; the first time the other servers are installed. Keep the machine quiet meanwhile: the reports say so
+scenes, overload, the comparison with other servers, all with fp32 and all with INT8 (in int8/), how many
+machines a rate takes, large JPEGs, what the client and the gateway cost; and report.html. It takes about 20
+minutes; the first time the other servers are installed. Keep the machine quiet meanwhile: the reports say so
 when other work took its cores.
 """
 
@@ -62,7 +62,9 @@ def main() -> None:
         flooded = ("--url", server.http_url, "--model", MODEL)  # requests over HTTP cost the sender less
         detserve("perf", "overload", *flooded, "--pictures", pictures, "--output", OUT)
     own = ("--repository", repository, "--model", MODEL, "--pictures", pictures, "--output", OUT)
-    detserve("perf", "compare", *own, "--also", INT8)
+    detserve("perf", "compare", *own)
+    chosen = ("--repository", repository, "--model", INT8, "--pictures", pictures, "--output", OUT / "int8")
+    detserve("perf", "compare", *chosen)
     (OUT / "plan.json").unlink(missing_ok=True)  # of an earlier run
     with contextlib.suppress(subprocess.CalledProcessError):  # it says so when the machine was not steady
         detserve("perf", "plan", *own, "--rate", 1000, "--p99", 100)
@@ -70,7 +72,7 @@ def main() -> None:
     python("benchmarks.client", pictures)
     if shutil.which("nginx"):
         python("benchmarks.gateway")
-    detserve("perf", "report", OUT, "--output", OUT / "report.html")
+    detserve("perf", "report", OUT, OUT / "int8", "--output", OUT / "report.html")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from detserve_builder.runtime import Runtime
 from detserve_builder.triton_config import Placement, Preprocess, Target, configs, steps_of, warmed_up
 from detserve_builder.warmup import WarmupPicture, write_warmup
 from detserve_core.card import Card
+from detserve_core.machine.cores import cores
 from detserve_core.machine.sha256 import file_sha256
 from detserve_core.repository.config_pbtxt import CONFIG, to_pbtxt
 from detserve_core.repository.manifest import MANIFEST, Manifest
@@ -67,6 +68,7 @@ def write_repository(
             warmup=write_warmup(
                 staged, card, prepared.model, warmed_up(target, placement, preprocess), warmup
             ),
+            cores=cores(),
             runtime=runtime,
             floats=floats,
         )
@@ -132,7 +134,7 @@ def _files_beside(model: str, *, calls: bool) -> tuple[str, ...]:
         "pipeline": ("requests", "queue", "metrics", "scope", "preprocess", "postprocess")
         + (("calls",) if calls else ("detector",)),
         "preprocess": ("requests", "queue", "metrics", "scope", "preprocess"),
-        "preprocess_dali": ("scope", "dali", "preprocess"),
+        "preprocess_dali": ("metrics", "scope", "dali", "preprocess"),
         "detector": ("scope", "detector"),
         "postprocess": ("metrics", "postprocess"),
     }[model]

@@ -16,10 +16,12 @@ Json = dict[str, Any]
 # as a distinct error and not as latency without bound.
 _MAX_WAIT_S = 10
 _MAX_WAITING = 32
-_WAITING = {"max_waiting": str(_MAX_WAITING), "max_wait_s": str(_MAX_WAIT_S)}
 # No queue policy: a bound by size or by time turns prefetching off in Triton's batcher, which then sleeps for
 # up to half a second while an instance has nothing to do.
 _BATCHES: Json = {}
+# Python threads take turns with one lock for each process. A picture holds it for about half a millisecond of
+# the 10 that an embedded network takes of a core, or of the 3 that it takes to decode for a called one.
+_CORES_A_PROCESS_EMBEDDED, _CORES_A_PROCESS_CALLING = 8, 4
 #: The embedded server may run a pipeline within its own process (detserve_server/in_process).
 _PLACE = {"process": "server"}
 GEOMETRY = {"name": "geometry", "data_type": "TYPE_FP32", "dims": [6]}
@@ -73,11 +75,13 @@ def configs(
     max_batch_size: int,
     detector_batch_size: int,
     warmup: Warmup,
+    cores: int,
     runtime: Runtime = Runtime.ONNXRUNTIME,
     floats: str = "f32",
 ) -> dict[str, Json]:
     """Model name -> configuration, for the ensemble and the models it is made of.
 
+    The pipeline gets the processes that it takes to keep ``cores`` busy.
     A request has up to ``max_batch_size`` pictures, and the network takes ``detector_batch_size`` at a time.
     ``runtime`` and ``floats`` are what the embedded target's detector runs on and computes in.
     """
@@ -85,23 +89,27 @@ def configs(
     if placement is Placement.STEPS:
         batch = detector_batch_size
         detector = _detector(card, target, batch, warmup, runtime, floats)
+        first = _preprocess(card, preprocess, batch, warmup)
+        first["parameters"].update(_said({"first_step": "true"}))
         return {
-            f"{name}_preprocess": _preprocess(card, preprocess, batch, warmup),
+            f"{name}_preprocess": first,
             f"{name}_detector": detector,
             f"{name}_postprocess": _postprocess(card, batch, warmup),
             name: _ensemble(card, placement, batch),
         }
     described = {name: _ensemble(card, placement, max_batch_size)}
     if target is Target.EMBEDDED:
-        network = _opened(runtime, floats)
+        network, processes = _opened(runtime, floats), -(-cores // _CORES_A_PROCESS_EMBEDDED)
     else:
         detector = _detector(card, target, detector_batch_size, warmup, runtime, floats)
         described[f"{name}_detector"] = detector
-        network = _called(detector)
+        processes = -(-cores // _CORES_A_PROCESS_CALLING)
+        network = _called(detector, processes)
         if preprocess is Preprocess.DALI:
             described[f"{name}_preprocess"] = _preprocess(card, preprocess, max_batch_size, warmup)
             network["preprocess"] = f"{name}_preprocess"
-    return {**described, f"{name}_pipeline": _pipeline(card, max_batch_size, warmup, network)}
+    network["processes_because"] = f"so many keep the {cores} cores of the building machine busy"
+    return {**described, f"{name}_pipeline": _pipeline(card, max_batch_size, warmup, network, processes)}
 
 
 def steps_of(target: Target, placement: Placement, preprocess: Preprocess) -> tuple[str, ...]:
@@ -119,22 +127,24 @@ def warmed_up(target: Target, placement: Placement, preprocess: Preprocess) -> t
     return steps if len(steps) == 1 else tuple(step for step in steps if step != "pipeline")
 
 
-def _pipeline(card: Card, max_batch_size: int, warmup: Warmup, network: Mapping[str, str]) -> Json:
-    """One process, whose threads take the pictures of several requests side by side from its own queue."""
+def _pipeline(
+    card: Card, max_batch_size: int, warmup: Warmup, network: Mapping[str, str], processes: int
+) -> Json:
+    """Processes whose threads take the pictures of several requests side by side, each from its own queue."""
     step = _step(f"{card.name}_pipeline", "python", max_batch_size, [_picture()], _detections(card), warmup)
     return {
         **step,
-        "instance_group": [{"kind": "KIND_CPU", "count": 1}],
-        "parameters": {**_card_parameter(card), **_said({**network, **_WAITING, **_PLACE})},
+        "instance_group": [{"kind": "KIND_CPU", "count": processes}],
+        "parameters": {**_card_parameter(card), **_said({**network, **_waiting(processes), **_PLACE})},
     }
 
 
-def _called(detector: Json) -> dict[str, str]:
-    """How the pipeline calls the detector: with what fills its next batch while it runs one."""
+def _called(detector: Json, processes: int) -> dict[str, str]:
+    """How the pipeline calls the detector: all processes with what fills its next batch while it runs one."""
     batch, instances = detector["max_batch_size"], detector["instance_group"][0]["count"]
     return {
         "detector": detector["name"],
-        "in_flight": str(batch * (instances + 1)),
+        "in_flight": str(-(-batch * (instances + 1) // processes)),
         "in_flight_because": f"a batch of {batch} runs in each of {instances} instances and the next waits",
     }
 
@@ -142,6 +152,10 @@ def _called(detector: Json) -> dict[str, str]:
 def _opened(runtime: Runtime, floats: str) -> dict[str, str]:
     """How the embedded target opens its session; more threads than one for a picture made less of them."""
     return {"threads": "1", "runtime": runtime.value, "floats": floats}
+
+
+def _waiting(processes: int) -> dict[str, str]:
+    return {"max_waiting": str(-(-_MAX_WAITING // processes)), "max_wait_s": str(_MAX_WAIT_S)}
 
 
 def _said(parameters: Mapping[str, str]) -> Json:
@@ -161,7 +175,7 @@ def _preprocess(card: Card, preprocess: Preprocess, max_batch_size: int, warmup:
     return {
         **step,
         "instance_group": [{"kind": "KIND_CPU", "count": 1}],
-        "parameters": {**_card_parameter(card), **_said(_WAITING)},
+        "parameters": {**_card_parameter(card), **_said(_waiting(1))},
     }
 
 

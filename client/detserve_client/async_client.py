@@ -17,6 +17,7 @@ from detserve_client.engine.base_client import (
     checked_window,
 )
 from detserve_client.engine.flow_steps import (
+    AskReady,
     FetchConfig,
     Flow,
     Infer,
@@ -234,6 +235,8 @@ class AsyncClient(BaseClient):
                 return await self._transport.model_config(model, timeout_s)
             case ListModels(timeout_s):
                 return await self._transport.models(timeout_s)
+            case AskReady(timeout_s):
+                return await self._transport.server_ready(timeout_s)
             case ListRegions(timeout_s):
                 return await self._transport.shared_regions(timeout_s)
             case RegisterRegion(name, key, size_bytes, timeout_s):

@@ -18,6 +18,7 @@ from detserve_client.engine.base_client import (
 )
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.flow_steps import (
+    AskReady,
     FetchConfig,
     Flow,
     Infer,
@@ -59,7 +60,8 @@ class Client(BaseClient):
     Every method raises an :class:`~detserve_core.errors.InferenceError` when the server, or the way to it,
     fails. A server that cannot be reached is tried again: one that has answered before for the whole timeout,
     so that a restart loses nothing, one that never did for less than a second. So is a model that the server
-    no longer knows, as while the server goes down, for at most 8 s. Nothing else is tried again.
+    no longer knows though it is ready, as while its version is exchanged, for at most 8 s. Nothing else is
+    tried again.
 
     A client that was made before a fork (gunicorn ``--preload``, a DataLoader) may be used in the children:
     its shared memory, connections and retries are made anew there. gRPC itself forks within limits, see
@@ -372,6 +374,8 @@ class Client(BaseClient):
                 return self._transport.model_config(model, timeout_s)
             case ListModels(timeout_s):
                 return self._transport.models(timeout_s)
+            case AskReady(timeout_s):
+                return self._transport.server_ready(timeout_s)
             case ListRegions(timeout_s):
                 return self._transport.shared_regions(timeout_s)
             case RegisterRegion(name, key, size_bytes, timeout_s):

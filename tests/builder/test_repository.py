@@ -12,9 +12,11 @@ from tritonclient.grpc import model_config_pb2
 
 from detserve_builder.build import build
 from detserve_builder.errors import BuildError
-from detserve_builder.triton_config import Placement, Target
+from detserve_builder.triton_config import Placement, Preprocess, Target
 from detserve_client import Card
 from tests.builder.tiny_networks import save_yolox
+
+ANSWERING = ("requests", "queue", "metrics", "scope")
 
 
 @pytest.fixture
@@ -45,14 +47,49 @@ def test_one_model_for_all_steps_is_the_default_of_the_embedded_target(tmp_path,
     assert {path.name for path in (tmp_path / "tiny_pipeline/1").iterdir()} == {
         "model.onnx",
         "model.py",
-        *(f"detserve_{step}.py" for step in ("scope", "queue", "preprocess", "detector", "postprocess")),
+        *(f"detserve_{file}.py" for file in (*ANSWERING, "preprocess", "detector", "postprocess")),
     }
     assert json.loads((tmp_path / "tiny/detserve.json").read_text())["placement"] == "pipeline"
 
 
-def test_the_pipeline_is_refused_where_triton_runs_the_detector(tmp_path, network) -> None:
-    with pytest.raises(BuildError, match="is for the target embedded, got tensorrt; leave --placement out"):
-        build(network, name="t", repository=tmp_path, target=Target.TENSORRT, placement=Placement.PIPELINE)
+@pytest.mark.parametrize("target", [Target.ONNXRUNTIME, Target.TENSORRT])
+def test_one_pipeline_for_all_targets_calls_the_detector(tmp_path, network, target) -> None:
+    built = build(network, name="tiny", repository=tmp_path, target=target)
+    assert [folder.name for folder in built.folders] == ["tiny", "tiny_detector", "tiny_pipeline"]
+    ensemble, pipeline, detector = (
+        config(tmp_path, f"tiny{step}") for step in ("", "_pipeline", "_detector")
+    )
+    assert [step.model_name for step in ensemble.ensemble_scheduling.step] == ["tiny_pipeline"]
+    assert (pipeline.input, pipeline.output) == (ensemble.input, ensemble.output)
+    assert detector.HasField("dynamic_batching")
+    assert not detector.dynamic_batching.HasField("default_queue_policy"), "Triton's batcher would stall"
+    said = {name: parameter.string_value for name, parameter in pipeline.parameters.items()}
+    assert said["detector"] == "tiny_detector"
+    # what runs and what fills the next batch
+    assert int(said["in_flight"]) == detector.max_batch_size * (detector.instance_group[0].count + 1) == 16
+    assert said["in_flight_because"] == "a batch of 8 runs in each of 1 instances and the next waits"
+    # Triton may load the pipeline first, and a warm-up would call a detector that is not there yet
+    assert not pipeline.model_warmup
+    assert detector.model_warmup
+    assert {path.name for path in (tmp_path / "tiny_pipeline/1").iterdir()} == {
+        "model.py",
+        *(f"detserve_{file}.py" for file in (*ANSWERING, "preprocess", "postprocess", "calls")),
+    }
+    assert {path.name for path in (tmp_path / "tiny_detector/1").iterdir()} == {"model.onnx"}
+
+
+def test_dali_decodes_for_the_pipeline_too(tmp_path, network) -> None:
+    (tmp_path / "card.json").write_text('{"preprocess": {"decode": "whole"}}')
+    repository = tmp_path / "repository"
+    build(network, name="tiny", repository=repository, target=Target.TENSORRT, preprocess=Preprocess.DALI)
+    pipeline, decoder = config(repository, "tiny_pipeline"), config(repository, "tiny_preprocess")
+    assert pipeline.parameters["preprocess"].string_value == "tiny_preprocess"
+    assert decoder.model_warmup
+    assert "first_step" not in decoder.parameters, "the pipeline counts the requests"
+    assert {path.name for path in (repository / "tiny_preprocess/1").iterdir()} == {
+        "model.py",
+        *(f"detserve_{file}.py" for file in ("scope", "dali", "metrics", "preprocess")),
+    }
 
 
 def test_another_placement_leaves_nothing_of_the_earlier_build(tmp_path, network) -> None:
@@ -82,9 +119,7 @@ def test_the_four_models(tmp_path, network, target) -> None:
     for step in ("preprocess", "detector", "postprocess"):
         model = config(repository, f"tiny_{step}")
         assert model.max_batch_size == 8
-        policy = model.dynamic_batching.default_queue_policy
-        assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
-        assert policy.max_queue_size > 0
+        assert not model.dynamic_batching.HasField("default_queue_policy"), "Triton's batcher would stall"
         assert model.instance_group[0].count >= 1
         for tensor in model.input:
             file = repository / f"tiny_{step}" / "warmup" / tensor.name
@@ -161,3 +196,21 @@ def test_a_folder_that_is_not_of_this_build_stays(tmp_path, network) -> None:
         build(network, name="tiny", repository=tmp_path, placement=Placement.STEPS)
     assert contents(tmp_path / "tiny_detector") == before
     assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "cores", "processes", "in_flight"),
+    [(Target.EMBEDDED, 8, 1, None), (Target.EMBEDDED, 9, 2, None), (Target.ONNXRUNTIME, 16, 4, 4)],
+)
+def test_more_cores_get_more_processes_of_the_pipeline(
+    tmp_path, network, monkeypatch, target, cores, processes, in_flight
+) -> None:
+    """All together they queue as many pictures as one, and give the detector as many."""
+    monkeypatch.setattr("detserve_builder.repository.cores", lambda: cores)
+    build(network, name="tiny", repository=tmp_path / "r", target=target)
+    pipeline = config(tmp_path / "r", "tiny_pipeline")
+    said = {name: parameter.string_value for name, parameter in pipeline.parameters.items()}
+    assert pipeline.instance_group[0].count == processes
+    assert f"the {cores} cores of the building machine" in said["processes_because"]
+    assert int(said["max_waiting"]) * processes == 32
+    assert in_flight is None or int(said["in_flight"]) == in_flight

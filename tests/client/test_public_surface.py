@@ -29,7 +29,9 @@ HEAVY = [
 
 OURS = ("detserve_client.", "detserve_core.")
 ASYNC = "card close detect detect_batch detect_stream frame_transfer model models ready"
-TRANSPORT = "close infer model_config models ready register_region shared_regions unregister_region"
+TRANSPORT = (
+    "close infer model_config models ready register_region server_ready shared_regions unregister_region"
+)
 
 
 def loaded_by(code: str) -> set[str]:

@@ -30,6 +30,7 @@ from tests.deploy.kubernetes import (
 )
 
 VERSION = "1.37"
+IMAGE = CHECKOUT / "deploy/images/triton"
 
 
 def _check_schema(one: Object) -> None:
@@ -230,6 +231,19 @@ def test_shared_memory_is_that_of_compose(rendered: dict[str, list[Object]]) -> 
                     name,
                 )
     assert needed <= int(size[1]) * MIB
+
+
+def test_a_pod_has_the_time_to_drain_and_to_finalize(rendered: dict[str, list[Object]]) -> None:
+    drain = re.search(r"MOST_S:=(\d+)", (IMAGE / "drain.sh").read_text())
+    exit_timeout = re.search(r"--exit-timeout-secs=(\d+)", (IMAGE / "serve.sh").read_text())
+    assert drain
+    assert exit_timeout
+    for overlay in OVERLAYS:
+        pod = pods_of(rendered[overlay])["triton"]
+        assert pod["terminationGracePeriodSeconds"] >= int(drain[1]) + int(exit_timeout[1]) + 5
+        (hook,) = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert Path(hook).parent == Path("/usr/local/bin")
+        assert Path(hook).name in (IMAGE / "Dockerfile").read_text()
 
 
 def test_the_canary_differs_in_its_repository_and_has_a_tenth(rendered: dict[str, list[Object]]) -> None:

@@ -9,13 +9,11 @@ from tritonclient.grpc import model_config_pb2
 
 from detserve_builder.build import build
 from detserve_builder.triton_config import Placement, Target
-from detserve_core.card import Card
 from detserve_core.repository.manifest import read_manifest
 
 CODES_YOLO = Path(__file__).parents[2] / "zoo/codes_yolo/checkpoint.onnx"
 NAME = "sleepy"
 _MODEL = """
-import threading
 import time
 
 import numpy as np
@@ -23,38 +21,52 @@ import triton_python_backend_utils as pb_utils
 
 
 class TritonPythonModel:
+    def initialize(self, args):
+        pass
+
     def execute(self, requests):
         time.sleep(SLEEP_S)
-        return [self.answer(len(images_of(request))) for request in requests]
+        for request in requests:
+            images = pb_utils.get_input_tensor_by_name(request, "images").as_numpy()
+            response = pb_utils.InferenceResponse(output_tensors=candidates(len(images)))
+            flags = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            request.get_response_sender().send(response, flags=flags)
 
-    def answer(self, batch):
-        boxes = np.tile(np.array([10, 10, 60, 60], np.float32), (batch, CANDIDATES, 1))
-        scores = np.zeros((batch, CANDIDATES), np.float32)
-        scores[:, 0] = 0.9
-        outputs = {"boxes": boxes, "scores": scores, "classes": np.zeros((batch, CANDIDATES), np.int32)}
-        return pb_utils.InferenceResponse([pb_utils.Tensor(*named) for named in outputs.items()])
+    def finalize(self):
+        pass
 
 
-def images_of(request):
-    return pb_utils.get_input_tensor_by_name(request, "images").as_numpy()
+BOXES = np.tile(np.array([10, 10, 60, 60], np.float32), (8, CANDIDATES, 1))
+SCORES, CLASSES = np.zeros((8, CANDIDATES), np.float32), np.zeros((8, CANDIDATES), np.int32)
+SCORES[:, 0] = 0.9
+
+
+def candidates(batch):
+    outputs = {"boxes": BOXES, "scores": SCORES, "classes": CLASSES}
+    return [pb_utils.Tensor(name, values[:batch]) for name, values in outputs.items()]
 """
 
 
-def build_sleeping(folder: Path, *, sleep_s: float, placement: Placement) -> Path:
+def build_sleeping(
+    folder: Path, *, sleep_s: float, placement: Placement, within_server: bool = False
+) -> Path:
     """A repository for Triton's own runtimes, whose detector sleeps ``sleep_s`` for up to 8 pictures."""
     build(str(CODES_YOLO), name=NAME, repository=folder, target=Target.ONNXRUNTIME, placement=placement)
     config = read(folder, "detector")
     config.backend, config.default_model_filename = "python", ""
     config.instance_group[0].kind = model_config_pb2.ModelInstanceGroup.KIND_CPU
+    card = read_manifest(folder, NAME).card
+    if within_server:
+        config.parameters["process"].string_value = "server"
+        config.parameters["detserve_card"].string_value = card.model_dump_json()
     write(folder, "detector", config)
-    card = Card.model_validate(read_manifest(folder, NAME).card)
     model = _MODEL.replace("SLEEP_S", str(sleep_s)).replace("CANDIDATES", str(card.candidates))
     (folder / f"{NAME}_detector" / "1" / "model.py").write_text(model)
     return folder
 
 
 def bound_by_triton(folder: Path) -> Path:
-    """Give each step of a repository a queue policy with a size, and no bound of its own."""
+    """Give each of three steps a queue policy with a size, and no bound of its own."""
     for step in ("preprocess", "detector", "postprocess"):
         config = read(folder, step)
         policy = config.dynamic_batching.default_queue_policy

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import re
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
+import urllib3
 
 from detserve_client import (
     Client,
@@ -105,13 +108,40 @@ def test_a_threshold_out_of_range(client: Client, sample, value) -> None:
         client.detect(sample, score_threshold=value)
 
 
-@pytest.mark.parametrize("value", ["many", 101, -1])
-def test_the_server_checks_parameters_by_itself(server, sample, value) -> None:
+WHOLE = "parameter max_detections is {}, expected a whole number from 0 to 100"
+SHARE = "parameter score_threshold is {}, expected a number from 0 to 1"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        *(({"max_detections": value}, WHOLE.format(repr(value))) for value in ("many", 101, -1, True, "2.5")),
+        *(({"score_threshold": value}, SHARE.format(repr(value))) for value in (2, True, "nan", "", "0x1")),
+        (
+            {"score_treshold": "0.5"},
+            "there is no parameter score_treshold, expected one of score_threshold, ",
+        ),
+    ],
+)
+def test_the_server_checks_parameters_by_itself(server, sample, parameters, sentence) -> None:
     tensor = grpcclient.InferInput("IMAGE", [1, 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[sample.read_bytes()]], dtype=object))
     with grpcclient.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as connection:
-        with pytest.raises(Exception, match=r"parameter max_detections is .*, expected 0 to 100"):
-            connection.infer(DEFAULT, [tensor], parameters={"max_detections": value})
+        with pytest.raises(Exception, match=re.escape(sentence)):
+            connection.infer(DEFAULT, [tensor], parameters=parameters)
+        connection.infer(DEFAULT, [tensor], parameters={"max_detections": "3", "score_threshold": 1})
+
+
+@pytest.mark.parametrize("value", [2.5, True, None, [1], {}])
+def test_what_only_json_can_say_is_no_number_of_detections(server, sample, value) -> None:
+    """Over HTTP Triton itself refuses what is neither text nor a number nor a boolean."""
+    picture = base64.b64encode(sample.read_bytes()).decode()
+    body = {
+        "inputs": [{"name": "IMAGE", "shape": [1, 1], "datatype": "BYTES", "data": [picture]}],
+        "parameters": {"max_detections": value},
+    }
+    answer = urllib3.request("POST", f"{server.http_url}/v2/models/{DEFAULT}/infer", json=body)
+    assert answer.status == 400
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])

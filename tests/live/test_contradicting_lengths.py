@@ -9,10 +9,14 @@ import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import tritonclient.grpc as grpcclient
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from detserve_client import Client
@@ -51,7 +55,7 @@ def running(
         shutil.copytree(model, folder / model.name)
     config = folder / f"{DEFAULT}_pipeline/config.pbtxt"
     config.write_text(config.read_text().replace('"server"', f'"{request.param}"'))
-    with embedded_server(folder) as server:
+    with embedded_server(folder, allow_shared_memory=True) as server:
         yield server
 
 
@@ -62,10 +66,14 @@ def _grpc_request(model: str, shape: list[int], raw: bytes) -> service_pb2.Model
 
 
 def _over_grpc(server: RunningServer, model: str, shape: list[int], raw: bytes) -> str:
+    return _status_over_grpc(server, _grpc_request(model, shape, raw))
+
+
+def _status_over_grpc(server: RunningServer, request: service_pb2.ModelInferRequest) -> str:
     with grpc.insecure_channel(upstream(server).grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         try:
-            stub.ModelInfer(_grpc_request(model, shape, raw), timeout=20)
+            stub.ModelInfer(request, timeout=20)
         except grpc.RpcError as error:
             return str(error.code().name)
         return "OK"
@@ -78,13 +86,35 @@ def _over_http(server: RunningServer, model: str, shape: list[int], raw: bytes) 
         "shape": shape,
         "parameters": {"binary_data_size": len(raw)},
     }
+    return _post(server, model, tensor, raw)
+
+
+def _post(server: RunningServer, model: str, tensor: dict[str, Any], raw: bytes = b"") -> int:
     head = json.dumps({"inputs": [tensor]}).encode()
     connection = http.client.HTTPConnection(upstream(server).http, timeout=20)
-    length = {"Inference-Header-Content-Length": str(len(head))}
+    length = {"Inference-Header-Content-Length": str(len(head))} if raw else {}
     connection.request("POST", f"/v2/models/{model}/infer", head + raw, length)
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+@contextmanager
+def _region(server: RunningServer, content: bytes) -> Iterator[str]:
+    """Shared memory that holds ``content`` and that the server knows."""
+    memory = SharedMemory(create=True, size=len(content))
+    name = memory.name
+    try:
+        memory.buf[: len(content)] = content
+        with grpcclient.InferenceServerClient(upstream(server).grpc) as client:
+            client.register_system_shared_memory(name, f"/{name}", len(content))
+            try:
+                yield name
+            finally:
+                client.unregister_system_shared_memory(name)
+    finally:
+        memory.close()
+        memory.unlink()
 
 
 @pytest.mark.parametrize("model", [DEFAULT, f"{DEFAULT}_pipeline"])
@@ -92,6 +122,35 @@ def _over_http(server: RunningServer, model: str, shape: list[int], raw: bytes) 
 def test_it_is_refused_as_a_wrong_request(running: RunningServer, model: str, case: str) -> None:
     assert _over_grpc(running, model, *CONTRADICTING[case]) == "INVALID_ARGUMENT"
     assert _over_http(running, model, *CONTRADICTING[case]) == 400
+
+
+@pytest.mark.parametrize("model", [DEFAULT, f"{DEFAULT}_pipeline"])
+@pytest.mark.parametrize("case", [case for case, (_, raw) in CONTRADICTING.items() if raw])
+def test_it_is_refused_in_shared_memory_too(running: RunningServer, model: str, case: str) -> None:
+    shape, raw = CONTRADICTING[case]
+    with _region(running, raw) as name:
+        where = {"shared_memory_region": name, "shared_memory_byte_size": len(raw)}
+        request = service_pb2.ModelInferRequest(model_name=model)
+        parameters = request.inputs.add(name="IMAGE", datatype="BYTES", shape=shape).parameters
+        parameters["shared_memory_region"].string_param = name
+        parameters["shared_memory_byte_size"].int64_param = len(raw)
+        assert _status_over_grpc(running, request) == "INVALID_ARGUMENT"
+        tensor = {"name": "IMAGE", "datatype": "BYTES", "shape": shape, "parameters": where}
+        assert _post(running, model, tensor) == 400
+
+
+@pytest.mark.parametrize("model", [DEFAULT, f"{DEFAULT}_pipeline"])
+@pytest.mark.parametrize(("shape", "count"), [([1, 1], 0), ([1, 1], 2), ([2, 1], 1)])
+def test_elements_that_are_not_as_many_as_the_shape_says(
+    running: RunningServer, model: str, shape: list[int], count: int
+) -> None:
+    """As elements of their own: gRPC's bytes_contents, and JSON."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    tensor = request.inputs.add(name="IMAGE", datatype="BYTES", shape=shape)
+    tensor.contents.bytes_contents.extend([PICTURE] * count)
+    assert _status_over_grpc(running, request) == "INVALID_ARGUMENT"
+    as_json = {"name": "IMAGE", "datatype": "BYTES", "shape": shape, "data": ["picture"] * count}
+    assert _post(running, model, as_json) == 400
 
 
 def test_requests_of_others_at_the_same_time_are_answered(running: RunningServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from detserve_core.machine.ports import LOOPBACK, choose_ports
 from detserve_server.errors import ServerStopped
 from detserve_server.triton.embedded import embedded_server
 from detserve_server.triton.shared_memory import regions
+from tests.live.conftest import COMMITTED, DEFAULT
 from tests.server.triton.models import write_repository
 
 pytestmark = pytest.mark.live
@@ -220,3 +222,11 @@ def test_the_command_exits_1_with_one_sentence(tmp_path: Path) -> None:
         f"detserve: {tmp_path} has no model; expected folders with a config.pbtxt, "
         f"as made by: detserve build\n"
     )
+
+
+def test_a_cached_detector_is_not_served(tmp_path: Path) -> None:
+    repository = shutil.copytree(COMMITTED, tmp_path / "repository")
+    with (repository / f"{DEFAULT}/config.pbtxt").open("a") as config:
+        config.write("response_cache { enable: true }\n")
+    with pytest.raises(ServerStartError, match=f"model '{DEFAULT}' has response_cache on; take"):
+        embedded_server(repository).__enter__()

@@ -7,20 +7,53 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from detserve_requests import Refusal, overloaded, refused
+from detserve_preprocess import PictureError
+from detserve_requests import Refusal
+
+#: How the preprocess step begins what it says of the only picture of a request.
+_OF_THE_PICTURE = "picture 0: "
+
+
+# What Triton says to a model that calls another when it is to end; the python backend makes it INTERNAL.
+_GOING_DOWN = ("Server not ready", "Server is stopping")
+
+
+class CallFailed(Refusal):  # type: ignore[misc]  # beside this file only where it is served
+    """A model that was called answered with an error."""
+
+    def __init__(self, model: str, error: Any) -> None:
+<<<<<<< HEAD
+        """``error`` is its TritonError, whose code is INTERNAL whatever it was on Triton's python backend.
+
+        That it is full may be asked again; all else is no caller's to fix.
+        """
+        self.said = error.message()
+        full = error.code() == pb_utils.TritonError.UNAVAILABLE
+=======
+        """``error`` is its TritonError.
+
+        That it is full, or its server about to end, may be asked again; all else is no caller's to fix.
+        """
+        self.said, self.code = error.message(), error.code()
+        ending = any(words in self.said for words in _GOING_DOWN)
+        full = ending or self.code == pb_utils.TritonError.UNAVAILABLE
+>>>>>>> h/stop
+        passed_on = pb_utils.TritonError.UNAVAILABLE if full else pb_utils.TritonError.INTERNAL
+        text = f"Server is stopping: {model} takes no more requests" if ending else f"{model}: {self.said}"
+        super().__init__("overloaded" if full else "failed", pb_utils.TritonError(text, passed_on))
 
 
 def call(model: str, inputs: Sequence[Any], outputs: Sequence[str]) -> list[Any]:
     """Tensors to ``model``; its ``outputs``, pb_utils.Tensor in the same order.
 
-    Blocks without the interpreter's lock. Raises detserve_requests.Refusal with what the model answered.
+    Blocks without the interpreter's lock. Raises :class:`CallFailed` with what the model answered.
     """
     request = pb_utils.InferenceRequest(
         model_name=model, requested_output_names=list(outputs), inputs=list(inputs)
     )
     response = request.exec()
     if response.has_error():
-        raise _passed_on(model, response.error())
+        raise CallFailed(model, response.error())
     return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
 
 
@@ -45,16 +78,15 @@ class CalledPreprocess:
         self.model = model
 
     def __call__(self, encoded: bytes) -> tuple[Any, Any]:
-        """An encoded picture to its image, uint8 [H,W,3], and geometry, as detserve_preprocess gives them."""
+        """An encoded picture to its image, uint8 [H,W,3], and geometry, as detserve_preprocess gives them.
+
+        Raises detserve_preprocess.PictureError for a picture that cannot be used.
+        """
         picture = pb_utils.Tensor("IMAGE", np.array([[encoded]], np.object_))
-        images, geometry = call(self.model, [picture], ("images", "geometry"))
+        try:
+            images, geometry = call(self.model, [picture], ("images", "geometry"))
+        except CallFailed as failed:
+            if failed.said.startswith(_OF_THE_PICTURE):
+                raise PictureError(failed.said.removeprefix(_OF_THE_PICTURE)) from None
+            raise
         return images.as_numpy()[0], geometry.as_numpy()[0]
-
-
-def _passed_on(model: str, error: Any) -> Refusal:
-    """The error of a called model as that of the request: whose fault it is stays, whose word it is shows."""
-    if error.code() == pb_utils.TritonError.INVALID_ARG:
-        return refused(error.message())
-    if error.code() == pb_utils.TritonError.UNAVAILABLE:
-        return overloaded(f"{model}: {error.message()}")
-    return Refusal("failed", pb_utils.TritonError(f"{model}: {error.message()}", error.code()))

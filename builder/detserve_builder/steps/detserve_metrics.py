@@ -29,7 +29,7 @@ FAMILIES = {
     "detserve_queue_refused_total": ("COUNTER", "Pictures refused, the queue being full or slow"),
     "detserve_requests_total": ("COUNTER", "Requests by what became of them"),
     "detserve_request_seconds_bucket": ("COUNTER", "Answered requests that took le seconds or less"),
-    "detserve_request_seconds_sum": ("COUNTER", "Seconds of all answered requests, from entry to answer"),
+    "detserve_request_seconds_sum": ("COUNTER", "Seconds of answered requests, until the answer was ready"),
     "detserve_request_seconds_count": ("COUNTER", "Answered requests"),
     "detserve_stage_seconds_sum": ("COUNTER", "Seconds of pictures in a stage"),
     "detserve_stage_seconds_count": ("COUNTER", "Pictures that went through a stage"),
@@ -119,8 +119,9 @@ class CountedSender:
 
     def send(self, response: Any, flags: int, outcome: str) -> None:
         """Answer for good; ``outcome`` is one of OUTCOMES."""
+        took_s = time.monotonic() - self.since_s
         self.sender.send(response, flags)
-        self.counts.count(outcome, time.monotonic() - self.since_s)
+        self.counts.count(outcome, took_s)
 
 
 class Report:

@@ -100,6 +100,9 @@ _CONNECTION_MISTAKES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )
 
+# Triton's words, the first to what came in while others were in flight.
+_GOING_DOWN = re.compile(r"^server is stopping|^server (is )?not ready", re.IGNORECASE)
+
 _PREFIX = re.compile(
     r"""^(?:
         \[request\ id:[^\]]*\]\s*
@@ -130,6 +133,11 @@ def unreachable(reason: str, *, url: str) -> ServerUnavailable:
     return ServerUnavailable(_sentence(ServerUnavailable, reason, url, ""))
 
 
+def unready(*, url: str) -> ServerUnavailable:
+    """The error for a server that says of itself that it is not ready."""
+    return ServerUnavailable(f"{url} is not ready: it is going down or still starting; try again")
+
+
 def too_late(timeout_s: float, *, url: str) -> DeadlineExceeded:
     """The error for an answer that did not come within ``timeout_s``."""
     return DeadlineExceeded(f"no answer from {url} within {timeout_s:.3g} s")
@@ -157,6 +165,8 @@ def _unavailable(text: str, url: str) -> str:
     for pattern, sentence in _CONNECTION_MISTAKES:
         if pattern.search(text):
             return f"{url} cannot be used: {sentence}"
+    if _GOING_DOWN.search(text):
+        return str(unready(url=url))
     wants = ""
     if "s://" in url and re.search(r"closed|broken pipe|reset by peer", text, re.IGNORECASE):
         wants = ", or does it want a certificate (--certificate)"

@@ -30,6 +30,12 @@ class ListModels(NamedTuple):
     timeout_s: float
 
 
+class AskReady(NamedTuple):
+    """Have the transport ask whether the server as a whole is ready."""
+
+    timeout_s: float
+
+
 class ListRegions(NamedTuple):
     """Have the transport ask for the names of the registered regions of shared memory."""
 
@@ -65,6 +71,7 @@ class Work(NamedTuple):
 
 
 Step: TypeAlias = (
-    "Infer | FetchConfig | ListModels | ListRegions | RegisterRegion | UnregisterRegion | Pause | Work"
+    "Infer | FetchConfig | ListModels | AskReady | ListRegions | RegisterRegion | UnregisterRegion "
+    "| Pause | Work"
 )
 Flow: TypeAlias = Generator[Step, Any, _Result]

@@ -18,7 +18,17 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_client.engine.flow_steps import FetchConfig, Flow, Infer, ListModels, Pause, Step, Work
+from detserve_client.engine.faults import unready
+from detserve_client.engine.flow_steps import (
+    AskReady,
+    FetchConfig,
+    Flow,
+    Infer,
+    ListModels,
+    Pause,
+    Step,
+    Work,
+)
 from detserve_client.engine.retries import Retries
 from detserve_client.engine.wire import DetectionRequest, card_of, decode
 from detserve_client.pictures.encoding import PictureSource, encoded_picture
@@ -43,6 +53,7 @@ _OPTION = 'model="NAME" in Python, --model NAME on the command line'
 
 # How long a waiting request may sleep through the end of an outage.
 _LONGEST_PAUSE_S = 0.1
+_READY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -269,13 +280,15 @@ class Flows:
             try:
                 answer = yield step(max(deadline_s - started_s, 0.001))
             except (ServerUnavailable, ModelNotFound) as error:
-                # A server that goes down or exchanges a model's version does not know it for a while.
-                if isinstance(error, ModelNotFound) and self._card is None:
+                failure = error
+                if isinstance(error, ModelNotFound) and (yield from self._is_down(deadline_s)):
+                    failure = unready(url=str(self._endpoint))
+                # A server that exchanges a model's version does not know it for a while.
+                if isinstance(failure, ModelNotFound) and self._card is None:
                     self._retries.answered()
                     raise
-                if not self._retries.failed(started_s, error):
-                    raise
-                failure = error
+                if not self._retries.failed(started_s, failure):
+                    raise failure from None
             except DeadlineExceeded:
                 raise
             except InferenceError:
@@ -284,3 +297,14 @@ class Flows:
             else:
                 self._retries.answered()
                 return answer
+
+    def _is_down(self, deadline_s: float) -> Flow[bool]:
+        """Whether the server is not ready; then it may not know, for now, a model that it serves."""
+        left_s = max(deadline_s - time.monotonic(), 0.001)
+        try:
+            ready = yield AskReady(min(left_s, _READY_S))
+        except ServerUnavailable:
+            return True
+        except InferenceError:  # a gateway that does not say
+            return False
+        return not ready

@@ -12,7 +12,7 @@ from detserve_core.errors import ModelNotFound, ServerUnavailable
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _FIRST_PATIENCE_S = 0.75
-_MODEL_PATIENCE_S = 8.0  # a server that goes down does not know its models for 5 s; then a pause or two
+_MODEL_PATIENCE_S = 8.0  # a server that exchanges a model's version does not know it meanwhile
 _MOST_TOKENS = 100.0
 _TOKENS_PER_SUCCESS = 0.1
 

@@ -40,6 +40,11 @@ class AsyncGrpcTransport:
         except ModelNotFound:
             return False
 
+    async def server_ready(self, timeout_s: float) -> bool:
+        """Whether the server as a whole is ready."""
+        message = messages.server_ready_message()
+        return bool((await self._send(self._opened().server_ready, message, "", timeout_s)).ready)
+
     async def models(self, timeout_s: float) -> list[str]:
         """The names of all models that are ready, steps of pipelines included."""
         answer = await self._send(self._opened().statistics, messages.statistics_message(), "", timeout_s)

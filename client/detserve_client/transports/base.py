@@ -32,6 +32,10 @@ class Transport(Protocol):
         """Whether the model is loaded and takes requests."""
         ...
 
+    def server_ready(self, timeout_s: float) -> bool:
+        """Whether the server as a whole is ready: not while it starts or goes down."""
+        ...
+
     def models(self, timeout_s: float) -> list[str]:
         """The names of all models that are ready, steps of pipelines included."""
         ...
@@ -66,6 +70,10 @@ class AsyncTransport(Protocol):
 
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether the model is loaded and takes requests."""
+        ...
+
+    async def server_ready(self, timeout_s: float) -> bool:
+        """Whether the server as a whole is ready: not while it starts or goes down."""
         ...
 
     async def models(self, timeout_s: float) -> list[str]:

@@ -57,6 +57,10 @@ class FakeTransport:
         """Whether ``model`` is the card's name."""
         return model == self.card.name
 
+    def server_ready(self, timeout_s: float) -> bool:
+        """Always."""
+        return True
+
     def models(self, timeout_s: float) -> list[str]:
         """The card's name alone."""
         return [self.card.name]
@@ -103,6 +107,10 @@ class AsyncFakeTransport:
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether ``model`` is the card's name."""
         return self._fake.ready(model, timeout_s)
+
+    async def server_ready(self, timeout_s: float) -> bool:
+        """Always."""
+        return True
 
     async def models(self, timeout_s: float) -> list[str]:
         """The card's name alone."""

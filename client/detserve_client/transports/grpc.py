@@ -49,6 +49,12 @@ class GrpcTransport:
         except ModelNotFound:
             return False
 
+    def server_ready(self, timeout_s: float) -> bool:
+        """Whether the server as a whole is ready."""
+        return bool(
+            self._send(self._calls.server_ready, messages.server_ready_message(), "", timeout_s).ready
+        )
+
     def models(self, timeout_s: float) -> list[str]:
         """The names of all models that are ready, steps of pipelines included."""
         answer = self._send(self._calls.statistics, messages.statistics_message(), "", timeout_s)

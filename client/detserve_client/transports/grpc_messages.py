@@ -59,6 +59,7 @@ class Calls:
         self.infer = method("ModelInfer")
         self.model_config = method("ModelConfig")
         self.model_ready = method("ModelReady")
+        self.server_ready = method("ServerReady")
         self.statistics = method("ModelStatistics")
         self.regions = method("SystemSharedMemoryStatus")
         self.register_region = method("SystemSharedMemoryRegister")
@@ -99,6 +100,13 @@ def ready_message(model: str) -> Any:
     from tritonclient.grpc import service_pb2
 
     return service_pb2.ModelReadyRequest(name=model)
+
+
+def server_ready_message() -> Any:
+    """The ``ServerReadyRequest``."""
+    from tritonclient.grpc import service_pb2
+
+    return service_pb2.ServerReadyRequest()
 
 
 def statistics_message() -> Any:

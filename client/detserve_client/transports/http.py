@@ -12,7 +12,7 @@ from detserve_client.transports.http_connection import HttpConnection
 from detserve_client.transports.http_exchange import Answer, request_bytes
 from detserve_client.transports.http_pool import HttpPool
 from detserve_core.endpoint import Endpoint
-from detserve_core.errors import ModelNotFound
+from detserve_core.errors import ModelNotFound, RequestRejected
 
 
 class HttpTransport:
@@ -45,6 +45,14 @@ class HttpTransport:
         try:
             self._send("GET", messages.model_path(model, "ready"), model, timeout_s)
         except ModelNotFound:
+            return False
+        return True
+
+    def server_ready(self, timeout_s: float) -> bool:
+        """Whether the server as a whole is ready."""
+        try:
+            self._send("GET", messages.READY_PATH, "", timeout_s)
+        except RequestRejected:
             return False
         return True
 

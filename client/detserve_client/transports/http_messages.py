@@ -37,6 +37,7 @@ def model_path(model: str, action: str) -> str:
     return f"/v2/models/{quote(model, safe='')}/{action}"
 
 
+READY_PATH = "/v2/health/ready"
 STATISTICS_PATH = "/v2/models/stats"
 REGIONS_PATH = "/v2/systemsharedmemory/status"
 

@@ -24,6 +24,5 @@ exec tritonserver \
     --http-restricted-api="$closed" \
     --grpc-header-forward-pattern=detserve-models \
     --http-header-forward-pattern=detserve-models \
-    --metrics-config=summary_latencies=true \
     --log-format=ISO8601 \
     "$@"

@@ -17,7 +17,9 @@ def refusal(parameters: str, model_name: str) -> str | None:
 
     ``parameters`` is Triton's JSON of the request's parameters. Without a gateway nobody is refused.
     """
-    models = json.loads(parameters or "{}").get(PARAMETER, "*")
+    if not parameters:
+        return None
+    models = json.loads(parameters).get(PARAMETER, "*")
     detector = model_name.rpartition("_")[0]
     if models == "*" or f",{detector}," in str(models):
         return None

@@ -65,11 +65,10 @@ class TritonPythonModel:
         """The session of this process; returns how many threads take pictures."""
         import detserve_detector
 
-        # One thread more than cores, for while one waits, for Triton to take its answer or for OpenVINO's own
-        # threads, another has the core. Within the server's process ONNX Runtime's never wait, and a third
-        # thread on two cores would only take turns with their caches.
-        waits = said["runtime"] == "openvino" or not hasattr(pb_utils, "WITHIN_SERVER")
-        threads: int = cores() + waits
+        # Within the server's process a picture's thread never waits, and a third thread on two cores would
+        # only take turns with their caches. In a process of its own one more: while one waits for Triton to
+        # take its answer, another has the core.
+        threads: int = cores() + (not hasattr(pb_utils, "WITHIN_SERVER"))
         self.session = detserve_detector.open_session(
             str(model),
             int(said["threads"]),

@@ -18,7 +18,7 @@ def compare(
     output: Annotated[Path, typer.Option(help="Folder for compare.md, .csv and .json.")],
     peers: Annotated[
         str, typer.Option(help="Which others, separated by commas; none of them: an empty text.")
-    ] = "fastapi,litserve,bentoml,pytriton",
+    ] = "fastapi,litserve,bentoml,pytriton,mosec",
     also: Annotated[
         list[str] | None, typer.Option(help="Another ensemble of the repository to serve beside, e.g. INT8.")
     ] = None,

@@ -24,9 +24,9 @@ from detserve_core.endpoint import Endpoint
 from detserve_core.errors import Overloaded
 from detserve_perf.errors import MeasurementError
 
-_TIMEOUT_S = 60.0
+TIMEOUT_S = 60.0
 _MESSAGE_BYTES = 2**31 - 1
-_GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
+GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 
 
 class RequestFailed(Exception):
@@ -96,7 +96,7 @@ async def http_sender(url: str, path: str, requests: Sequence[HttpRequest]) -> A
     async def send(number: int) -> bytes:
         connection = pool.take()
         try:
-            message, deadline_s = messages[number % len(messages)], time.monotonic() + _TIMEOUT_S
+            message, deadline_s = messages[number % len(messages)], time.monotonic() + TIMEOUT_S
             answer, reusable = await connection.exchange(message, deadline_s)
         except (OSError, httptools.HttpParserError) as error:
             connection.close()
@@ -124,11 +124,11 @@ async def grpc_sender(address: str, requests: Sequence[bytes]) -> AsyncIterator[
     options = [("grpc.max_send_message_length", _MESSAGE_BYTES)]
     options += [("grpc.max_receive_message_length", _MESSAGE_BYTES)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
-        call = channel.unary_unary(_GRPC_METHOD)
+        call = channel.unary_unary(GRPC_METHOD)
 
         async def send(number: int) -> bytes:
             try:
-                return bytes(await call(requests[number % len(requests)], timeout=_TIMEOUT_S))
+                return bytes(await call(requests[number % len(requests)], timeout=TIMEOUT_S))
             except grpc.aio.AioRpcError as error:
                 raise RequestFailed(f"{error.code().name}: {error.details()}") from None
 

@@ -22,6 +22,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "litserve": ("litserve==0.2.19",),
     "bentoml": ("bentoml==1.4.40",),
     "pytriton": ("nvidia-pytriton==0.7.0",),
+    "mosec": ("mosec==0.9.8",),
 }
 PEERS = tuple(REQUIREMENTS)
 

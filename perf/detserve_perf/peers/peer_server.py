@@ -53,7 +53,8 @@ def running_peer(
 ) -> Iterator[RunningPeer]:
     """Serve ``model`` of ``repository`` with peer ``name`` on 127.0.0.1 until the block ends."""
     port, *more = choose_ports({"peer": None, "second": None, "third": None}).values()
-    health = {"bentoml": "/readyz", "pytriton": f"/v2/models/{model}/ready"}.get(name, "/health")
+    paths = {"bentoml": "/readyz", "pytriton": f"/v2/models/{model}/ready", "mosec": "/"}
+    health = paths.get(name, "/health")
     with tempfile.TemporaryDirectory(prefix=f"detserve-{name}-") as folder:
         environment = {
             **_clean(os.environ),
@@ -86,7 +87,12 @@ def _command(name: str, python: Path, port: int) -> list[str]:
     if name == "bentoml":
         serve = ["-m", "bentoml", "serve", "detserve_perf.peers.bentoml_app:Detector"]
         return [str(python), *serve, "--host", LOOPBACK, "--port", str(port)]
-    return [str(python), "-m", f"detserve_perf.peers.{name}_app"]
+    app = [str(python), "-m", f"detserve_perf.peers.{name}_app"]
+    if name == "mosec":
+        # A request may wait until the workers are up, which its server's own answers do not tell.
+        listening = ("--address", LOOPBACK, "--port", str(port))
+        return [*app, *listening, "--timeout", "120000", "--log-level", "warning"]
+    return app
 
 
 def _peer(name: str, model: str, port: int, pictures: Sequence[bytes], pid: int) -> RunningPeer:

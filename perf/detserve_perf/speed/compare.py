@@ -6,10 +6,9 @@ compared with the in-process reference before anything is timed, so that every r
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -25,8 +24,9 @@ from detserve_core.machine.processes import every, total_bytes, tree_cpu_s, tree
 from detserve_core.repository.manifest import read_manifest
 from detserve_core.repository.served_steps import DetectOne, open_steps
 from detserve_perf.errors import MeasurementError
+from detserve_perf.load.callers import Connect, callers, grpc_call, http_call
 from detserve_perf.load.corpus import corpus_note, read_pictures
-from detserve_perf.load.generator import RequestFailed, Run, Send, closed_loop, grpc_sender, http_sender
+from detserve_perf.load.generator import RequestFailed, Run
 from detserve_perf.load.wire_requests import (
     Found,
     read_triton_grpc,
@@ -54,11 +54,11 @@ _IDLE_S = 2.0
 
 @dataclass(frozen=True)
 class Contestant:
-    """A running server: how to send it a request, how to read the answer, and its first process."""
+    """A running server: how a caller gets to it, how to read its answers, and its first process."""
 
     name: str
     protocol: str
-    sender: Callable[[], AbstractAsyncContextManager[Send]]
+    connect: Connect
     read: Callable[[bytes], Found]
     pid: int
 
@@ -147,9 +147,8 @@ def compare(
 
 
 def _ours(grpc_url: str, http_url: str, pid: int, model: str, pictures: Sequence[bytes]) -> list[Contestant]:
-    address = Endpoint.parse(grpc_url).address
-    over_grpc = partial(grpc_sender, address, triton_grpc_requests(model, pictures))
-    over_http = partial(http_sender, http_url, f"/v2/models/{model}/infer", triton_http_requests(pictures))
+    over_grpc = partial(grpc_call, grpc_url, triton_grpc_requests(model, pictures))
+    over_http = partial(http_call, http_url, f"/v2/models/{model}/infer", triton_http_requests(pictures))
     return [
         Contestant("detserve", "gRPC", over_grpc, read_triton_grpc, pid),
         Contestant("detserve", "HTTP", over_http, read_triton_http, pid),
@@ -161,8 +160,8 @@ def _peer(
     name: str, python: Path, repository: Path, model: str, pictures: Sequence[bytes]
 ) -> Iterator[Contestant]:
     with running_peer(name, python, repository, model, pictures, cores()) as peer:
-        sender = partial(http_sender, peer.url, peer.path, peer.requests)
-        yield Contestant(name, "HTTP", sender, peer.read, peer.pid)
+        connect = partial(http_call, peer.url, peer.path, peer.requests)
+        yield Contestant(name, "HTTP", connect, peer.read, peer.pid)
 
 
 def _check_answers(contestants: Sequence[Contestant], detect: DetectOne, pictures: Sequence[bytes]) -> int:
@@ -170,7 +169,7 @@ def _check_answers(contestants: Sequence[Contestant], detect: DetectOne, picture
     checked = pictures[:_CHECKED_PICTURES]
     expected = [_reference_found(detect(picture)) for picture in checked]
     for contestant in contestants:
-        answers = asyncio.run(_answers(contestant, len(checked)))
+        answers = _answers(contestant, len(checked))
         for number, (answer, wanted) in enumerate(zip(answers, expected, strict=True)):
             if not _agree(answer, wanted):
                 raise MeasurementError(
@@ -181,10 +180,10 @@ def _check_answers(contestants: Sequence[Contestant], detect: DetectOne, picture
     return sum(len(found[1]) for found in expected)
 
 
-async def _answers(contestant: Contestant, count: int) -> list[Found]:
-    async with contestant.sender() as send:
+def _answers(contestant: Contestant, count: int) -> list[Found]:
+    with contestant.connect() as call:
         try:
-            return [contestant.read(await send(number)) for number in range(count)]
+            return [contestant.read(call(number)) for number in range(count)]
         except RequestFailed as failure:
             raise _failed(contestant, str(failure)) from None
 
@@ -245,19 +244,14 @@ def _measure(contestant: Contestant, settings: ContestSettings) -> tuple[Run, in
         nonlocal peak_bytes
         peak_bytes = max(peak_bytes, total_bytes(tree_memory(contestant.pid)))
 
-    async def load() -> tuple[Run, float]:
-        async with contestant.sender() as send:
-            warm = await closed_loop(send, concurrency=settings.concurrency, requests=_WARM_UP_REQUESTS)
-            before_s = tree_cpu_s(contestant.pid)
-            run = await closed_loop(send, concurrency=settings.concurrency, requests=settings.requests)
-            used_s = tree_cpu_s(contestant.pid) - before_s
-        errors = warm.errors + run.errors
-        if errors:
-            raise _failed(contestant, errors[0])
-        return run, used_s
-
-    with every(_MEMORY_EVERY_S, look):
-        run, used_s = asyncio.run(load())
+    with every(_MEMORY_EVERY_S, look), callers(contestant.connect, settings.concurrency) as send:
+        warm = send(_WARM_UP_REQUESTS)
+        before_s = tree_cpu_s(contestant.pid)
+        run = send(settings.requests)
+        used_s = tree_cpu_s(contestant.pid) - before_s
+    errors = warm.errors + run.errors
+    if errors:
+        raise _failed(contestant, errors[0])
     return run, peak_bytes, used_s
 
 

@@ -16,7 +16,11 @@ _NS_PER_MS = 1e6
 
 @dataclass(frozen=True)
 class ModelCounters:
-    """Counters of one model since it was loaded; ``*_ns`` are sums over its successful requests."""
+    """Counters of one model since it was loaded; ``*_ns`` are sums over its successful requests.
+
+    ``failed`` tells whether a request failed, not how many: an ensemble counts each twice, and a python model
+    answers with an error what then counts as a success.
+    """
 
     requests: int
     failed: int
@@ -78,8 +82,8 @@ def _difference(model: str, before: ModelCounters, after: ModelCounters) -> Step
         raise MeasurementError(f"{model} was reloaded during the measurement; measure again")
     if failed:
         raise MeasurementError(
-            f"{model} failed {failed} of {failed + requests} requests during the measurement; "
-            "the server's log says why"
+            f"requests to {model} failed during the measurement, of this client or another; how many, and "
+            "why, is in detserve_requests_total of the server's metrics and in its log"
         )
     if requests == 0:
         raise MeasurementError(

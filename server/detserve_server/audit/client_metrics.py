@@ -25,8 +25,10 @@ def serve_client_metrics(
 ) -> Callable[[Mapping[str, Any]], None]:
     """Serve ``/metrics`` on ``port`` from its own thread; returns what is to be told of each record.
 
-    ``detserve_requests_total`` has the labels client, model and outcome; ``detserve_request_seconds`` (a
-    histogram), ``detserve_request_bytes_total`` and ``detserve_response_bytes_total`` have the client alone.
+    ``detserve_client_requests_total`` has the labels client, model and outcome;
+    ``detserve_client_request_seconds`` (a histogram), ``detserve_client_request_bytes_total`` and
+    ``detserve_client_response_bytes_total`` have the client alone. What the pipelines count of the same
+    requests has other names, so that no sum is over both.
     Who has no key is the client "". A model is named only where an inference succeeded: any other request can
     be for any name, and each would become a series that is kept. A line that stands for n refusals counts as
     n requests; its seconds and bytes count once. ``gateway`` is a file of further metrics, which the gateway
@@ -37,12 +39,18 @@ def serve_client_metrics(
     from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 
     registry = CollectorRegistry()
-    requests = Counter("detserve_requests", "Requests.", ["client", "model", "outcome"], registry=registry)
-    seconds = Histogram(
-        "detserve_request_seconds", "Time to the last byte.", ["client"], buckets=BUCKETS_S, registry=registry
+    requests = Counter(
+        "detserve_client_requests", "Requests.", ["client", "model", "outcome"], registry=registry
     )
-    received = Counter("detserve_request_bytes", "Bytes received.", ["client"], registry=registry)
-    sent = Counter("detserve_response_bytes", "Bytes sent.", ["client"], registry=registry)
+    seconds = Histogram(
+        "detserve_client_request_seconds",
+        "Time to the last byte.",
+        ["client"],
+        buckets=BUCKETS_S,
+        registry=registry,
+    )
+    received = Counter("detserve_client_request_bytes", "Bytes received.", ["client"], registry=registry)
+    sent = Counter("detserve_client_response_bytes", "Bytes sent.", ["client"], registry=registry)
     records = Counter("detserve_audit_records", "Records of the audit log.", ["kind"], registry=registry)
     if gateway is not None:
         registry.register(_GatewayMetrics(gateway))

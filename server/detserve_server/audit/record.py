@@ -30,10 +30,10 @@ class Ending(str, Enum):
 
     OK = "ok"
     DENIED = "denied"  # this client may not: no key, wrong key, forbidden endpoint
-    LIMITED = "limited"  # over a rate, a size or the queue
+    LIMITED = "limited"  # over a rate or a size
     REJECTED = "rejected"  # the request is wrong: a bad picture, no such model
     CANCELLED = "cancelled"  # the client went away
-    FAILED = "failed"  # the server, or the way to it
+    FAILED = "failed"  # the server, a full queue too, or the way to it
 
 
 _OF_GRPC = {

@@ -30,7 +30,7 @@ from detserve_core.repository.plan_record import plan_files, read_record
 from detserve_server.doctor.plan_images import SERVING_IMAGE, VERSION_COMPATIBLE, obstacle, rebuild
 from detserve_server.in_process.choice import Choice, choose
 from detserve_server.triton.distribution import PYTHON_VERSION, find_distribution, libpython_dir
-from detserve_server.triton.repository import ModelOutline, read_repository
+from detserve_server.triton.repository import NO_CACHE, ModelOutline, caching_models, read_repository
 from detserve_server.triton.shared_memory import MIB, SHM_DIR, free_bytes, shm_size_bytes, start_bytes
 
 _Answer = TypeVar("_Answer")
@@ -67,7 +67,7 @@ def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> l
     if isinstance(models, Check):
         return [*checks, models]
     where = choose(models)
-    checks += [check_models(repository, models), check_place(where)]
+    checks += [check_models(repository, models), check_cache(models), check_place(where)]
     if not where.backend:
         checks.append(check_shared_memory(models, free_bytes()))
     if isinstance(manifests, Check):
@@ -87,7 +87,8 @@ def _checks_for_image(repository: Path, image: str) -> list[Check]:
     failed = [answer for answer in (models, manifests) if isinstance(answer, Check)]
     if isinstance(manifests, Check) or failed:
         return failed
-    return [check for manifest in manifests for check in _checks_of_build(repository, manifest, image)]
+    of_builds = [check for manifest in manifests for check in _checks_of_build(repository, manifest, image)]
+    return of_builds if isinstance(models, Check) else [check_cache(models), *of_builds]
 
 
 def _checks_of_build(repository: Path, manifest: Manifest, image: str) -> list[Check]:
@@ -146,6 +147,13 @@ def check_models(repository: Path, models: list[ModelOutline]) -> Check:
             return Check("models", f"{model.name} has no model.py", "build the model again")
     ensembles = [model.name for model in models if model.steps]
     return Check("models", f"{len(models)}, of them ensembles: {', '.join(ensembles) or 'none'}")
+
+
+def check_cache(models: list[ModelOutline]) -> Check:
+    """Whether Triton would answer for a detector from its response cache."""
+    if caching := caching_models(models):
+        return Check("response cache", f"on for {', '.join(caching)}", NO_CACHE)
+    return Check("response cache", "off for every detector")
 
 
 def check_place(where: Choice) -> Check:

@@ -243,7 +243,7 @@ def _command(nginx: str, folder: Path) -> list[str]:
 
 @contextmanager
 def _process(nginx: str, folder: Path, drain_s: float) -> Iterator[subprocess.Popen[bytes]]:
-    """Run nginx; at the end it takes no connection and goes on with the requests in flight, ``drain_s`` at most."""
+    """Run nginx; at the end it finishes the requests in flight, ``drain_s`` at most, and takes no other."""
     process = subprocess.Popen(
         [*_command(nginx, folder), "-g", "daemon off;"],
         env={**os.environ, "TZ": "UTC"},

@@ -68,7 +68,6 @@ def server_arguments(
         f"--http-thread-count={min(8, 2 * (os.cpu_count() or 4))}",
         f"--metrics-address={LOOPBACK}",
         f"--metrics-port={metrics_port}",
-        "--metrics-config=summary_latencies=true",
         "--allow-gpu-metrics=false",
         "--log-format=ISO8601",
     ]

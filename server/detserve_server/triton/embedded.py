@@ -29,7 +29,13 @@ from detserve_server.triton.distribution import assembled_backends, find_distrib
 from detserve_server.triton.idle_connections import end_connections
 from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause, nothing_in_flight
 from detserve_server.triton.private_links import folder_of_links
-from detserve_server.triton.repository import ModelOutline, check_names, read_repository, with_steps
+from detserve_server.triton.repository import (
+    ModelOutline,
+    check_names,
+    check_no_cache,
+    read_repository,
+    with_steps,
+)
 from detserve_server.triton.shared_memory import MIB, SHM_DIR, free_bytes, remove_regions, start_bytes
 
 _POLL_S = 0.05
@@ -150,11 +156,12 @@ def _checked(
 
 
 def _check_repository(repository: Path, models: Sequence[str] | None) -> list[ModelOutline]:
-    """The models that will be served; raises when one of them is not there."""
+    """The models that will be served; raises when one is not there, or would answer from a cache."""
     serving = read_repository(repository)
     if models is not None:
         check_names(serving, list(models), repository)
         serving = with_steps(serving, list(models))
+    check_no_cache(serving)
     return serving
 
 
@@ -203,7 +210,7 @@ def _process(
     temporary: Sequence[Path],
     ending: Callable[[int], None],
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server in its own process group, and end the whole group; ``ending`` helps the server to end."""
+    """Run the server in its own process group, and end the whole group; ``ending`` helps it to end."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             arguments,
@@ -228,7 +235,7 @@ def _process(
 def _end_connections(pid: int, *, http_port: int, grpc_port: int, log: Path) -> None:
     """Keep no server that stops waiting for clients: it would end without the ``finalize`` of its models.
 
-    A call of gRPC in flight would be broken off, so its connections wait for Triton's word that there is none.
+    A call of gRPC in flight would be broken off: its connections wait for Triton's word that there is none.
     """
     end_connections(pid, http_port)
     if nothing_in_flight(log):

@@ -1,8 +1,8 @@
-"""Ends the HTTP connections of a tritonserver that stops.
+"""Ends the connections of a tritonserver that stops.
 
-It waits for each to be closed by its client, idle ones too, until its exit timeout is over, and then ends without the
-``finalize`` of its models. A client that waits for an answer still gets it: the end of the connection is
-seen after that.
+It waits for each of HTTP to be closed by its client, idle ones too, until its exit timeout is over, and then
+ends without the ``finalize`` of its models. A client of HTTP that waits for an answer still gets it: Triton
+reads the end of the connection after that. A call of gRPC in flight is broken off.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _ESTABLISHED = "01"
 def end_connections(pid: int, port: int) -> None:
     """Have the server read the end of every connection to its ``port``, as if the client had closed it.
 
-    Needs a kernel that lets a process take its child's sockets (Linux 5.6, no container without SYS_PTRACE); without
-    that nothing happens.
+    Nothing happens where the kernel lets no process take its child's sockets: before Linux 5.6, and in a
+    container without SYS_PTRACE.
     """
     with suppress(OSError):
         process = os.pidfd_open(pid)
@@ -46,7 +46,7 @@ def _descriptors(pid: int, inodes: set[str]) -> Iterator[int]:
     """The file descriptors of the process that are these sockets."""
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
-            if (found := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(entry))) and found[1] in inodes:
+            if (found := re.fullmatch(r"socket:\[(\d+)\]", str(entry.readlink()))) and found[1] in inodes:
                 yield int(entry.name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,10 +79,14 @@ def known_cause(log: str) -> str | None:
 
 
 def nothing_in_flight(log: Path) -> bool:
-    """Whether a server that stops has said, in the last it wrote, that it has answered all it had."""
-    with log.open("rb") as file:
+    """Whether a server that stops has said, in the last it wrote, that it has answered all it had.
+
+    False where the log has been removed.
+    """
+    with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
         return _ALL_ANSWERED in file.read()
+    return False
 
 
 def _purpose(service: str) -> str:

@@ -26,8 +26,9 @@ class ModelOutline:
     ``backend`` is "" when the model is an ensemble. ``steps`` are the models that it is made of, or that a
     pipeline calls.
     ``process`` is "server" for a python model whose build lets it run within the server's process;
-    ``max_picture_pixels`` is its card's. ``fixed_tensor_bytes`` is the size of one batch item's inputs and
-    outputs with fixed dimensions; ``open_tensors`` counts the others (strings, dimension -1).
+    ``max_picture_pixels`` is its card's. ``caches``: Triton's response cache is on. ``fixed_tensor_bytes`` is
+    the size of one batch item's inputs and outputs with fixed dimensions; ``open_tensors`` counts the others
+    (strings, dimension -1).
     """
 
     name: str
@@ -39,6 +40,7 @@ class ModelOutline:
     steps: tuple[str, ...] = field(default=())
     process: str = ""
     max_picture_pixels: int = 0
+    caches: bool = False
 
 
 def read_repository(folder: Path) -> list[ModelOutline]:
@@ -79,6 +81,7 @@ def read_model(config_file: Path) -> ModelOutline:
         instances=_instances(config),
         process=config.parameters["process"].string_value,
         max_picture_pixels=_max_picture_pixels(config.parameters["detserve_card"].string_value),
+        caches=config.response_cache.enable,
         fixed_tensor_bytes=sum(size for size in sizes if size is not None),
         open_tensors=sum(size is None for size in sizes),
         steps=(*(step.model_name for step in config.ensemble_scheduling.step), *_called(config)),
@@ -110,12 +113,34 @@ def _instances(config: Any) -> int:
     return sum(counts) or 1
 
 
+#: What to do about :func:`caching_models`, and why.
+NO_CACHE = (
+    "take response_cache out of its config.pbtxt: the cache does not look at request parameters, so that "
+    "a request with score_threshold 0.9 gets the answer for 0.1"
+)
+
+
+def check_no_cache(models: list[ModelOutline]) -> None:
+    """Raise :class:`ServerStartError` naming the first detector, or step of one, that Triton would cache."""
+    for name in caching_models(models)[:1]:
+        raise ServerStartError(f"model {name!r} has response_cache on; {NO_CACHE}")
+
+
 def check_names(models: list[ModelOutline], wanted: list[str], folder: Path) -> None:
     """Raise :class:`ServerStartError` naming the first wanted model that the repository does not have."""
     present = [model.name for model in models]
     for name in wanted:
         if name not in present:
             raise ServerStartError(f"{folder} has no model {name!r}; it has {', '.join(present)}")
+
+
+def caching_models(models: list[ModelOutline]) -> list[str]:
+    """The detectors and their steps that have Triton's response cache on.
+
+    It knows a request by its tensors alone: who asks for score_threshold 0.9 is given the answer for 0.1.
+    """
+    detectors = [model.name for model in models if model.max_picture_pixels]
+    return [model.name for model in with_steps(models, detectors) if model.caches]
 
 
 def with_steps(models: list[ModelOutline], wanted: list[str]) -> list[ModelOutline]:

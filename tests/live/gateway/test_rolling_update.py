@@ -1,7 +1,7 @@
 """What a rolling update of Kubernetes does, with the shipped scripts around a real nginx and real Tritons.
 
-The name "triton" has the address of each replica that is ready, as a headless service has; a pod that is deleted loses its
-address, and at the same time its preStop hook begins, after which its process is told to end.
+The name "triton" has the address of each replica that is ready, as a headless service has; a pod that is
+deleted loses its address, and at the same time its preStop hook begins. Then it is told to end.
 """
 
 from __future__ import annotations
@@ -92,7 +92,12 @@ class Cluster:
         values = [value for port in self.ports.values() for value in (port, address)]
         process = subprocess.Popen(
             [
-                *("sh", IMAGE / "serve.sh", f"--backend-directory={self.backends}", "--allow-gpu-metrics=false"),
+                *(
+                    "sh",
+                    IMAGE / "serve.sh",
+                    f"--backend-directory={self.backends}",
+                    "--allow-gpu-metrics=false",
+                ),
                 f"--backend-config=python,shm-region-prefix-name=rolling_{os.getpid()}_{number}_",
                 *(f"{option}={value}" for option, value in zip(options, values, strict=True)),
             ],
@@ -113,8 +118,15 @@ class Cluster:
         (self.folder / "addresses.new").write_text(lines)
         (self.folder / "addresses.new").replace(self.folder / "addresses")
 
+    def restart(self, replica: Replica) -> None:
+        """Tell it to end, which it does as it should, and start it anew; its address stays."""
+        replica.process.send_signal(signal.SIGTERM)
+        assert replica.process.wait(60) == 0
+        self.ready.remove(replica)
+        self.start(int(replica.address.rpartition(".")[2]))
+
     def delete(self, replica: Replica) -> float:
-        """As a cluster deletes a pod; the seconds from its last answer to its end, which is as it should be."""
+        """As a cluster deletes a pod; the seconds from its last answer to its end, with status 0."""
         watching = threading.Thread(target=replica.watch)
         watching.start()
         self.ready.remove(replica)
@@ -243,8 +255,24 @@ def test_two_replicas_are_replaced_under_load_and_no_request_fails(cluster: Clus
     assert cluster.gateway_process.wait(20) == 0
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_only_one_ends_well_while_the_gateway_stays(cluster: Cluster, busy: bool) -> None:
+    """As in docker compose restart triton-cpu: the gateway knows nothing, and lets go of its connections."""
+    only = cluster.start(2)
+    with _load(cluster) as loads:
+        for one in loads:
+            one.wait_for(50)
+        if busy:
+            cluster.restart(only)
+            for one in loads:
+                one.wait_for(50)
+    if not busy:
+        cluster.restart(only)
+    assert [one.errors for one in loads] == [[], []]
+
+
 def test_one_that_is_told_before_the_gateway_knows_ends_well_too(cluster: Cluster) -> None:
-    """The gateway lets go of its connections by itself; HTTP goes to the other at once, gRPC when sent again."""
+    """The gateway lets go of its connections; HTTP goes to the other at once, gRPC if sent again."""
     told = cluster.start(2)
     cluster.start(3)
     with _load(cluster) as loads:

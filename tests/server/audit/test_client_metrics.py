@@ -38,16 +38,16 @@ def test_requests_are_counted_and_foreign_model_names_are_not_kept() -> None:
     count({"kind": "gap", "what": "lines are missing"})
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
-    totals = [line for line in lines if line.startswith("detserve_requests_total")]
+    totals = [line for line in lines if line.startswith("detserve_client_requests_total")]
     assert totals == [
-        'detserve_requests_total{client="shop",model="codes_yolo",outcome="ok"} 1.0',
-        'detserve_requests_total{client="shop",model="",outcome="rejected"} 50.0',
-        'detserve_requests_total{client="shop",model="",outcome="ok"} 50.0',
-        'detserve_requests_total{client="shop",model="",outcome="limited"} 20.0',
+        'detserve_client_requests_total{client="shop",model="codes_yolo",outcome="ok"} 1.0',
+        'detserve_client_requests_total{client="shop",model="",outcome="rejected"} 50.0',
+        'detserve_client_requests_total{client="shop",model="",outcome="ok"} 50.0',
+        'detserve_client_requests_total{client="shop",model="",outcome="limited"} 20.0',
     ]
-    assert 'detserve_request_seconds_bucket{client="shop",le="0.02"} 0.0' in lines
-    assert 'detserve_request_seconds_bucket{client="shop",le="0.05"} 102.0' in lines
-    assert 'detserve_request_bytes_total{client="shop"} 10200.0' in lines
+    assert 'detserve_client_request_seconds_bucket{client="shop",le="0.02"} 0.0' in lines
+    assert 'detserve_client_request_seconds_bucket{client="shop",le="0.05"} 102.0' in lines
+    assert 'detserve_client_request_bytes_total{client="shop"} 10200.0' in lines
     assert 'detserve_audit_records_total{kind="gap"} 1.0' in lines
 
 
@@ -61,7 +61,7 @@ def test_the_figures_of_the_gateway_are_shown_while_their_file_can_be_read(tmp_p
     serve_client_metrics(port, gateway=path)
     without = _scraped(port)
     assert not [line for line in without if "detserve_gateway" in line]
-    path.write_text(GATEWAY + "detserve_requests_total 99\nprocess_cpu_seconds_total 5\n")
+    path.write_text(GATEWAY + "detserve_client_requests_total 99\nprocess_cpu_seconds_total 5\n")
     lines = _scraped(port)
     for line in GATEWAY.splitlines():
         if not line.startswith("#"):

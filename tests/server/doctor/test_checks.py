@@ -21,6 +21,7 @@ from detserve_server.triton.shared_memory import MIB
 from tests.manifests import manifest
 from tests.server.triton.models import write_repository
 
+COMMITTED = Path(__file__).parents[3] / "model_repository"
 PYTHON_STEP = ModelOutline("m", "python", 8, instances=2, fixed_tensor_bytes=MIB)
 
 
@@ -66,6 +67,18 @@ def test_shared_memory_stops_only_below_what_loading_needs(free_mib: int, passed
     check = checks.check_shared_memory([PYTHON_STEP], free_mib * MIB)
     assert check.passed is passed
     assert check.stops is stops
+
+
+@pytest.mark.parametrize("image", ["", "nvcr.io/nvidia/tritonserver:26.11-py3"])
+def test_a_cached_detector_is_refused(tmp_path: Path, image: str) -> None:
+    repository = shutil.copytree(COMMITTED, tmp_path / "repository")
+    before = [check for check in checks.run_checks(repository, {}, image) if check.name == "response cache"]
+    with (repository / "codes_yolo/config.pbtxt").open("a") as config:
+        config.write("response_cache { enable: true }\n")
+    after = [check for check in checks.run_checks(repository, {}, image) if check.name == "response cache"]
+    assert [check.passed for check in before] == [True]
+    assert [(check.found, check.stops) for check in after] == [("on for codes_yolo", True)]
+    assert "score_threshold 0.9 gets the answer for 0.1" in after[0].fix
 
 
 @pytest.mark.parametrize(

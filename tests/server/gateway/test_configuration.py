@@ -91,7 +91,12 @@ def test_nothing_is_left_to_fill_in(folder: Path) -> None:
 
 def test_a_connection_outlives_a_key_or_certificate_by_15_s_at_most(folder: Path) -> None:
     """A busy one ``keepalive_time``, after which nginx lets it end, an idle one ``keepalive_timeout``."""
-    text = re.sub(r"upstream \w+ \{.*?\}", "", render(settings(folder, client_authorities=folder / "ca.crt")), flags=re.S)
+    text = re.sub(
+        r"upstream \w+ \{.*?\}",
+        "",
+        render(settings(folder, client_authorities=folder / "ca.crt")),
+        flags=re.S,
+    )
     assert re.findall(r"keepalive_time (\w+);", text) == ["15s"]
     assert re.findall(r"keepalive_timeout (\w+);", text)[-1] == "15s", "the innermost holds"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause
+from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause, nothing_in_flight
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -87,3 +87,15 @@ def test_an_earlier_run_in_the_same_file_is_not_read(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write("a new run\n")
     assert log.text() == "a new run\n"
+
+
+def test_a_server_says_when_nothing_is_in_flight(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert not nothing_in_flight(log), "removed while it served"
+    log.write_text(
+        'I 7 server.cc:321] "Timeout 9: Found 1 model versions that have in-flight inferences"\n' * 99
+    )
+    assert not nothing_in_flight(log)
+    with log.open("a") as more:
+        more.write('I 7 server.cc:321] "Timeout 8: Found 0 model versions that have in-flight inferences"\n')
+    assert nothing_in_flight(log)

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from detserve_core.contract import CARD_PARAMETER
 from detserve_core.errors import RepositoryError, ServerStartError
 from detserve_server.triton.repository import (
     ModelOutline,
+    caching_models,
     check_names,
+    check_no_cache,
     read_model,
     read_repository,
     with_steps,
@@ -71,3 +74,30 @@ def test_an_ensemble_brings_its_steps() -> None:
     assert [model.name for model in with_steps([*models, ModelOutline("other", "python")], ["e"])] == list(
         "eab"
     )
+
+
+def _cached(tmp_path: Path, model: str, card: str = '{"max_picture_pixels": 9}') -> list[ModelOutline]:
+    """The ensemble ``tiny`` and its steps, one of which has the cache on."""
+    write_repository(tmp_path)
+    escaped = card.replace('"', '\\"')
+    with (tmp_path / "tiny/config.pbtxt").open("a") as config:
+        config.write(f'parameters {{ key: "{CARD_PARAMETER}" value {{ string_value: "{escaped}" }} }}\n')
+    with (tmp_path / model / "config.pbtxt").open("a") as config:
+        config.write("response_cache { enable: true }\n")
+    return read_repository(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_preprocess"])
+def test_a_detector_and_its_steps_are_not_cached(tmp_path: Path, model: str) -> None:
+    models = _cached(tmp_path, model)
+    assert caching_models(models) == [model]
+    with pytest.raises(
+        ServerStartError, match=f"model '{model}' has response_cache on; take .* score_threshold"
+    ):
+        check_no_cache(models)
+
+
+def test_another_model_may_be_cached(tmp_path: Path) -> None:
+    models = _cached(tmp_path, "tiny", card="")
+    assert models[0].caches
+    check_no_cache(models)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -24,6 +26,7 @@ class TritonPythonModel:
         import cv2
         import detserve_dali
         import detserve_scope
+        from detserve_metrics import Report, RequestCounts
 
         cv2.setNumThreads(1)
         on_gpu = args["model_instance_kind"] == "GPU"
@@ -36,6 +39,14 @@ class TritonPythonModel:
             device_id=int(args["model_instance_device_id"]) if on_gpu else None,
             max_batch=max(1, config["max_batch_size"]),
         )
+        # A pipeline that calls this step counts its requests itself.
+        self.counts = RequestCounts(("decode",), last=False, warm_ups=len(config["model_warmup"]))
+        counted = [self.counts] if "first_step" in config["parameters"] else []
+        self.report = Report(counted, args["model_name"], args["model_instance_name"], pb_utils)
+
+    def finalize(self) -> None:
+        """Report for the last time."""
+        self.report.stop()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request; DALI sees the pictures of all of them together."""
@@ -46,17 +57,30 @@ class TritonPythonModel:
             else []
             for request, reason in zip(requests, reasons, strict=True)
         ]
-        results = iter(self.preprocess([picture for batch in batches for picture in batch]))
-        return [
-            _respond([next(results) for _ in batch]) if reason is None else _refused(reason)
-            for batch, reason in zip(batches, reasons, strict=True)
-        ]
+        pictures = [picture for batch in batches for picture in batch]
+        began_s = time.monotonic()
+        results = self.preprocess(pictures)
+        took_s = time.monotonic() - began_s
+        for _ in pictures:  # each waits for the whole batch
+            self.counts.spend(decode=took_s)
+        return self._responses(batches, reasons, iter(results))
+
+    def _responses(self, batches: list[Any], reasons: list[Any], results: Iterator[Any]) -> list[Any]:
+        found = []
+        for batch, reason in zip(batches, reasons, strict=True):
+            own = [next(results) for _ in batch]
+            wrong = reason or _first_error(own)
+            self.counts.count("refused" if wrong else "answered")
+            found.append(_refused(wrong) if wrong else _respond(own))
+        return found
+
+
+def _first_error(results: list[Any]) -> str | None:
+    errors = (f"picture {index}: {one}" for index, one in enumerate(results) if isinstance(one, ValueError))
+    return next(errors, None)
 
 
 def _respond(results: list[Any]) -> Any:
-    for index, result in enumerate(results):
-        if isinstance(result, ValueError):
-            return _refused(f"picture {index}: {result}")
     images, geometries = zip(*results, strict=True)
     return pb_utils.InferenceResponse(
         output_tensors=[

@@ -23,7 +23,7 @@ class LoadedModel:
     def __init__(self, model: Any) -> None:
         """``model`` is an initialized TritonPythonModel."""
         self.model = model
-        self.finalize = model.finalize
+        self.finalize = getattr(model, "finalize", lambda: None)
 
     def execute(self, requests: list[Any]) -> None:
         """Hand over requests of backend.cpp; they are answered later."""

@@ -116,8 +116,8 @@ class InferenceRequest:
 def is_model_ready(model_name: str) -> bool:
     """Whether another model takes requests.
 
-    Raises TritonModelException while the server loads the models that it starts with, as on Triton's python
-    backend: until all are loaded, none can be called.
+    Raises TritonModelException while the server loads the models that it starts with. None is ready before
+    all are, so ``initialize`` is too early to ask; on Triton's python backend it may even end the server.
     """
     return bool(_model_is_ready(model_name))
 
