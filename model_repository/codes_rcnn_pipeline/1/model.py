@@ -65,9 +65,9 @@ class TritonPythonModel:
         """The session of this process; returns how many threads take pictures."""
         import detserve_detector
 
-        # Within the server's process a picture's thread never waits, and a third thread on two cores would only
-        # take turns with their caches. In a process of its own one more: while one waits for Triton to take its
-        # answer, another has the core.
+        # Within the server's process a picture's thread never waits, and a third thread on two cores would
+        # only take turns with their caches. In a process of its own one more: while one waits for Triton to
+        # take its answer, another has the core.
         threads: int = cores() + (not hasattr(pb_utils, "WITHIN_SERVER"))
         self.session = detserve_detector.open_session(
             str(model),
