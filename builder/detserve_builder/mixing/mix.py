@@ -64,7 +64,8 @@ def fastest_mix(
     smooth = bool(polynomial.settings.get("polynomial_silus")) and _runs(polynomial)
     smooth = smooth and _faster(plain, polynomial, images) > _FASTER
     every = polynomial if smooth else plain
-    gains_ms = layer_gains_ms(floats(smooth), every, layers, images)
+    known_ms = layer_gains_ms(floats(smooth), every, layers, images)
+    gains_ms = {layer: known_ms.get(layer, 0.0) for layer in layers}
     best, best_speedup = Mix(polynomial_silu=smooth), _FASTER
     for in_float in mixes(gains_ms)[1:]:
         mix = Mix(in_float, smooth)
