@@ -99,11 +99,11 @@ def test_a_load_of_calls_is_clean(
 
             with ThreadPoolExecutor(32) as pool:
                 said = Counter(pool.map(call, range(_CALLS)))
+    text = log.read_text()
+    assert "Sanitizer" not in text, text[text.index("Sanitizer") :][:4000]
     assert said.total() == _CALLS
     assert said["answered"] > _CALLS / 4
     assert not [text for text in said if " for " in text]
-    text = log.read_text()
-    assert "Sanitizer" not in text, text[text.index("Sanitizer") :][:4000]
 
 
 def _output(*command: str) -> str:

@@ -51,7 +51,7 @@ class Tensor:
     """A named output of this model, or a named input or output of another."""
 
     def __init__(self, name: str, values: Any) -> None:
-        """``values`` are numbers, those of an output int32 or float32."""
+        """``values`` are numbers, of an output int32 or float32; an input's may be objects, all bytes."""
         self._name, self._values = name, values
 
     def name(self) -> str:
@@ -103,7 +103,7 @@ class InferenceRequest:
         self._timeout_us = timeout
 
     def exec(self) -> InferenceResponse:
-        """Send it and wait for the answer, from any thread; the inputs are not copied, so leave them alone.
+        """Send it and wait for the answer, from any thread; numbers are not copied, so leave them alone.
 
         Whatever goes wrong is the response's error: the model's own, or Triton's where it takes no request.
         """
