@@ -27,11 +27,16 @@ def triton_sender(
     endpoint: Endpoint, model: str, pictures: Sequence[bytes]
 ) -> AbstractAsyncContextManager[Send]:
     """Sends the pictures to Triton over the endpoint's protocol; raises :class:`MeasurementError` of TLS."""
-    if endpoint.tls:
-        raise MeasurementError(f"{endpoint} is behind TLS; give the server's own grpc:// or http:// address")
+    check_plain(endpoint)
     if endpoint.protocol == "grpc":
         return grpc_sender(endpoint.address, triton_grpc_requests(model, pictures))
     return http_sender(str(endpoint), f"/v2/models/{model}/infer", triton_http_requests(pictures))
+
+
+def check_plain(endpoint: Endpoint) -> None:
+    """Raise :class:`MeasurementError` of an address behind TLS, whose cost is not the server's."""
+    if endpoint.tls:
+        raise MeasurementError(f"{endpoint} is behind TLS; give the server's own grpc:// or http:// address")
 
 
 def triton_grpc_requests(model: str, pictures: Sequence[bytes]) -> list[bytes]:

@@ -52,6 +52,19 @@ class TritonQueries:
         answer = self._ask(self._client.get_model_config, model)
         return dict(answer.get("config", answer))
 
+    def configs(self, model: str) -> dict[str, dict[str, Any]]:
+        """The configuration of a model and of those behind it, by name, in the order of a picture's way."""
+        found: dict[str, dict[str, Any]] = {}
+
+        def look(name: str) -> None:
+            if name not in found:
+                found[name] = self.config(name)
+                for step in steps_of(found[name]):
+                    look(step)
+
+        look(model)
+        return found
+
     def counters(self, model: str) -> ModelCounters:
         """The model's statistics since it was loaded, those of its newest version."""
         versions = self._ask(self._client.get_inference_statistics, model).get("model_stats", [])
@@ -78,6 +91,8 @@ class TritonQueries:
 
 
 def steps_of(config: dict[str, Any]) -> list[str]:
-    """The composing models of an ensemble in order, each once; none when it is not an ensemble."""
-    steps = config.get("ensemble_scheduling", {}).get("step", [])
-    return list(dict.fromkeys(step["model_name"] for step in steps))
+    """The composing models of an ensemble, or those a pipeline calls, in order, each once; none of others."""
+    steps = [step["model_name"] for step in config.get("ensemble_scheduling", {}).get("step", [])]
+    parameters = config.get("parameters", {})
+    called = [parameters[step]["string_value"] for step in ("preprocess", "detector") if step in parameters]
+    return list(dict.fromkeys([*steps, *called]))
