@@ -25,8 +25,8 @@ def open_steps(repository: Path, model: str, workers: int) -> list[DetectOne]:
     built = read_manifest(repository, model)
     if built.target != "embedded":
         raise RepositoryError(
-            f"{model} in {repository} is built for Triton's {built.target} backend; its steps run here from a "
-            "build with --target embedded only"
+            f"{model} in {repository} is built for Triton's {built.target} backend; its steps run here from "
+            "a build with --target embedded only"
         )
     card = built.card
     pre = _step(repository, model, "preprocess")
