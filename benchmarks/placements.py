@@ -39,7 +39,7 @@ CHECKOUT = Path(__file__).parents[1]
 OUT = CHECKOUT / "out/bench"
 SAMPLES = CHECKOUT / "zoo/samples"
 BATCH, BATCH_S, SMALL_S = 8, 0.04, 0.01
-TURNS = 1
+TURNS = 2
 #: Name -> placement, within the server's process, bounded by Triton.
 BUILDS = {
     "steps, Triton's bounds": (Placement.STEPS, False, True),

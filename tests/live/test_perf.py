@@ -14,7 +14,6 @@ from detserve_client import Client
 from detserve_core.repository.served_steps import open_steps
 from detserve_perf.accuracy.served_accuracy import Accuracy, ServedModel, measure_accuracy
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.perf_analyzer import find_perf_analyzer
 from detserve_perf.load.perf_analyzer_run import LoadPoint
 from detserve_perf.speed.sweep import Sweep, SweepSettings, sweep
 from detserve_server.triton.embedded import RunningServer
@@ -33,14 +32,6 @@ class Target:
 @pytest.fixture(params=["grpc", "http"])
 def served(request: pytest.FixtureRequest, server: RunningServer, repository: Path) -> Target:
     return Target(server.grpc_url if request.param == "grpc" else server.http_url, repository)
-
-
-@pytest.fixture(scope="session")
-def perf_analyzer() -> None:
-    try:
-        find_perf_analyzer()
-    except MeasurementError as error:
-        pytest.skip(str(error))
 
 
 def _sweep(served: Target, pictures: Path, phases: list[str]) -> Sweep:

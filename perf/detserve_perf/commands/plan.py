@@ -39,6 +39,7 @@ def plan(
     """How many machines a rate needs: finds the largest rate whose p99 holds, in about five minutes."""
     from detserve_core.endpoint import Endpoint
     from detserve_perf.accuracy.curves import require_plotting
+    from detserve_perf.capacity.fill import callers_that_fill
     from detserve_perf.capacity.plan import sweep_rates
     from detserve_perf.capacity.plan_report import Wanted, plan_report
     from detserve_perf.load.corpus import check_pictures, named_pictures
@@ -63,9 +64,19 @@ def plan(
             endpoint = Endpoint.parse(own.grpc_url)
         with TritonQueries(endpoint) as queries:
             machine = this_machine(triton=queries.version())
+            callers = callers_that_fill(queries.configs(model))
         check_pictures(named, endpoint, model)
         pid = None if own is None else own.pid
-        sweep = sweep_rates(endpoint, model, sent, duration_s, on_progress, cores=machine.cores, pid=pid)
+        sweep = sweep_rates(
+            endpoint,
+            model,
+            sent,
+            duration_s,
+            on_progress,
+            cores=machine.cores,
+            pid=pid,
+            callers=callers,
+        )
     server = str(endpoint if repository is None else repository)
     report = plan_report(sweep, Wanted(rate, p99, headroom), sent, machine, server=server, model=model)
     written = report.write(output) if output is not None else []

@@ -10,7 +10,7 @@ import pytest
 
 from tests.command import detserve
 from tests.live.conftest import SAMPLES
-from tests.live.gateway.conftest import YOLO, Site
+from tests.live.gateway.conftest import SSD, YOLO, Site
 
 
 @pytest.fixture
@@ -73,3 +73,11 @@ def test_a_key_does_not_go_to_a_server_without_tls(site: Site, pictures: Path, t
     )
     assert done.returncode == 1
     assert "an API key and certificates need TLS" in done.stderr
+
+
+def test_a_key_for_the_detector_alone(site: Site, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(site.keys["bob"])
+    options = ["--model", SSD, "--pictures", pictures, "--output", tmp_path, "--loads", "0.5"]
+    options += ["--duration-s", "1", "--api-key-file", tmp_path / "key", "--ca", site.tls.authority]
+    done = detserve("perf", "overload", "--url", site.url("grpc"), *options)
+    assert done.returncode == 0, done.stderr

@@ -11,11 +11,17 @@ from pathlib import Path
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2
+from typer.testing import CliRunner
 
 from detserve_core.endpoint import Endpoint
-from detserve_perf.capacity.overload import CALLERS, overload
+from detserve_perf.capacity.fill import CALLERS
+from detserve_perf.capacity.overload import OverloadRun, overload
+from detserve_perf.capacity.overload_report import overload_report, percentile
+from detserve_perf.commands import app
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.generator import poisson_arrivals_s
+from detserve_perf.load.generator import Run, Sample, poisson_arrivals_s
+from detserve_perf.load.wire_requests import triton_grpc_requests
+from detserve_perf.report.machine import this_machine
 from tests.perf.conftest import served
 
 
@@ -87,3 +93,34 @@ def test_a_load_is_a_multiple_of_capacity_and_what_is_refused_is_counted(countin
 def test_any_other_failure_ends_the_measurement(broken, pictures) -> None:
     with pytest.raises(MeasurementError, match="a request failed during the measurement: .*no such weights"):
         overload(Endpoint.parse(broken), "m", pictures, [1], 0.2, lambda phase: None)
+
+
+def test_a_request_is_what_triton_expects() -> None:
+    (message,) = triton_grpc_requests("m", [b"picture"])
+    request = service_pb2.ModelInferRequest.FromString(message)
+    assert request.model_name == "m"
+    assert (request.inputs[0].name, list(request.inputs[0].shape)) == ("IMAGE", [1, 1])
+    assert request.raw_input_contents[0] == b"\x07\0\0\0picture"
+
+
+def test_the_report_has_a_row_for_every_load() -> None:
+    samples = (
+        Sample(0.5, 0.1),
+        Sample(0.8, 0.3),  # comes when the load is over
+        Sample(0.5, 0.002, "UNAVAILABLE: Exceeds maximum queue size"),
+        Sample(0.5, 0.004, "UNAVAILABLE: Exceeds maximum queue size"),
+    )
+    run = OverloadRun(2, 200, 1, 2, Run(samples, took_s=2, cpu_s=0.5))
+    report = overload_report([run], "grpc://h:1", "m", 10, 24, this_machine(triton="2.51.0"))
+    assert ("capacity", "answers to 24 callers that wait, before and after each load") in report.facts
+    (row,) = report.tables[0].rows
+    assert row == [2, 200, 1, 0.5, 50, 4.0, 4.0, 300.0, 300.0, 0.25]
+    assert "rejected" not in [percentile([], 0.5)]
+    assert "| 0.50 |" in report.to_markdown()
+
+
+@pytest.mark.parametrize("loads", ["", "0", "a", "-1", "1,,2", "nan"])
+def test_loads_that_make_no_sense(loads: str, pictures) -> None:
+    arguments = ["--url", "grpc://h:1", "--model", "m", "--pictures", str(pictures), "--output", "o"]
+    result = CliRunner().invoke(app, ["overload", *arguments, "--loads", loads])
+    assert isinstance(result.exception, MeasurementError)
