@@ -56,7 +56,7 @@ def _expand(source: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
-    pictures = sorted(path for path in folder.rglob("*") if _is_picture(path))
+    pictures = sorted(path for path in folder.rglob("*") if is_picture(path))
     if not pictures:
         raise SourceError(
             f"the folder {str(folder)!r} has no picture; expected {', '.join(PICTURE_SUFFIXES)}"
@@ -67,15 +67,15 @@ def _in_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 def _matching(pattern: str) -> Iterator[tuple[Path, Path]]:
     matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
-    pictures = [path for path in matches if _is_picture(path)]
+    pictures = [path for path in matches if is_picture(path)]
     if not pictures:
         raise SourceError(f"nothing matches {pattern!r} with a suffix of {', '.join(PICTURE_SUFFIXES)}")
     for path in pictures:
         yield path, Path(path.name)
 
 
-def _is_picture(path: Path) -> bool:
-    """macOS leaves ``._NAME.jpg`` beside pictures, which holds no pixels."""
+def is_picture(path: Path) -> bool:
+    """A file with a picture's suffix, and none of the ``._NAME.jpg`` that macOS leaves beside."""
     return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("._") and path.is_file()
 
 

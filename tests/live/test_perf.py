@@ -39,7 +39,11 @@ def _sweep(served: Target, pictures: Path, phases: list[str]) -> Sweep:
 
 
 @pytest.mark.usefixtures("perf_analyzer")
-def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Target) -> None:
+def test_a_sweep_measures_the_server_and_the_same_steps_in_process(
+    served: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     phases: list[str] = []
     result = _sweep(served, SAMPLES, phases)
     assert len(phases) == SETTINGS.phases(reference=True)
@@ -58,8 +62,10 @@ def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Targe
 def test_a_picture_that_the_server_refuses_stops_the_sweep(served: Target, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     shutil.copy(sorted(SAMPLES.glob("*.jpg"))[0], tmp_path / "b.jpg")
-    with pytest.raises(MeasurementError, match="not a JPEG"):
-        sweep(served.url, DEFAULT, tmp_path, None, SETTINGS, lambda phase: None)
+    phases: list[str] = []
+    with pytest.raises(MeasurementError, match=r"a\.jpg: the picture is rejected: not a JPEG"):
+        sweep(served.url, DEFAULT, tmp_path, None, SETTINGS, phases.append)
+    assert phases == []
 
 
 def test_the_reference_detects_what_the_server_detects(served: Target, sample: Path) -> None:

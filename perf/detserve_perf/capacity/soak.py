@@ -14,7 +14,7 @@ from detserve_core.endpoint import Endpoint
 from detserve_core.machine.processes import ProcessMemory, every, tree_memory
 from detserve_perf.capacity.fill import callers_that_fill
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.corpus import corpus_note, read_pictures
+from detserve_perf.load.corpus import check_pictures, corpus_note, named_pictures
 from detserve_perf.load.generator import (
     Run,
     closed_loop,
@@ -104,19 +104,20 @@ def soak(
     Raises :class:`MeasurementError`: no pictures, a server that does not start, whose capacity cannot be
     measured. What goes wrong under the load is in the result; see :func:`what_is_wrong`.
     """
-    pictures = read_pictures(pictures_folder)
-    requests = triton_grpc_requests(model, pictures)
+    pictures = named_pictures(pictures_folder)
+    requests = triton_grpc_requests(model, list(pictures))
     with served(repository, model) as server:
         endpoint = Endpoint.parse(server.grpc_url)
         with TritonQueries(endpoint) as queries:
             machine = this_machine(triton=queries.version())
             callers = callers_that_fill(queries.configs(model))
+        check_pictures(pictures, endpoint, model)
         on_progress("finding the capacity")
-        capacity_per_s = asyncio.run(_capacity(endpoint.address, requests, callers))
+        capacity_per_s = asyncio.run(_capacity(endpoint, requests, callers))
         rate_per_s, warm_up_s = load * capacity_per_s, _WARM_UP_SHARE * duration_s
         on_progress("filling the queue")
         flood_s = min(_LONGEST_FLOOD_S, warm_up_s)
-        asyncio.run(_flood(endpoint.address, requests, callers + _FLOOD_MORE, flood_s))
+        asyncio.run(_flood(endpoint, requests, callers + _FLOOD_MORE, flood_s))
         on_progress(f"{rate_per_s:.0f} pictures/s for {duration_s:g} s")
         samples: list[MemorySample] = []
         started_s = time.monotonic()
@@ -125,7 +126,7 @@ def soak(
             samples.append(MemorySample(time.monotonic() - started_s, tuple(tree_memory(server.pid))))
 
         with every(max(_LEAST_EVERY_S, duration_s / _SAMPLES), look):
-            run = asyncio.run(_load(endpoint.address, requests, rate_per_s, duration_s))
+            run = asyncio.run(_load(endpoint, requests, rate_per_s, duration_s))
     return Soak(
         model=model,
         duration_s=duration_s,
@@ -213,8 +214,8 @@ def _course(own: Sequence[ProcessMemory], *, whole: bool) -> ProcessCourse:
     )
 
 
-async def _capacity(address: str, requests: Sequence[bytes], callers: int) -> float:
-    async with grpc_sender(address, requests) as send:
+async def _capacity(endpoint: Endpoint, requests: Sequence[bytes], callers: int) -> float:
+    async with grpc_sender(endpoint, requests) as send:
         await closed_loop(send, concurrency=callers, duration_s=1)
         run = await closed_loop(send, concurrency=callers, duration_s=_CAPACITY_S)
     if run.errors or not run.samples:
@@ -223,12 +224,12 @@ async def _capacity(address: str, requests: Sequence[bytes], callers: int) -> fl
     return run.pictures_per_s
 
 
-async def _flood(address: str, requests: Sequence[bytes], callers: int, duration_s: float) -> None:
+async def _flood(endpoint: Endpoint, requests: Sequence[bytes], callers: int, duration_s: float) -> None:
     """More callers than the server takes; what it refuses is as it should be."""
-    async with grpc_sender(address, requests) as send:
+    async with grpc_sender(endpoint, requests) as send:
         await closed_loop(send, concurrency=callers, duration_s=duration_s)
 
 
-async def _load(address: str, requests: Sequence[bytes], rate_per_s: float, duration_s: float) -> Run:
-    async with grpc_sender(address, requests) as send:
+async def _load(endpoint: Endpoint, requests: Sequence[bytes], rate_per_s: float, duration_s: float) -> Run:
+    async with grpc_sender(endpoint, requests) as send:
         return await open_loop(send, poisson_arrivals_s(rate_per_s, duration_s, seed=1))

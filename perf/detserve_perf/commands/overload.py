@@ -25,12 +25,12 @@ def overload(
     from detserve_perf.capacity.fill import callers_that_fill
     from detserve_perf.capacity.overload import overload as measure
     from detserve_perf.capacity.overload_report import overload_report
-    from detserve_perf.load.wire_requests import check_plain
+    from detserve_perf.load.corpus import check_pictures, named_pictures
     from detserve_perf.report.machine import this_machine
     from detserve_perf.server.triton import TritonQueries
 
     multiples, endpoint = _multiples(loads), Endpoint.parse(url)
-    check_plain(endpoint)
+    check_pictures(named_pictures(pictures), endpoint, model)
     terminal = Console(stderr=True, emoji=False)
     with terminal.status("starting") as status:
         with TritonQueries(endpoint) as queries:

@@ -6,7 +6,6 @@ mean of the two references around it, so that a machine that gets slower halfway
 
 from __future__ import annotations
 
-import ipaddress
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +16,12 @@ from typing import Any
 
 from detserve_client.engine.wire import card_of
 from detserve_core.card import Card
-from detserve_core.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint, is_loopback
 from detserve_core.machine.cores import cores
 from detserve_core.repository.manifest import read_manifest
 from detserve_core.repository.served_steps import DetectOne, open_steps
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.corpus import corpus_note, input_data, read_pictures
+from detserve_perf.load.corpus import check_pictures, corpus_note, input_data, named_pictures
 from detserve_perf.load.perf_analyzer import PerfAnalyzer, find_perf_analyzer
 from detserve_perf.load.perf_analyzer_run import LoadPoint, LoadResult, run_load
 from detserve_perf.report.machine import Machine, this_machine
@@ -92,13 +91,15 @@ def sweep(
     not answer.
     """
     endpoint = _plain_endpoint(url)
-    pictures = read_pictures(pictures_folder)
+    named = named_pictures(pictures_folder)
+    pictures = list(named)
     with TritonQueries(endpoint) as queries, tempfile.TemporaryDirectory(prefix="detserve-perf-") as scratch:
         configs = queries.configs(model)
         config, steps = configs[model], list(configs)[1:]
         _check_batches(config, model, settings.points)
         reference, why_none = _reference(endpoint, model, repository, card_of(config, model))
         analyzer = find_perf_analyzer()
+        check_pictures(named, endpoint, model)
         corpus = Path(scratch) / "corpus.json"
         corpus.write_text(input_data(pictures))
         measure = _Measurement(queries, analyzer, endpoint, model, steps, corpus, settings.requests)
@@ -192,14 +193,6 @@ def _plain_endpoint(url: str) -> Endpoint:
             "give the server's own grpc:// or http:// address"
         )
     return endpoint
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its very name or address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _reference(

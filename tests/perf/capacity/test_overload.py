@@ -94,16 +94,6 @@ def test_any_other_failure_ends_the_measurement(broken, pictures) -> None:
         overload(broken, "m", pictures, [1], 0.2, lambda phase: None)
 
 
-@pytest.mark.parametrize("url", ["https://localhost:8000", "grpcs://localhost:8001"])
-def test_no_tls(url: str, pictures) -> None:
-    with pytest.raises(MeasurementError, match="give the server's own grpc:// or http:// address"):
-        overload(url, "m", pictures, [1], 1, lambda phase: None)
-    arguments = ["--url", url, "--model", "m", "--pictures", str(pictures), "--output", "o"]
-    result = CliRunner().invoke(app, ["overload", *arguments])
-    assert isinstance(result.exception, MeasurementError)
-    assert "is behind TLS" in str(result.exception)
-
-
 def test_a_request_is_what_triton_expects() -> None:
     (message,) = triton_grpc_requests("m", [b"picture"])
     request = service_pb2.ModelInferRequest.FromString(message)
