@@ -1,0 +1,94 @@
+"""Whether queues, threads and processes of the pipelines fit the detectors behind them and this machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from detserve_server.doctor.check import Check
+from detserve_server.triton.repository import ModelOutline, with_steps
+
+#: Each picture holds its process's interpreter lock (GIL) for about 0.5 ms of the 4 ms that decoding and
+#: suppression take: one process keeps about this many cores busy.
+CORES_FOR_A_PROCESS = 8
+_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+def check_pipelines(models: Sequence[ModelOutline], cores: int, gpus: int) -> list[Check]:
+    """The queue policy row, and rows for each pipeline; ``cores`` and ``gpus`` are those that serve."""
+    pipelines = [model for model in models if _takes_pictures(model)]
+    return [
+        check_queue_policy(models),
+        *(check for model in pipelines for check in check_in_flight(model, models, gpus)),
+        *(check_processes(model, cores) for model in pipelines),
+    ]
+
+
+def check_queue_policy(models: Sequence[ModelOutline]) -> Check:
+    """Whether Triton's batcher is to bound a queue of a detector, by which it stalls."""
+    detectors = [model.name for model in models if model.max_picture_pixels]
+    bounded = [model for model in with_steps(list(models), detectors) if model.queue_policy]
+    if not bounded:
+        return Check("queue policy", "none: the queue of pictures is the pipeline's own")
+    found = ", ".join(f"{model.name} ({', '.join(model.queue_policy)})" for model in bounded)
+    fix = (
+        "build it again, or take default_queue_policy out of its config.pbtxt: with it Triton's batcher may "
+        "leave an instance idle for up to 500 ms, and most so while its queue is full"
+    )
+    return Check("queue policy", found, fix, stops=False)
+
+
+def check_in_flight(pipeline: ModelOutline, models: Sequence[ModelOutline], gpus: int) -> list[Check]:
+    """Whether a pipeline asks its detector for what fills the next batch while each instance runs one."""
+    detector = next((model for model in models if model.name == pipeline.calls), None)
+    if detector is None:  # it calls none, or the row "models" says that it is not there
+        return []
+    name, batch = f"{pipeline.name}: in flight", max(1, detector.max_batch_size)
+    instances = detector.instances * (1 if detector.kind == "KIND_CPU" else max(1, gpus))
+    wanted = math.ceil(batch * (instances + 1) / pipeline.instances)
+    runs = f"{detector.name} runs {instances} x {batch}"
+    if not (pipeline.in_flight.isdecimal() and pipeline.in_flight.isascii()) or int(pipeline.in_flight) < 1:
+        found = f"in_flight is {pipeline.in_flight!r}, no number from 1 on"
+        return [Check(name, found, f"put {wanted} in the parameter in_flight of its config.pbtxt")]
+    found = f"{pipeline.in_flight} pictures at a time from each of {pipeline.instances} processes, {runs}"
+    if int(pipeline.in_flight) == wanted:
+        return [Check(name, found)]
+    less = int(pipeline.in_flight) < wanted
+    why = "with less it waits for pictures" if less else "more wait where no bound and no deadline is kept"
+    parameter = f"put {wanted} in the parameter in_flight of its config.pbtxt"
+    fix = f"{parameter}, for a batch in each instance and the next: {why}"
+    return [Check(name, found, fix, stops=False)]
+
+
+def check_processes(pipeline: ModelOutline, cores: int) -> Check:
+    """Whether the processes of a pipeline can keep the cores busy, and are not more than these."""
+    name, processes = f"{pipeline.name}: cores", pipeline.instances
+    found = f"{_counted(cores, 'core')}, {_counted(processes, 'process')}"
+    if processes > cores:
+        fix = f"put instance_group {{ count: {cores} }} in its config.pbtxt: more only take turns and memory"
+        return Check(name, found, fix, stops=False)
+    wanted = math.ceil(cores / CORES_FOR_A_PROCESS)
+    if processes >= wanted:
+        return Check(name, found)
+    fix = (
+        f"try instance_group {{ count: {wanted} }} in its config.pbtxt: the pictures of a process take turns "
+        f"at Python's interpreter lock, so that it keeps about {CORES_FOR_A_PROCESS} cores busy"
+    )
+    return Check(name, found, fix, stops=False)
+
+
+def gpus_here() -> int:
+    """Those that NVIDIA's driver has on this machine; Triton runs an instance group on each."""
+    return len(list(_GPUS.glob("*")))
+
+
+def _takes_pictures(model: ModelOutline) -> bool:
+    """Whether a python model decodes pictures, on the CPU."""
+    on_cpu = model.backend == "python" and model.kind != "KIND_GPU"
+    return on_cpu and model.name.endswith(("_pipeline", "_preprocess")) and model.max_picture_pixels > 0
+
+
+def _counted(number: int, what: str) -> str:
+    plural = what if number == 1 else f"{what}es" if what.endswith("s") else f"{what}s"
+    return f"{number} {plural}"
