@@ -94,7 +94,7 @@ def decode(encoded: bytes, *, max_picture_pixels: int, reduction: int = 1) -> ND
         raise PictureError(_damaged(encoded))
     if picture.shape[0] * picture.shape[1] > max_picture_pixels:
         raise PictureError(_too_large(max_picture_pixels))
-    return upright(np.asarray(picture, np.uint8), exif_orientation(encoded))
+    return np.asarray(upright(np.asarray(picture, np.uint8), exif_orientation(encoded)), np.uint8)
 
 
 def jpeg_size(encoded: bytes) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
 """Which way up a picture is: the one place that decides it for server, client, video and data sets.
 
-A build copies this file beside the served preprocess as ``detserve_upright.py``; it imports nothing of detserve.
+A build copies this file beside the served preprocess, as ``detserve_upright.py``: it imports no detserve.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ def orientation_of_matrix(a: int, b: int, c: int, d: int) -> int:
 
     A stored pixel (x, y) is shown at (a x + c y, b x + d y), y downwards. A matrix of no quarter turn is 1.
     """
-    signs = tuple((value > 0) - (value < 0) for value in (a, b, c, d))
     return {
         (-1, 0, 0, 1): 2,
         (-1, 0, 0, -1): 3,
@@ -57,7 +56,11 @@ def orientation_of_matrix(a: int, b: int, c: int, d: int) -> int:
         (0, 1, -1, 0): 6,
         (0, -1, -1, 0): 7,
         (0, -1, 1, 0): 8,
-    }.get(signs, AS_STORED)
+    }.get((_sign(a), _sign(b), _sign(c), _sign(d)), AS_STORED)
+
+
+def _sign(value: int) -> int:
+    return (value > 0) - (value < 0)
 
 
 def _exif_blocks(encoded: bytes | mmap) -> Iterator[bytes]:
@@ -87,7 +90,7 @@ def _app1_segments(jpeg: bytes | mmap) -> Iterator[bytes]:
 
 
 def _chunks(encoded: bytes | mmap, *, start: int, name: bytes, length_first: bool) -> Iterator[bytes]:
-    """The chunks of that name: PNG's have length, name, content and checksum, WebP's name, length, content."""
+    """The chunks of that name: PNG has length, name, content and checksum, WebP name, length, content."""
     position = start
     while position + 8 <= len(encoded):
         first, second = encoded[position : position + 4], encoded[position + 4 : position + 8]
