@@ -16,7 +16,7 @@ from detserve_core.datasets.dataset import (
 )
 from detserve_core.datasets.errors import DatasetError
 from detserve_core.datasets.yolo_names import NAMES_FILE, Description, describe, read_text
-from detserve_core.picture_sources import PICTURE_SUFFIXES
+from detserve_core.pictures.folders import files_below, is_picture
 
 _OUTSIDE = 0.01  # exporters round a box at the edge a little out of the picture
 _BOX = 5  # class, x centre, y centre, width, height
@@ -73,7 +73,7 @@ def _of_folder(folder: Path, images: Path | None) -> tuple[list[Path], LabelOf, 
             images = folder.resolve().parent / "images"  # labels in a folder of another name beside it
     pictures = _pictures(images)
     known = {path.relative_to(images).with_suffix(".txt") for path in pictures}
-    texts = [path for path in labels.rglob("*.txt") if path.name != NAMES_FILE]
+    texts = [path for path in files_below(labels) if _is_label(path)]
     strays = sorted(path for path in texts if path.relative_to(labels) not in known)
     if strays and pictures and labels != images:
         raise DatasetError(
@@ -98,7 +98,11 @@ def _of_yaml(description: Description, images: Path | None) -> tuple[list[Path],
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    return [path for path in files_below(folder) if is_picture(path)]
+
+
+def _is_label(path: Path) -> bool:
+    return path.suffix == ".txt" and path.name != NAMES_FILE and not path.name.startswith("._")
 
 
 def _listed(file: Path) -> list[Path]:

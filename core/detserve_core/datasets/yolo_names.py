@@ -74,7 +74,7 @@ def describe(path: Path, labels: Sequence[str]) -> Description:
     for file in (path / "data.yaml", path.resolve().parent / "data.yaml"):
         if file.is_file():
             return _of_yaml(file)
-    lists = [*sorted(path.glob("*.names")), path / NAMES_FILE, path / "labels" / NAMES_FILE]
+    lists = [*sorted(path.glob("[!.]*.names")), path / NAMES_FILE, path / "labels" / NAMES_FILE]
     for file in lists:
         if file.is_file():
             names = tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
