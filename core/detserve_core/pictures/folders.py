@@ -1,4 +1,4 @@
-"""What lies in a folder: links to folders are entered, and pictures are known by name or by their first bytes."""
+"""What lies in a folder: links to folders are entered; pictures are known by name or by their first bytes."""
 
 from __future__ import annotations
 
