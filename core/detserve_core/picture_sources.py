@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detserve_core.errors import SourceError
-
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+from detserve_core.pictures.folders import PICTURE_SUFFIXES, files_below, is_picture
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,8 @@ class PictureFile:
 def expand_sources(sources: Iterable[str]) -> list[PictureFile]:
     """The pictures that files, folders and glob patterns name, each once, in the order named.
 
-    Folders are searched through, in alphabetical order. A file named as such is taken whatever its suffix.
+    Folders are searched through, in alphabetical order, those that are links too. There, a file without a
+    suffix is taken where it begins as a picture does. A file named as such is taken whatever its suffix.
 
     Raises:
         SourceError: a source names no picture.
@@ -56,7 +56,7 @@ def _expand(source: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
-    pictures = sorted(path for path in folder.rglob("*") if is_picture(path))
+    pictures = [path for path in files_below(folder) if is_picture(path)]
     if not pictures:
         raise SourceError(
             f"the folder {str(folder)!r} has no picture; expected {', '.join(PICTURE_SUFFIXES)}"
@@ -72,11 +72,6 @@ def _matching(pattern: str) -> Iterator[tuple[Path, Path]]:
         raise SourceError(f"nothing matches {pattern!r} with a suffix of {', '.join(PICTURE_SUFFIXES)}")
     for path in pictures:
         yield path, Path(path.name)
-
-
-def is_picture(path: Path) -> bool:
-    """A file with a picture's suffix, and none of the ``._NAME.jpg`` that macOS leaves beside."""
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("._") and path.is_file()
 
 
 def _free_name(name: Path, taken: set[Path]) -> Path:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from detserve_core.errors import OutputError, SourceError
 from detserve_core.machine.whole_files import write_whole
 from detserve_core.pictures.opencv_log import silent_opencv
+from detserve_core.pictures.upright import exif_orientation, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,12 +88,13 @@ def _decoded(encoded: bytes, what: str) -> NDArray[np.uint8]:
     import cv2
 
     try:
-        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
     except cv2.error:
         pixels = None
     if pixels is None:
         raise SourceError(f"{what} cannot be decoded here; expected a JPEG, PNG, WebP or BMP")
-    return pixels.astype(np.uint8, copy=False)
+    return upright(pixels.astype(np.uint8, copy=False), exif_orientation(encoded))
 
 
 def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:

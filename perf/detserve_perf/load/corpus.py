@@ -16,7 +16,7 @@ from detserve_client.transports import transport_to
 from detserve_core.contract import IMAGE
 from detserve_core.endpoint import Endpoint
 from detserve_core.errors import RequestRejected, SourceError
-from detserve_core.picture_sources import is_picture
+from detserve_core.pictures.folders import is_picture
 from detserve_perf.errors import MeasurementError
 
 FEW_PICTURES = 16
