@@ -49,7 +49,7 @@ def computed(server: RunningServer) -> int:
 def load(server: RunningServer, *, in_flight: int, requests: int) -> Run:
     async def send_them() -> Run:
         messages = triton_grpc_requests(NAME, read_pictures(SAMPLES))
-        async with grpc_sender(Endpoint.parse(server.grpc_url).address, messages) as send:
+        async with grpc_sender(Endpoint.parse(server.grpc_url), messages) as send:
             return await closed_loop(send, concurrency=in_flight, requests=requests)
 
     return asyncio.run(send_them())

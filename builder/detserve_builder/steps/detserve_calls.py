@@ -13,7 +13,7 @@ from detserve_requests import Refusal
 #: How the preprocess step begins what it says of the only picture of a request.
 _OF_THE_PICTURE = "picture 0: "
 # What Triton says to a model that calls another when it is to end; the python backend makes it INTERNAL.
-_GOING_DOWN = ("Server not ready", "Server is stopping")
+_GOING_DOWN = ("Server not ready", "Server is stopping", "has no available versions")
 
 
 class CallFailed(Refusal):  # type: ignore[misc]  # beside this file only where it is served

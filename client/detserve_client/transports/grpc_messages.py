@@ -12,6 +12,7 @@ from detserve_client.engine.wire import DetectionRequest, Outputs, picture_tenso
 from detserve_core import contract
 from detserve_core.endpoint import Endpoint
 from detserve_core.errors import ContractViolation, InferenceError
+from detserve_core.proxies import grpc_arguments
 
 _UNLIMITED = -1
 # An answer is four small tensors: 8 pictures with 3840 rows each are under 1 MiB.
@@ -21,7 +22,7 @@ _ANSWER_BYTES = 64 << 20
 _KEEPALIVE_TIME_MS = 360_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 
-CHANNEL_ARGUMENTS: list[tuple[str, int]] = [
+_CHANNEL_ARGUMENTS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", _UNLIMITED),
     ("grpc.max_receive_message_length", _ANSWER_BYTES),
     ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
@@ -34,6 +35,11 @@ CHANNEL_ARGUMENTS: list[tuple[str, int]] = [
 ]
 
 _DTYPES: dict[str, type[np.generic]] = {"INT32": np.int32, "FP32": np.float32}
+
+
+def channel_arguments(endpoint: Endpoint) -> list[tuple[str, int]]:
+    """The arguments of a channel to the endpoint."""
+    return [*_CHANNEL_ARGUMENTS, *grpc_arguments(endpoint.host)]
 
 
 class Calls:

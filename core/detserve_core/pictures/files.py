@@ -26,9 +26,12 @@ def upright_pixels(path: Path) -> NDArray[np.uint8]:
         SourceError: the file cannot be read or is not a picture.
     """
     try:
-        return _decoded(path.read_bytes(), str(path))
+        encoded = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in it, or text that no file system can hold
+        raise SourceError(f"{str(path)!r} is no path of a file: {error}") from None
+    return _decoded(encoded, str(path))
 
 
 def pixels_of(picture: Path | str | bytes | NDArray[Any] | Image) -> NDArray[np.uint8]:

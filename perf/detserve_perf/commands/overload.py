@@ -22,18 +22,26 @@ def overload(
 ) -> None:
     """What the server answers, and how soon it refuses the rest, when more is asked than it can do."""
     from detserve_core.endpoint import Endpoint
+    from detserve_perf.capacity.fill import callers_that_fill
     from detserve_perf.capacity.overload import overload as measure
     from detserve_perf.capacity.overload_report import overload_report
+    from detserve_perf.load.corpus import check_pictures, named_pictures
     from detserve_perf.report.machine import this_machine
     from detserve_perf.server.triton import TritonQueries
 
-    multiples = _multiples(loads)
+    multiples, endpoint = _multiples(loads), Endpoint.parse(url)
+    check_pictures(named_pictures(pictures), endpoint, model)
     terminal = Console(stderr=True, emoji=False)
     with terminal.status("starting") as status:
-        runs = measure(url, model, pictures, multiples, duration_s, lambda phase: status.update(Text(phase)))
-    with TritonQueries(Endpoint.parse(url)) as queries:
-        machine = this_machine(triton=queries.version())
-    report = overload_report(runs, url, model, duration_s, machine)
+        with TritonQueries(endpoint) as queries:
+            machine = this_machine(triton=queries.version())
+            callers = callers_that_fill(queries.configs(model))
+
+        def on_progress(phase: str) -> None:
+            status.update(Text(phase))
+
+        runs = measure(url, model, pictures, multiples, duration_s, on_progress, callers=callers)
+    report = overload_report(runs, url, model, duration_s, callers, machine)
     written = report.write(output)
     report.print(Console(markup=False, emoji=False))
     typer.echo(f"written: {', '.join(map(str, written))}")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from detserve_core.repository.processes import in_flight_for, processes_for
 from detserve_server.doctor.check import Check
 from detserve_server.triton.repository import ModelOutline, with_steps
 
-#: Each picture holds its process's interpreter lock (GIL) for about 0.5 ms of the 4 ms that decoding and
-#: suppression take: one process keeps about this many cores busy.
-CORES_FOR_A_PROCESS = 8
 _GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def check_pipelines(models: Sequence[ModelOutline], cores: int, gpus: int) -> list[Check]:
     """The queue policy row, and rows for each pipeline; ``cores`` and ``gpus`` are those that serve."""
-    pipelines = [model for model in models if _takes_pictures(model)]
+    pipelines = [model for model in models if _is_pipeline(model)]
     return [
         check_queue_policy(models),
         *(check for model in pipelines for check in check_in_flight(model, models, gpus)),
@@ -46,7 +43,7 @@ def check_in_flight(pipeline: ModelOutline, models: Sequence[ModelOutline], gpus
         return []
     name, batch = f"{pipeline.name}: in flight", max(1, detector.max_batch_size)
     instances = detector.instances * (1 if detector.kind == "KIND_CPU" else max(1, gpus))
-    wanted = math.ceil(batch * (instances + 1) / pipeline.instances)
+    wanted = in_flight_for(batch, instances, pipeline.instances)
     runs = f"{detector.name} runs {instances} x {batch}"
     if not (pipeline.in_flight.isdecimal() and pipeline.in_flight.isascii()) or int(pipeline.in_flight) < 1:
         found = f"in_flight is {pipeline.in_flight!r}, no number from 1 on"
@@ -62,19 +59,16 @@ def check_in_flight(pipeline: ModelOutline, models: Sequence[ModelOutline], gpus
 
 
 def check_processes(pipeline: ModelOutline, cores: int) -> Check:
-    """Whether the processes of a pipeline can keep the cores busy, and are not more than these."""
+    """Whether a pipeline has the processes that keep this machine's cores busy, and not more."""
     name, processes = f"{pipeline.name}: cores", pipeline.instances
-    found = f"{_counted(cores, 'core')}, {_counted(processes, 'process')}"
-    if processes > cores:
-        fix = f"put instance_group {{ count: {cores} }} in its config.pbtxt: more only take turns and memory"
-        return Check(name, found, fix, stops=False)
-    wanted = math.ceil(cores / CORES_FOR_A_PROCESS)
-    if processes >= wanted:
+    wanted = processes_for(cores, calls=bool(pipeline.calls))
+    found = f"{_counted(processes, 'process')} for {_counted(cores, 'core')}"
+    if processes == wanted:
         return Check(name, found)
-    fix = (
-        f"try instance_group {{ count: {wanted} }} in its config.pbtxt: the pictures of a process take turns "
-        f"at Python's interpreter lock, so that it keeps about {CORES_FOR_A_PROCESS} cores busy"
-    )
+    why = "fewer do"
+    if processes < wanted:
+        why = "the pictures of a process take turns at Python's interpreter lock"
+    fix = f"build it again on a machine like this, which gives it {_counted(wanted, 'process')}: {why}"
     return Check(name, found, fix, stops=False)
 
 
@@ -83,10 +77,8 @@ def gpus_here() -> int:
     return len(list(_GPUS.glob("*")))
 
 
-def _takes_pictures(model: ModelOutline) -> bool:
-    """Whether a python model decodes pictures, on the CPU."""
-    on_cpu = model.backend == "python" and model.kind != "KIND_GPU"
-    return on_cpu and model.name.endswith(("_pipeline", "_preprocess")) and model.max_picture_pixels > 0
+def _is_pipeline(model: ModelOutline) -> bool:
+    return model.backend == "python" and model.name.endswith("_pipeline") and model.max_picture_pixels > 0
 
 
 def _counted(number: int, what: str) -> str:

@@ -13,7 +13,8 @@ import pytest
 from tritonclient.grpc import service_pb2
 from typer.testing import CliRunner
 
-from detserve_perf.capacity.overload import CALLERS, OverloadRun, overload
+from detserve_perf.capacity.fill import CALLERS
+from detserve_perf.capacity.overload import OverloadRun, overload
 from detserve_perf.capacity.overload_report import overload_report, percentile
 from detserve_perf.commands import app
 from detserve_perf.errors import MeasurementError
@@ -93,12 +94,6 @@ def test_any_other_failure_ends_the_measurement(broken, pictures) -> None:
         overload(broken, "m", pictures, [1], 0.2, lambda phase: None)
 
 
-@pytest.mark.parametrize("url", ["https://localhost:8000", "grpcs://localhost:8001"])
-def test_no_tls(url: str, pictures) -> None:
-    with pytest.raises(MeasurementError, match="give the server's own grpc:// or http:// address"):
-        overload(url, "m", pictures, [1], 1, lambda phase: None)
-
-
 def test_a_request_is_what_triton_expects() -> None:
     (message,) = triton_grpc_requests("m", [b"picture"])
     request = service_pb2.ModelInferRequest.FromString(message)
@@ -115,7 +110,8 @@ def test_the_report_has_a_row_for_every_load() -> None:
         Sample(0.5, 0.004, "UNAVAILABLE: Exceeds maximum queue size"),
     )
     run = OverloadRun(2, 200, 1, 2, Run(samples, took_s=2, cpu_s=0.5))
-    report = overload_report([run], "grpc://h:1", "m", 10, this_machine(triton="2.51.0"))
+    report = overload_report([run], "grpc://h:1", "m", 10, 24, this_machine(triton="2.51.0"))
+    assert ("capacity", "answers to 24 callers that wait, before and after each load") in report.facts
     (row,) = report.tables[0].rows
     assert row == [2, 200, 1, 0.5, 50, 4.0, 4.0, 300.0, 300.0, 0.25]
     assert "rejected" not in [percentile([], 0.5)]

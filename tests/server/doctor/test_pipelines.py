@@ -9,6 +9,7 @@ import pytest
 
 from detserve_builder.build import build
 from detserve_builder.triton_config import Placement, Target
+from detserve_core.machine.cores import cores
 from detserve_server.doctor import checks
 from detserve_server.doctor.pipelines import check_in_flight, check_pipelines, check_processes
 from detserve_server.triton.repository import ModelOutline, read_repository
@@ -38,11 +39,10 @@ def built(tmp_path_factory) -> dict[Placement, Path]:
 
 @pytest.mark.parametrize("placement", list(Placement))
 def test_what_a_build_writes_fits(built, placement: Placement) -> None:
-    rows = check_pipelines(read_repository(built[placement]), cores=8, gpus=1)
+    rows = check_pipelines(read_repository(built[placement]), cores=cores(), gpus=1)
     assert [row.fix for row in rows] == [""] * len(rows)
-    step = "pipeline" if placement is Placement.PIPELINE else "preprocess"
-    calls = [f"a_{step}: in flight"] if placement is Placement.PIPELINE else []
-    assert [row.name for row in rows] == ["queue policy", *calls, f"a_{step}: cores"]
+    rows_of_pipeline = ["a_pipeline: in flight", "a_pipeline: cores"]
+    assert [row.name for row in rows[1:]] == (rows_of_pipeline if placement is Placement.PIPELINE else [])
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -107,21 +107,26 @@ def test_in_flight_fills_the_instances_and_the_next_batch(
 
 
 @pytest.mark.parametrize(
-    ("cores", "processes", "wanted"),
-    [(1, 1, None), (2, 1, None), (8, 1, None), (9, 1, 2), (64, 1, 8), (64, 8, None), (2, 3, 2), (2, 2, None)],
+    ("calls", "cores", "processes", "wanted"),
+    [
+        ("", 1, 1, ""),
+        ("", 8, 1, ""),
+        ("", 9, 1, "2 processes"),
+        ("", 64, 8, ""),
+        ("", 4, 8, "1 process"),  # built on a larger machine
+        ("a_detector", 4, 1, ""),
+        ("a_detector", 8, 1, "2 processes"),
+        ("a_detector", 64, 16, ""),
+    ],
 )
-def test_processes_of_a_pipeline_beside_the_cores(cores: int, processes: int, wanted: int | None) -> None:
-    row = check_processes(replace(PIPELINE, instances=processes), cores)
-    assert row.passed is (wanted is None)
+def test_processes_of_a_pipeline_beside_the_cores(
+    calls: str, cores: int, processes: int, wanted: str
+) -> None:
+    row = check_processes(replace(PIPELINE, calls=calls, instances=processes), cores)
+    assert row.passed is not bool(wanted)
     assert not (row.fix and row.stops)
-    assert row.found.startswith(f"{cores} core")
-    if wanted is not None:
-        assert f"instance_group {{ count: {wanted} }}" in row.fix
-
-
-def test_a_preprocess_on_the_gpu_and_a_detector_take_no_cores() -> None:
-    dali = replace(PIPELINE, name="a_preprocess", calls="", kind="KIND_GPU")
-    assert [row.name for row in check_pipelines([dali, DETECTOR], cores=64, gpus=1)] == ["queue policy"]
+    assert row.found.endswith(f"for {cores} core{'s' * (cores > 1)}")
+    assert f"which gives it {wanted}:" in row.fix or not wanted
 
 
 def test_a_pipeline_that_calls_a_detector_is_no_ensemble(built, tmp_path: Path) -> None:

@@ -22,8 +22,10 @@ def test_outlines_of_an_ensemble_and_its_steps(tmp_path: Path) -> None:
     ensemble, second, first = read_repository(write_repository(tmp_path))
     assert ensemble.steps == ("tiny_preprocess", "tiny_postprocess")
     assert ensemble.backend == ""
-    assert first == ModelOutline("tiny_preprocess", "python", 8, fixed_tensor_bytes=4, open_tensors=1)
-    assert second == ModelOutline("tiny_postprocess", "python", 8, fixed_tensor_bytes=8)
+    assert first == ModelOutline(
+        "tiny_preprocess", "python", 8, fixed_tensor_bytes=4, open_tensors=1, kind="KIND_CPU"
+    )
+    assert second == ModelOutline("tiny_postprocess", "python", 8, fixed_tensor_bytes=8, kind="KIND_CPU")
 
 
 def test_instances_and_tensor_sizes(tmp_path: Path) -> None:
