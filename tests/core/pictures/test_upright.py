@@ -17,12 +17,17 @@ from PIL import Image, ImageOps
 
 from detserve_builder.steps.detserve_preprocess import decode
 from detserve_core.datasets import open_dataset
+from detserve_core.datasets.average_precision import AveragePrecision
 from detserve_core.datasets.dataset import upright_size_wh
+from detserve_core.detections import Detections
 from detserve_core.pictures.files import upright_pixels
 from detserve_core.pictures.upright import exif_orientation
+from detserve_core.repository.manifest import read_manifest
+from detserve_core.repository.served_steps import open_steps
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 SAMPLES = Path(__file__).parents[3] / "zoo/samples"
+REPOSITORY = Path(__file__).parents[3] / "model_repository"
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     b'<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
@@ -129,3 +134,29 @@ def test_boxes_of_a_yolo_folder_do_not_depend_on_the_format(tmp_path: Path) -> N
             (folder / f"labels/{stem}.txt").write_text("0 0.5 0.25 0.5 0.25\n")
         boxes[kind] = [picture.boxes_xywh.tolist() for picture in open_dataset(folder, None, ["code"]).read()]
     assert boxes["JPEG"] == boxes["PNG"] == boxes["WEBP"] == [[[100, 37.5, 200, 75]]] * 2
+
+
+def test_ap_of_the_served_steps_does_not_depend_on_the_format(tmp_path: Path) -> None:
+    instances = json.loads((SAMPLES / "instances.json").read_text())
+    (detect,) = open_steps(REPOSITORY, "codes_yolo", 1)
+    labels = read_manifest(REPOSITORY, "codes_yolo").card.labels
+    ap = {}
+    for kind, suffix in SUFFIXES.items():
+        folder = tmp_path / kind
+        folder.mkdir()
+        entries = [dict(one, file_name=f"{one['id']}{suffix}") for one in instances["images"]]
+        for one, entry in zip(instances["images"], entries, strict=True):
+            side = Image.open(SAMPLES / one["file_name"]).convert("RGB").transpose(Image.Transpose.ROTATE_90)
+            quality = {"quality": 98} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+            side.save(folder / entry["file_name"], exif=exif(6), **quality)
+        (folder / "instances.json").write_text(json.dumps(instances | {"images": entries}))
+        dataset = open_dataset(folder / "instances.json", None, [])
+        scored = AveragePrecision(labels, dataset.labels)
+        for annotated in dataset.read():
+            count, boxes, scores, classes = map(np.asarray, detect(annotated.path.read_bytes()))
+            kept = int(count.item())
+            scored.update(annotated, Detections(boxes[:kept], scores[:kept], classes[:kept], labels))
+        ap[kind] = scored.result()[0].ap
+    assert ap["PNG"] == ap["WEBP"]
+    assert ap["JPEG"] == pytest.approx(ap["PNG"], abs=0.05)
+    assert ap["PNG"] > 0.5
