@@ -133,7 +133,7 @@ def _pipeline(
     return {
         **step,
         "instance_group": [{"kind": "KIND_CPU", "count": processes}],
-        "parameters": {**_card_parameter(card), **_said({**network, **_waiting(processes), **_PLACE})},
+        "parameters": {**_card_parameter(card), **_said({**_waiting(processes), **network, **_PLACE})},
     }
 
 
@@ -144,6 +144,7 @@ def _called(detector: Json, processes: int) -> dict[str, str]:
         "detector": detector["name"],
         "in_flight": str(in_flight_for(batch, instances, processes)),
         "in_flight_because": f"a batch of {batch} runs in each of {instances} instances and the next waits",
+        **_waiting(processes, max(_MAX_WAITING, 4 * batch * (instances + 1))),
     }
 
 
@@ -152,8 +153,9 @@ def _opened(runtime: Runtime, floats: str) -> dict[str, str]:
     return {"threads": "1", "runtime": runtime.value, "floats": floats}
 
 
-def _waiting(processes: int) -> dict[str, str]:
-    return {"max_waiting": str(-(-_MAX_WAITING // processes)), "max_wait_s": str(_MAX_WAIT_S)}
+def _waiting(processes: int, pictures: int = _MAX_WAITING) -> dict[str, str]:
+    """The bounds of each queue; all hold ``pictures``, four times what is in flight to a called detector."""
+    return {"max_waiting": str(-(-pictures // processes)), "max_wait_s": str(_MAX_WAIT_S)}
 
 
 def _said(parameters: Mapping[str, str]) -> Json:

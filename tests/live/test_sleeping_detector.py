@@ -71,7 +71,7 @@ def test_triton_batches_what_the_pipeline_asks_and_each_answer_is_computed_once(
 
 def test_what_finds_no_room_is_refused_and_not_computed(server) -> None:
     before = computed(server)
-    run = load(server, in_flight=96, requests=300)
+    run = load(server, in_flight=128, requests=300)
     assert run.errors
     assert all(is_refusal(error) for error in run.errors)
     assert computed(server) - before == len(run.latencies_ms) == 300 - len(run.errors)
