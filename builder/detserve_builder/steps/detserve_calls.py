@@ -43,7 +43,11 @@ def call(model: str, inputs: Sequence[Any], outputs: Sequence[str]) -> list[Any]
     response = request.exec()
     if response.has_error():
         raise CallFailed(model, response.error())
-    return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
+    found = [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
+    if None in found:
+        absent = pb_utils.TritonError(f"{model} gave no output {outputs[found.index(None)]!r}")
+        raise Refusal("failed", absent)
+    return found
 
 
 class CalledDetector:

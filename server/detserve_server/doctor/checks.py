@@ -213,7 +213,10 @@ def check_foreign_files(repository: Path, manifest: Manifest) -> Check:
 
 def check_cpu_kind(manifest: Manifest, here: str) -> list[Check]:
     """Whether the precision was chosen by its speed on a CPU of the kind that is ``here``."""
-    measured_on = manifest.measured.get("precision", {}).get("machine", {}).get("cpu_kind")
+    try:
+        measured_on = manifest.measured["precision"]["machine"]["cpu_kind"]
+    except (KeyError, TypeError):  # nothing was measured, or somebody has edited what was
+        return []
     if manifest.target == "tensorrt" or measured_on is None:
         return []
     name, chosen = f"{manifest.name}: CPU", f"{manifest.precision} chosen on a CPU with {measured_on}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def check_in_flight(pipeline: ModelOutline, models: Sequence[ModelOutline], gpus
     instances = detector.instances * (1 if detector.kind == "KIND_CPU" else max(1, gpus))
     wanted = in_flight_for(batch, instances, pipeline.instances)
     runs = f"{detector.name} runs {instances} x {batch}"
-    if not (pipeline.in_flight.isdecimal() and pipeline.in_flight.isascii()) or int(pipeline.in_flight) < 1:
-        found = f"in_flight is {pipeline.in_flight!r}, no number from 1 on"
+    if not re.fullmatch("[1-9][0-9]{0,5}", pipeline.in_flight):
+        found = f"in_flight is {pipeline.in_flight[:20]!r}, no number from 1 on"
         return [Check(name, found, f"put {wanted} in the parameter in_flight of its config.pbtxt")]
     found = f"{pipeline.in_flight} pictures at a time from each of {pipeline.instances} processes, {runs}"
     if int(pipeline.in_flight) == wanted:

@@ -165,6 +165,23 @@ def caching_models(models: list[ModelOutline]) -> list[str]:
     return [model.name for model in with_steps(models, detectors) if model.caches]
 
 
+def check_called(models: list[ModelOutline], folder: Path) -> None:
+    """Raise :class:`ServerStartError` where a pipeline calls a model that is not there, or one that calls it.
+
+    Triton looks for the models of an ensemble, and knows nothing of those that a python model calls.
+    """
+    by_name = {model.name: model for model in models}
+    for model in models:
+        if not model.calls:
+            continue
+        called = by_name.get(model.calls)
+        if called is None or model.name in (called.name, *called.steps):
+            why = "is not there" if called is None else "is made of it"
+            raise ServerStartError(
+                f"{folder}: {model.name} calls {model.calls}, which {why}; build the model again"
+            )
+
+
 def with_steps(models: list[ModelOutline], wanted: list[str]) -> list[ModelOutline]:
     """The wanted models and, for ensembles, the models they are made of."""
     by_name = {model.name: model for model in models}
