@@ -157,7 +157,7 @@ def _checked(
 
 
 def _check_repository(repository: Path, models: Sequence[str] | None) -> list[ModelOutline]:
-    """The models that will be served; raises when one is not there, wrongly called, or answers from a cache."""
+    """The models that will be served; raises when one is missing, wrongly called, or answers from a cache."""
     serving = read_repository(repository)
     if models is not None:
         check_names(serving, list(models), repository)
