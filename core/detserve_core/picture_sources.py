@@ -14,7 +14,10 @@ PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture's ``path``, and the relative ``name`` that is its own among all pictures of a run."""
+    """A picture's ``path``, and the relative ``name`` that is its own among all pictures of a run.
+
+    What is drawn of it has a name of its own too: of ``photo`` and ``photo.jpg`` one is ``photo-2``.
+    """
 
     path: Path
     name: Path
@@ -23,7 +26,8 @@ class PictureFile:
 def expand_sources(sources: Iterable[str]) -> list[PictureFile]:
     """The pictures that files, folders and glob patterns name, each once, in the order named.
 
-    Folders are searched through, in alphabetical order. A file named as such is taken whatever its suffix.
+    Folders and links to folders are searched through, in alphabetical order. Links to one file are as many
+    pictures. A file named as such is taken whatever its suffix.
 
     Raises:
         SourceError: a source names no picture.
@@ -32,11 +36,16 @@ def expand_sources(sources: Iterable[str]) -> list[PictureFile]:
     taken: set[Path] = set()
     for source in sources:
         for path, name in _expand(source):
-            key = path.resolve()
+            key = path.parent.resolve() / path.name
             if key not in found:
                 found[key] = PictureFile(path, _free_name(name, taken))
-                taken.add(found[key].name)
+                taken.add(drawn_name(found[key].name))
     return list(found.values())
+
+
+def drawn_name(name: Path) -> Path:
+    """The name of the drawn picture: the same, with ``.jpg`` where that format is not written."""
+    return name if name.suffix.lower() in PICTURE_SUFFIXES else name.with_name(f"{name.name}.jpg")
 
 
 def _expand(source: str) -> Iterator[tuple[Path, Path]]:
@@ -56,13 +65,30 @@ def _expand(source: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
-    pictures = sorted(path for path in folder.rglob("*") if _is_picture(path))
+    pictures = sorted(path for path in _files_below(folder, set()) if _is_picture(path))
     if not pictures:
         raise SourceError(
             f"the folder {str(folder)!r} has no picture; expected {', '.join(PICTURE_SUFFIXES)}"
         )
     for path in pictures:
         yield path, path.relative_to(folder)
+
+
+def _files_below(folder: Path, entered: set[Path]) -> Iterator[Path]:
+    """Every file, through links to folders too; each folder once."""
+    target = folder.resolve()
+    if target in entered:
+        return
+    entered.add(target)
+    try:
+        inside = sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path))  # links come last
+    except OSError as error:
+        raise SourceError(f"the folder {str(folder)!r} cannot be read: {error.strerror}") from None
+    for path in inside:
+        if path.is_dir():
+            yield from _files_below(path, entered)
+        else:
+            yield path
 
 
 def _matching(pattern: str) -> Iterator[tuple[Path, Path]]:
@@ -81,7 +107,7 @@ def _is_picture(path: Path) -> bool:
 
 def _free_name(name: Path, taken: set[Path]) -> Path:
     free, number = name, 1
-    while free in taken:
+    while drawn_name(free) in taken:
         number += 1
         free = name.with_name(f"{name.stem}-{number}{name.suffix}")
     return free
