@@ -69,6 +69,7 @@ def main() -> None:
     with contextlib.suppress(subprocess.CalledProcessError):  # it says so when the machine was not steady
         detserve("perf", "plan", *own, "--rate", 1000, "--p99", 100)
     python("benchmarks.large", repository, pictures, MODEL, INT8)
+    python("benchmarks.placements", "ceilings", "detector")
     python("benchmarks.client", pictures)
     if shutil.which("nginx"):
         python("benchmarks.gateway")

@@ -39,7 +39,7 @@ CHECKOUT = Path(__file__).parents[1]
 OUT = CHECKOUT / "out/bench"
 SAMPLES = CHECKOUT / "zoo/samples"
 BATCH, BATCH_S, SMALL_S = 8, 0.04, 0.01
-TURNS = 1
+TURNS = 2
 #: Name -> placement, within the server's process, bounded by Triton.
 BUILDS = {
     "steps, Triton's bounds": (Placement.STEPS, False, True),
@@ -61,7 +61,7 @@ def served(folder: Path, name: str, sleep_s: float) -> Iterator[RunningServer]:
 async def load(server: RunningServer, in_flight: int, requests: int) -> Run:
     """As many requests as that, so many in flight."""
     messages = triton_grpc_requests(NAME, read_pictures(SAMPLES))
-    async with grpc_sender(Endpoint.parse(server.grpc_url).address, messages) as send:
+    async with grpc_sender(Endpoint.parse(server.grpc_url), messages) as send:
         await closed_loop(send, concurrency=in_flight, requests=2 * in_flight)
         return await closed_loop(send, concurrency=in_flight, requests=requests)
 
@@ -69,7 +69,7 @@ async def load(server: RunningServer, in_flight: int, requests: int) -> Run:
 async def twice_what_it_can(server: RunningServer, rate_per_s: float) -> Run:
     """Requests at their own times, for five seconds."""
     messages = triton_grpc_requests(NAME, read_pictures(SAMPLES))
-    async with grpc_sender(Endpoint.parse(server.grpc_url).address, messages) as send:
+    async with grpc_sender(Endpoint.parse(server.grpc_url), messages) as send:
         return await open_loop(send, list(np.arange(0, 5, 1 / rate_per_s)))
 
 

@@ -22,6 +22,7 @@ from detserve_builder.warmup import WarmupPicture, write_warmup
 from detserve_core.card import Card
 from detserve_core.machine.cores import cores
 from detserve_core.machine.sha256 import file_sha256
+from detserve_core.pictures import upright
 from detserve_core.repository.config_pbtxt import CONFIG, to_pbtxt
 from detserve_core.repository.manifest import MANIFEST, Manifest
 
@@ -125,19 +126,24 @@ def _write_models(
         model = "preprocess_dali" if on_dali else step
         shutil.copyfile(_STEPS / "models" / f"{model}.py", folder / "model.py")
         for file in _files_beside(model, calls="detector" in steps):
-            shutil.copyfile(_STEPS / f"detserve_{file}.py", folder / f"detserve_{file}.py")
+            shutil.copyfile(_source_of(file), folder / f"detserve_{file}.py")
 
 
 def _files_beside(model: str, *, calls: bool) -> tuple[str, ...]:
     """What a model.py imports of ``steps/``; a pipeline ``calls`` the network or opens it."""
     return {
-        "pipeline": ("requests", "queue", "metrics", "scope", "preprocess", "postprocess")
+        "pipeline": ("requests", "queue", "metrics", "scope", "preprocess", "upright", "postprocess")
         + (("calls",) if calls else ("detector",)),
-        "preprocess": ("requests", "queue", "metrics", "scope", "preprocess"),
-        "preprocess_dali": ("metrics", "scope", "dali", "preprocess"),
+        "preprocess": ("requests", "queue", "metrics", "scope", "preprocess", "upright"),
+        "preprocess_dali": ("metrics", "scope", "dali", "preprocess", "upright"),
         "detector": ("scope", "detector"),
         "postprocess": ("metrics", "postprocess"),
     }[model]
+
+
+def _source_of(file: str) -> Path:
+    """Of ``steps/``, but for the one that the clients run too."""
+    return Path(upright.__file__) if file == "upright" else _STEPS / f"detserve_{file}.py"
 
 
 def _sha256_of_all(staged: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from detserve_builder.runtime import Runtime
 from detserve_core import contract
 from detserve_core.card import Card
+from detserve_core.repository.processes import in_flight_for, processes_for
 
 Json = dict[str, Any]
 
@@ -19,9 +20,6 @@ _MAX_WAITING = 32
 # No queue policy: a bound by size or by time turns prefetching off in Triton's batcher, which then sleeps for
 # up to half a second while an instance has nothing to do.
 _BATCHES: Json = {}
-# Python threads take turns with one lock for each process. A picture holds it for about half a millisecond of
-# the 10 that an embedded network takes of a core, or of the 3 that it takes to decode for a called one.
-_CORES_A_PROCESS_EMBEDDED, _CORES_A_PROCESS_CALLING = 8, 4
 #: The embedded server may run a pipeline within its own process (detserve_server/in_process).
 _PLACE = {"process": "server"}
 GEOMETRY = {"name": "geometry", "data_type": "TYPE_FP32", "dims": [6]}
@@ -99,11 +97,11 @@ def configs(
         }
     described = {name: _ensemble(card, placement, max_batch_size)}
     if target is Target.EMBEDDED:
-        network, processes = _opened(runtime, floats), -(-cores // _CORES_A_PROCESS_EMBEDDED)
+        network, processes = _opened(runtime, floats), processes_for(cores, calls=False)
     else:
         detector = _detector(card, target, detector_batch_size, warmup, runtime, floats)
         described[f"{name}_detector"] = detector
-        processes = -(-cores // _CORES_A_PROCESS_CALLING)
+        processes = processes_for(cores, calls=True)
         network = _called(detector, processes)
         if preprocess is Preprocess.DALI:
             described[f"{name}_preprocess"] = _preprocess(card, preprocess, max_batch_size, warmup)
@@ -135,7 +133,7 @@ def _pipeline(
     return {
         **step,
         "instance_group": [{"kind": "KIND_CPU", "count": processes}],
-        "parameters": {**_card_parameter(card), **_said({**network, **_waiting(processes), **_PLACE})},
+        "parameters": {**_card_parameter(card), **_said({**_waiting(processes), **network, **_PLACE})},
     }
 
 
@@ -144,8 +142,9 @@ def _called(detector: Json, processes: int) -> dict[str, str]:
     batch, instances = detector["max_batch_size"], detector["instance_group"][0]["count"]
     return {
         "detector": detector["name"],
-        "in_flight": str(-(-batch * (instances + 1) // processes)),
+        "in_flight": str(in_flight_for(batch, instances, processes)),
         "in_flight_because": f"a batch of {batch} runs in each of {instances} instances and the next waits",
+        **_waiting(processes, max(_MAX_WAITING, 4 * batch * (instances + 1))),
     }
 
 
@@ -154,8 +153,9 @@ def _opened(runtime: Runtime, floats: str) -> dict[str, str]:
     return {"threads": "1", "runtime": runtime.value, "floats": floats}
 
 
-def _waiting(processes: int) -> dict[str, str]:
-    return {"max_waiting": str(-(-_MAX_WAITING // processes)), "max_wait_s": str(_MAX_WAIT_S)}
+def _waiting(processes: int, pictures: int = _MAX_WAITING) -> dict[str, str]:
+    """The bounds of each queue; all hold ``pictures``, four times what is in flight to a called detector."""
+    return {"max_waiting": str(-(-pictures // processes)), "max_wait_s": str(_MAX_WAIT_S)}
 
 
 def _said(parameters: Mapping[str, str]) -> Json:

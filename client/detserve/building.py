@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detserve_core.errors import MissingExtra
-from detserve_core.machine.cache import cache_folder
+from detserve_core.machine.cache import cache_folder, made_in_cache
 
 if TYPE_CHECKING:
     from detserve_builder.build import Built
@@ -105,4 +105,4 @@ def _cache() -> Path:
 def _folder(checkpoint: str | Path) -> Path:
     """One for each checkpoint: two files of one name are two detectors."""
     where = Path(checkpoint).resolve() if Path(checkpoint).is_file() else checkpoint  # a name of the zoo
-    return _cache() / hashlib.sha256(os.fsencode(where)).hexdigest()[:16]
+    return made_in_cache(_cache()) / hashlib.sha256(os.fsencode(where)).hexdigest()[:16]

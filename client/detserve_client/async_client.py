@@ -43,14 +43,16 @@ _Result = TypeVar("_Result")
 
 
 class AsyncClient(BaseClient):
-    """A :class:`~detserve_client.Client` for one event loop, in which it is made, used and closed.
+    """A :class:`~detserve_client.Client` for event loops.
 
     Usage::
 
         async with AsyncClient("localhost:8001", "codes") as client:
             detections = await client.detect("desk.jpg")
 
-    Arguments, errors and retries are those of :class:`~detserve_client.Client`. Cancelling a task
+    Arguments, errors and retries are those of :class:`~detserve_client.Client`. Each event loop, as each
+    ``asyncio.run`` has one, gets connections of its own; those of the loop that closes it are closed at once.
+    Cancelling a task
     ends its request on this side; a picture that the server's pipeline has taken is finished there all the
     same, unless its ``timeout_s`` is over before a thread is free for it.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
@@ -81,6 +82,15 @@ class Endpoint:
     def __str__(self) -> str:
         """The URL, with its port."""
         return f"{self.protocol}{'s' if self.tls else ''}://{self.address}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine by its very name or address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        name = host.rstrip(".").lower()
+        return name == "localhost" or name.endswith(".localhost")
 
 
 def _can_be_looked_up(host: str) -> bool:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detserve_core.errors import SourceError
-
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+from detserve_core.pictures.folders import PICTURE_SUFFIXES, files_below, is_picture
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,9 @@ class PictureFile:
 def expand_sources(sources: Iterable[str]) -> list[PictureFile]:
     """The pictures that files, folders and glob patterns name, each once, in the order named.
 
-    Folders and links to folders are searched through, in alphabetical order. Links to one file are as many
-    pictures. A file named as such is taken whatever its suffix.
+    Folders are searched through, in alphabetical order, those that are links too. There, a file without a
+    suffix is taken where it begins as a picture does. Links to one file are as many pictures. A file named as
+    such is taken whatever its suffix.
 
     Raises:
         SourceError: a source names no picture.
@@ -65,7 +65,7 @@ def _expand(source: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _in_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
-    pictures = sorted(path for path in _files_below(folder, set()) if _is_picture(path))
+    pictures = [path for path in files_below(folder) if is_picture(path)]
     if not pictures:
         raise SourceError(
             f"the folder {str(folder)!r} has no picture; expected {', '.join(PICTURE_SUFFIXES)}"
@@ -74,35 +74,13 @@ def _in_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
         yield path, path.relative_to(folder)
 
 
-def _files_below(folder: Path, entered: set[Path]) -> Iterator[Path]:
-    """Every file, through links to folders too; each folder once."""
-    target = folder.resolve()
-    if target in entered:
-        return
-    entered.add(target)
-    try:
-        inside = sorted(folder.iterdir(), key=lambda path: (path.is_symlink(), path))  # links come last
-    except OSError as error:
-        raise SourceError(f"the folder {str(folder)!r} cannot be read: {error.strerror}") from None
-    for path in inside:
-        if path.is_dir():
-            yield from _files_below(path, entered)
-        else:
-            yield path
-
-
 def _matching(pattern: str) -> Iterator[tuple[Path, Path]]:
     matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
-    pictures = [path for path in matches if _is_picture(path)]
+    pictures = [path for path in matches if is_picture(path)]
     if not pictures:
         raise SourceError(f"nothing matches {pattern!r} with a suffix of {', '.join(PICTURE_SUFFIXES)}")
     for path in pictures:
         yield path, Path(path.name)
-
-
-def _is_picture(path: Path) -> bool:
-    """macOS leaves ``._NAME.jpg`` beside pictures, which holds no pixels."""
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("._") and path.is_file()
 
 
 def _free_name(name: Path, taken: set[Path]) -> Path:

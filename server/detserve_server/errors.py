@@ -5,6 +5,7 @@
     DetserveError
     ├── BackendNotCompiled    the backend for pipelines in the server's process cannot be made here
     ├── ServerStopped         a server that was serving ended by itself
+    ├── ProbeError            a Triton that is asked how it behaves gives no answer
     ├── GatewayError          the gateway cannot be configured or started
     ├── KeyFileError          a file of API keys cannot be read, or has no such key
     ├── DurationError         a span of time that cannot be read
@@ -28,6 +29,10 @@ class BackendNotCompiled(DetserveError):
 
 class ServerStopped(DetserveError):
     """A server that was serving ended by itself."""
+
+
+class ProbeError(DetserveError):
+    """A Triton that is asked how it behaves gives no answer, or none to rely on."""
 
 
 class GatewayError(DetserveError):

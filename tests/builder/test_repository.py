@@ -47,7 +47,7 @@ def test_one_model_for_all_steps_is_the_default_of_the_embedded_target(tmp_path,
     assert {path.name for path in (tmp_path / "tiny_pipeline/1").iterdir()} == {
         "model.onnx",
         "model.py",
-        *(f"detserve_{file}.py" for file in (*ANSWERING, "preprocess", "detector", "postprocess")),
+        *(f"detserve_{file}.py" for file in (*ANSWERING, "preprocess", "upright", "detector", "postprocess")),
     }
     assert json.loads((tmp_path / "tiny/detserve.json").read_text())["placement"] == "pipeline"
 
@@ -73,7 +73,7 @@ def test_one_pipeline_for_all_targets_calls_the_detector(tmp_path, network, targ
     assert detector.model_warmup
     assert {path.name for path in (tmp_path / "tiny_pipeline/1").iterdir()} == {
         "model.py",
-        *(f"detserve_{file}.py" for file in (*ANSWERING, "preprocess", "postprocess", "calls")),
+        *(f"detserve_{file}.py" for file in (*ANSWERING, "preprocess", "upright", "postprocess", "calls")),
     }
     assert {path.name for path in (tmp_path / "tiny_detector/1").iterdir()} == {"model.onnx"}
 
@@ -88,7 +88,7 @@ def test_dali_decodes_for_the_pipeline_too(tmp_path, network) -> None:
     assert "first_step" not in decoder.parameters, "the pipeline counts the requests"
     assert {path.name for path in (repository / "tiny_preprocess/1").iterdir()} == {
         "model.py",
-        *(f"detserve_{file}.py" for file in ("scope", "dali", "metrics", "preprocess")),
+        *(f"detserve_{file}.py" for file in ("scope", "dali", "metrics", "preprocess", "upright")),
     }
 
 
@@ -212,5 +212,5 @@ def test_more_cores_get_more_processes_of_the_pipeline(
     said = {name: parameter.string_value for name, parameter in pipeline.parameters.items()}
     assert pipeline.instance_group[0].count == processes
     assert f"the {cores} cores of the building machine" in said["processes_because"]
-    assert int(said["max_waiting"]) * processes == 32
+    assert int(said["max_waiting"]) * processes == (32 if in_flight is None else 64)
     assert in_flight is None or int(said["in_flight"]) == in_flight

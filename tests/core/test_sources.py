@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,14 +85,14 @@ def test_links_to_folders_are_searched_through_each_folder_once(folder: Path) ->
 
 
 def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    iterdir = Path.iterdir
+    scandir = os.scandir
 
     def refused(path: Path) -> object:
-        if path.name == "deep":
+        if Path(path).name == "deep":
             raise PermissionError(13, "Permission denied")
-        return iterdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(Path, "iterdir", refused)
+    monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(SourceError, match="the folder 'sub/deep' cannot be read: Permission denied"):
         expand_sources(["sub"])
 

@@ -10,6 +10,8 @@ import pytest
 
 from detserve_builder.build import build
 from detserve_client import Client
+from detserve_perf.errors import MeasurementError
+from detserve_perf.load.perf_analyzer import find_perf_analyzer
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.shared_data import FASTESTDET, SHARED, YOLO_FASTEST, YOLOX
 from tests.ssd_checkpoints import save_ssd_checkpoints
@@ -46,6 +48,15 @@ def server(repository: Path) -> Iterator[RunningServer]:
     """Started once; no test may stop it."""
     with embedded_server(repository) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def perf_analyzer() -> None:
+    """For tests that need perf_analyzer."""
+    try:
+        find_perf_analyzer()
+    except MeasurementError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(params=["grpc", "http"])

@@ -71,9 +71,6 @@ class TritonPythonModel:
         outputs = [pb_utils.Tensor("number", numbers), pb_utils.Tensor("half", half)]
         sender.send(pb_utils.InferenceResponse(outputs), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         sender.send(pb_utils.InferenceResponse(outputs), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def finalize(self):
-        pass
 """
 
 

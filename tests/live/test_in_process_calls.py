@@ -133,6 +133,10 @@ def test_several_callers_and_detectors(connection: grpcclient.InferenceServerCli
         list(pool.map(call, range(300)))
 
 
+def test_a_tensor_of_bytes_between_models(either: grpcclient.InferenceServerClient) -> None:
+    _check(ask(either, {"relay": asked(11, 12)}), 11, 12)
+
+
 def test_a_call_from_execute_itself(either: grpcclient.InferenceServerClient) -> None:
     _check(ask(either, asked(5, within_execute=True)), 5)
 
@@ -167,7 +171,7 @@ def test_an_array_that_is_not_in_one_piece(connection: grpcclient.InferenceServe
             "data-type is 'FP32', but model 'detector' expects 'UINT8'",
         ),
         ({"dtype": ">f4"}, "INTERNAL", "images is >f4, expected numbers in this machine's byte order"),
-        ({"dtype": "object"}, "INTERNAL", "images is object, expected numbers"),
+        ({"dtype": "object"}, "INTERNAL", "images has an element that is not bytes"),
         ({"numbers": []}, "INVALID_ARGUMENT", "Expected 192, got 0"),
         ({"numbers": list(range(9))}, "INVALID_ARGUMENT", "batch-size"),
     ],

@@ -32,7 +32,7 @@ def _few_then_many(server) -> tuple[Run, Run]:
 
     async def send_them() -> tuple[Run, Run]:
         requests = triton_grpc_requests(DEFAULT, read_pictures(SAMPLES))
-        async with grpc_sender(Endpoint.parse(server.grpc_url).address, requests) as send:
+        async with grpc_sender(Endpoint.parse(server.grpc_url), requests) as send:
             return await closed_loop(send, concurrency=8, requests=100), await open_loop(send, [0.0] * BURST)
 
     return asyncio.run(send_them())

@@ -14,7 +14,6 @@ from detserve_client import Client
 from detserve_core.repository.served_steps import open_steps
 from detserve_perf.accuracy.served_accuracy import Accuracy, ServedModel, measure_accuracy
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.perf_analyzer import find_perf_analyzer
 from detserve_perf.load.perf_analyzer_run import LoadPoint
 from detserve_perf.speed.sweep import Sweep, SweepSettings, sweep
 from detserve_server.triton.embedded import RunningServer
@@ -35,20 +34,16 @@ def served(request: pytest.FixtureRequest, server: RunningServer, repository: Pa
     return Target(server.grpc_url if request.param == "grpc" else server.http_url, repository)
 
 
-@pytest.fixture(scope="session")
-def perf_analyzer() -> None:
-    try:
-        find_perf_analyzer()
-    except MeasurementError as error:
-        pytest.skip(str(error))
-
-
 def _sweep(served: Target, pictures: Path, phases: list[str]) -> Sweep:
     return sweep(served.url, DEFAULT, pictures, served.repository, SETTINGS, phases.append)
 
 
 @pytest.mark.usefixtures("perf_analyzer")
-def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Target) -> None:
+def test_a_sweep_measures_the_server_and_the_same_steps_in_process(
+    served: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     phases: list[str] = []
     result = _sweep(served, SAMPLES, phases)
     assert len(phases) == SETTINGS.phases(reference=True)
@@ -67,8 +62,10 @@ def test_a_sweep_measures_the_server_and_the_same_steps_in_process(served: Targe
 def test_a_picture_that_the_server_refuses_stops_the_sweep(served: Target, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     shutil.copy(sorted(SAMPLES.glob("*.jpg"))[0], tmp_path / "b.jpg")
-    with pytest.raises(MeasurementError, match="not a JPEG"):
-        sweep(served.url, DEFAULT, tmp_path, None, SETTINGS, lambda phase: None)
+    phases: list[str] = []
+    with pytest.raises(MeasurementError, match=r"a\.jpg: the picture is rejected: not a JPEG"):
+        sweep(served.url, DEFAULT, tmp_path, None, SETTINGS, phases.append)
+    assert phases == []
 
 
 def test_the_reference_detects_what_the_server_detects(served: Target, sample: Path) -> None:

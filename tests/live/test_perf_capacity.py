@@ -40,6 +40,28 @@ def test_the_default_detector_does_not_leak() -> None:
     assert failed < 0.5, "refused at half of the capacity"
 
 
+@pytest.mark.parametrize("command", ["soak", "compare", "plan"])
+def test_a_bad_picture_is_named_before_the_load(tmp_path: Path, command: str) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "bad.jpg").write_bytes(b"no picture")
+    options = ["--repository", COMMITTED, "--model", DEFAULT, "--pictures", pictures]
+    options += {"soak": ["--output", tmp_path], "compare": ["--output", tmp_path, "--peers", ""]}.get(
+        command, []
+    )
+    options += ["--rate", "1", "--p99", "100"] if command == "plan" else []
+    done = subprocess.run(
+        [sys.executable, "-m", "detserve.command", "perf", command, *map(str, options)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("detserve: 1 of 1 pictures cannot be measured with")
+    assert f"{pictures / 'bad.jpg'}: the picture is rejected: not a JPEG" in last
+
+
 @pytest.mark.slow
 def test_a_leak_is_found_and_the_command_exits_1(tmp_path: Path) -> None:
     repository = write_sleeper(tmp_path / "repository", service_s=0.005, leaks=True)

@@ -49,7 +49,7 @@ def computed(server: RunningServer) -> int:
 def load(server: RunningServer, *, in_flight: int, requests: int) -> Run:
     async def send_them() -> Run:
         messages = triton_grpc_requests(NAME, read_pictures(SAMPLES))
-        async with grpc_sender(Endpoint.parse(server.grpc_url).address, messages) as send:
+        async with grpc_sender(Endpoint.parse(server.grpc_url), messages) as send:
             return await closed_loop(send, concurrency=in_flight, requests=requests)
 
     return asyncio.run(send_them())
@@ -71,7 +71,7 @@ def test_triton_batches_what_the_pipeline_asks_and_each_answer_is_computed_once(
 
 def test_what_finds_no_room_is_refused_and_not_computed(server) -> None:
     before = computed(server)
-    run = load(server, in_flight=96, requests=300)
+    run = load(server, in_flight=128, requests=300)
     assert run.errors
     assert all(is_refusal(error) for error in run.errors)
     assert computed(server) - before == len(run.latencies_ms) == 300 - len(run.errors)

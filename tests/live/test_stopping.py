@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 
+from detserve_builder.triton_config import Placement
 from detserve_client import Client, Detections, Security
+from detserve_client.engine.faults import unready
+from detserve_client.engine.wire import DetectionRequest
+from detserve_client.transports import GrpcTransport
+from detserve_core.endpoint import Endpoint
+from detserve_core.errors import InferenceError
 from detserve_server.audit.record import record_of
 from detserve_server.gateway.certificates.folder import CertificateFolder
 from detserve_server.gateway.guarded import guarded_server
@@ -23,6 +29,8 @@ from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.conftest import COMMITTED, DEFAULT
 from tests.live.echo_repository import NAME, write_echo_repository
 from tests.live.gateway.conftest import own_certificates, wait_for
+from tests.live.sleeping_detector import NAME as SLEEPY
+from tests.live.sleeping_detector import build_sleeping
 from tests.needs import needs_nginx
 
 TELLING = """
@@ -111,6 +119,30 @@ def test_what_is_in_flight_is_answered(telling: Telling, protocol: str) -> None:
         assert _read(numbers) == [0, 1, 2, 3]
     client.close()
     _ended_well(server, telling)
+
+
+def test_a_detector_that_is_called_no_more_is_told_as_unavailable(tmp_path: Path, sample: Path) -> None:
+    """Triton 2.51 lets no model call another while it waits for what came by gRPC."""
+    repository = build_sleeping(tmp_path / "repository", sleep_s=0.7, placement=Placement.PIPELINE)
+
+    def outcome(endpoint: Endpoint) -> str:
+        transport = GrpcTransport(endpoint)  # a client would send what is refused again
+        try:
+            transport.infer(DetectionRequest(SLEEPY, (sample.read_bytes(),), {}), 20)
+        except InferenceError as error:
+            return f"{type(error).__name__}: {error}"
+        return "answered"
+
+    with ThreadPoolExecutor(20) as pool:
+        with embedded_server(repository) as server:
+            endpoint = Endpoint.parse(server.grpc_url)
+            assert outcome(endpoint) == "answered"
+            outcomes = [pool.submit(outcome, endpoint) for _ in range(20)]
+            time.sleep(0.5)
+        found = {each.result() for each in outcomes}
+    assert server._process.returncode == 0
+    assert "answered" in found
+    assert found <= {"answered", f"ServerUnavailable: {unready(url=str(endpoint))}"}
 
 
 @needs_nginx

@@ -55,13 +55,17 @@ def fastest_mix(
 ) -> Mix:
     """The fastest of all ``layers`` in INT8 and mixes; ``floats`` gives the float network, SiLU so or so.
 
-    ``images`` are uint8 [1,H,W,3]. A mix that is no use (:class:`Unfit`) is left out.
+    ``images`` are uint8 [1,H,W,3]. A mix that is no use (:class:`Unfit`) is left out. Nothing is mixed where
+    the runtime does not run all of it in INT8, which the check of a runtime says before anything is chosen.
     """
     plain, polynomial = made_with(Mix()), made_with(Mix(polynomial_silu=True))
-    smooth = bool(polynomial.settings.get("polynomial_silus"))
+    if not _runs(plain):
+        return Mix()
+    smooth = bool(polynomial.settings.get("polynomial_silus")) and _runs(polynomial)
     smooth = smooth and _faster(plain, polynomial, images) > _FASTER
     every = polynomial if smooth else plain
-    gains_ms = layer_gains_ms(floats(smooth), every, layers, images)
+    known_ms = layer_gains_ms(floats(smooth), every, layers, images)
+    gains_ms = {layer: known_ms.get(layer, 0.0) for layer in layers}
     best, best_speedup = Mix(polynomial_silu=smooth), _FASTER
     for in_float in mixes(gains_ms)[1:]:
         mix = Mix(in_float, smooth)
@@ -72,6 +76,14 @@ def fastest_mix(
         if speedup > best_speedup:
             best, best_speedup = mix, speedup
     return best
+
+
+def _runs(candidate: Candidate) -> bool:
+    try:
+        candidate.open(threads=THREADS)
+    except Exception:  # of whatever type the runtime has for it
+        return False
+    return True
 
 
 def _faster(one: Candidate, other: Candidate, images: list[NDArray[np.uint8]]) -> float:

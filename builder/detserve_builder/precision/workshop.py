@@ -288,7 +288,10 @@ class Workshop:
                 self.on_step("measuring plain quantize_static for comparison")
                 tried.append(try_one(plain_quantize_static(works.model, self.source)))
                 for quantiser in quantisers:
-                    tried += search(quantiser, gate, try_one)
+                    if quantiser.runtime is Runtime.OPENVINO and works.misread:
+                        self.unfit.append(works.misread)
+                    else:
+                        tried += search(quantiser, gate, try_one)
             if self.place.tensorrt and request.precision and gate.fastest(tried) is None:
                 with self.unless_unfit():
                     tried += works.halves(gate, try_one)  # the next precision down in speed

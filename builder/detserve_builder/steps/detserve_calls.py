@@ -12,21 +12,24 @@ from detserve_requests import Refusal
 
 #: How the preprocess step begins what it says of the only picture of a request.
 _OF_THE_PICTURE = "picture 0: "
+# What Triton says to a model that calls another when it is to end; the python backend makes it INTERNAL.
+_GOING_DOWN = ("Server not ready", "Server is stopping", "has no available versions")
 
 
-class CallFailed(Refusal):
+class CallFailed(Refusal):  # type: ignore[misc]  # beside this file only where it is served
     """A model that was called answered with an error."""
 
     def __init__(self, model: str, error: Any) -> None:
         """``error`` is its TritonError, whose code is INTERNAL whatever it was on Triton's python backend.
 
-        That it is full may be asked again; all else is no caller's to fix.
+        That it is full, or its server about to end, may be asked again; all else is no caller's to fix.
         """
         self.said = error.message()
-        full = error.code() == pb_utils.TritonError.UNAVAILABLE
+        ending = any(words in self.said for words in _GOING_DOWN)
+        full = ending or error.code() == pb_utils.TritonError.UNAVAILABLE
         passed_on = pb_utils.TritonError.UNAVAILABLE if full else pb_utils.TritonError.INTERNAL
-        shown = pb_utils.TritonError(f"{model}: {self.said}", passed_on)
-        super().__init__("overloaded" if full else "failed", shown)
+        text = f"Server is stopping: {model} takes no more requests" if ending else f"{model}: {self.said}"
+        super().__init__("overloaded" if full else "failed", pb_utils.TritonError(text, passed_on))
 
 
 def call(model: str, inputs: Sequence[Any], outputs: Sequence[str]) -> list[Any]:
@@ -40,7 +43,11 @@ def call(model: str, inputs: Sequence[Any], outputs: Sequence[str]) -> list[Any]
     response = request.exec()
     if response.has_error():
         raise CallFailed(model, response.error())
-    return [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
+    found = [pb_utils.get_output_tensor_by_name(response, name) for name in outputs]
+    if None in found:
+        absent = pb_utils.TritonError(f"{model} gave no output {outputs[found.index(None)]!r}")
+        raise Refusal("failed", absent)
+    return found
 
 
 class CalledDetector:

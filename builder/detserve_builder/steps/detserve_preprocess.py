@@ -10,6 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+try:
+    from detserve_upright import exif_orientation, upright
+except ModuleNotFoundError:  # it lies beside this file in a repository alone
+    from detserve_core.pictures.upright import exif_orientation, upright
+
 # The formats of the contract. OpenCV reads many more; each decoder a stranger can reach is attack surface.
 _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM"}
 
@@ -19,6 +24,7 @@ _READ_AT = {
     4: cv2.IMREAD_REDUCED_COLOR_4 & ~cv2.IMREAD_COLOR | cv2.IMREAD_COLOR_RGB,
     8: cv2.IMREAD_REDUCED_COLOR_8 & ~cv2.IMREAD_COLOR | cv2.IMREAD_COLOR_RGB,
 }
+_AS_STORED = cv2.IMREAD_IGNORE_ORIENTATION  # OpenCV turns JPEG and PNG alone
 _NO_FRAME_HEADER = (0xC4, 0xC8, 0xCC)  # among 0xC0..0xCF: Huffman tables, reserved, arithmetic conditioning
 
 
@@ -78,7 +84,7 @@ def decode(encoded: bytes, *, max_picture_pixels: int, reduction: int = 1) -> ND
     if stored_wh and stored_wh[0] * stored_wh[1] > max_picture_pixels:
         raise PictureError(_too_large(max_picture_pixels))
     try:
-        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), _READ_AT[reduction])
+        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), _READ_AT[reduction] | _AS_STORED)
     except cv2.error as error:
         # OpenCV checks the header against OPENCV_IO_MAX_IMAGE_PIXELS before it allocates anything.
         if "CV_IO_MAX_IMAGE" in str(error):
@@ -88,7 +94,7 @@ def decode(encoded: bytes, *, max_picture_pixels: int, reduction: int = 1) -> ND
         raise PictureError(_damaged(encoded))
     if picture.shape[0] * picture.shape[1] > max_picture_pixels:
         raise PictureError(_too_large(max_picture_pixels))
-    return np.asarray(picture, np.uint8)
+    return np.asarray(upright(np.asarray(picture, np.uint8), exif_orientation(encoded)), np.uint8)
 
 
 def jpeg_size(encoded: bytes) -> tuple[int, int] | None:

@@ -61,6 +61,7 @@ class PictureRequests:
         """
         self.model_name, self.counts, self.outputs = args["model_name"], counts, outputs
         self.settings_of, self.work, self.bad_picture = settings_of, work, bad_picture
+        self.usual_settings = settings_of({})
         # All start now: a picture for which no thread can be had later would count as waiting for ever.
         self.tasks: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
         self.threads = [threading.Thread(target=self._run, name=f"pictures-{n}") for n in range(threads)]
@@ -95,7 +96,7 @@ class PictureRequests:
         if reason := refusal(parameters, self.model_name):
             raise refused(reason)
         try:
-            settings = self.settings_of(json.loads(parameters) if parameters else {})
+            settings = self.settings_of(json.loads(parameters)) if parameters else self.usual_settings
             tensor = pb_utils.get_input_tensor_by_name(request, "IMAGE")
             if not self.queue.admits(math.prod(tensor.shape())):
                 raise overloaded(f"exceeds maximum queue size of {self.queue.max_waiting} pictures")

@@ -13,7 +13,7 @@ from detserve_builder.errors import BuildError
 from detserve_builder.zoo.catalogue import CATALOGUE, ZooDetector, ZooFile
 from detserve_builder.zoo.committed import COMMITTED
 from detserve_builder.zoo.download import Download, download
-from detserve_core.machine.cache import cache_folder
+from detserve_core.machine.cache import cache_folder, made_in_cache
 from detserve_core.machine.whole_files import write_whole
 
 MIRROR = "DETSERVE_ZOO_URL"
@@ -30,7 +30,7 @@ def get(name: str, on_bytes: Callable[[int], None] = lambda count: None) -> Path
         OutputError: the cache folder cannot be written.
     """
     detector = entry(name)
-    folder = cache_folder() / "zoo" / name
+    folder = made_in_cache(cache_folder() / "zoo" / name)
     before = 0
     for file in detector.files:
         wanted = Download(_address(name, file), folder / file.name, file.sha256, file.size_bytes)

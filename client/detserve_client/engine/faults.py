@@ -15,6 +15,7 @@ from detserve_core.errors import (
     ServerFault,
     ServerUnavailable,
 )
+from detserve_core.proxies import grpc_proxy, unused_http_proxy
 
 BY_GRPC_CODE: dict[str, type[InferenceError]] = {
     "CANCELLED": ServerUnavailable,
@@ -140,7 +141,7 @@ def unready(*, url: str) -> ServerUnavailable:
 
 def too_late(timeout_s: float, *, url: str) -> DeadlineExceeded:
     """The error for an answer that did not come within ``timeout_s``."""
-    return DeadlineExceeded(f"no answer from {url} within {timeout_s:.3g} s")
+    return DeadlineExceeded(f"no answer from {url} within {timeout_s:.3g} s{_proxied(url)}")
 
 
 def plain(text: str) -> str:
@@ -164,15 +165,24 @@ def _error(kind: type[InferenceError], text: str, url: str, model: str) -> Infer
 def _unavailable(text: str, url: str) -> str:
     for pattern, sentence in _CONNECTION_MISTAKES:
         if pattern.search(text):
-            return f"{url} cannot be used: {sentence}"
+            return f"{url} cannot be used: {sentence}{_proxied(url)}"
     if _GOING_DOWN.search(text):
         return str(unready(url=url))
+    if proxied := _proxied(url):
+        return f"{url} cannot be reached: {text}{proxied}"
     wants = ""
-    if "s://" in url and re.search(r"closed|broken pipe|reset by peer", text, re.IGNORECASE):
+    if unused := unused_http_proxy(url):
+        wants = f", or only behind the proxy of {unused}, which is not used here"
+    elif "s://" in url and re.search(r"closed|broken pipe|reset by peer", text, re.IGNORECASE):
         wants = ", or does it want a certificate (--certificate)"
     elif re.search(r"^socket closed|connection was closed before", text, re.IGNORECASE):
         wants = ", or does it want TLS (grpcs:// or https://)"
     return f"{url} cannot be reached: {text}; is the server running there{wants}?"
+
+
+def _proxied(url: str) -> str:
+    proxy = grpc_proxy(url)
+    return f"; {proxy}" if proxy else ""
 
 
 def _sentence(kind: type[InferenceError], text: str, url: str, model: str) -> str:

@@ -109,6 +109,8 @@ def _from_path(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in it, or text that no file system can hold
+        raise SourceError(f"{str(path)!r} is no path of a file: {error}") from None
 
 
 def _not_empty(encoded: bytes, what: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from detserve_client.engine.flow_steps import ListRegions, Pause, RegisterRegion, Step, UnregisterRegion, Work
 from detserve_client.engine.wire import SharedTensor
 from detserve_client.shared_memory.regions import Region, RegionPool, abandoned, remove_abandoned_names
-from detserve_core.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint, is_loopback
 from detserve_core.errors import AccessDenied, DeadlineExceeded, InferenceError, ServerUnavailable
 
 Retried = Callable[[Callable[[float], Step]], Generator[Step, Any, Any]]
@@ -44,7 +43,7 @@ class SharedFrames:
         self._pool = RegionPool()
         self._left_by_others: list[str] = []
         self.transfer: FrameTransfer | None = None
-        if not _is_this_host(endpoint.host):
+        if not is_loopback(endpoint.host):
             self.transfer = FrameTransfer("jpeg", f"{endpoint.host} is not known to be this host")
         elif sys.platform != "linux":
             self.transfer = FrameTransfer("jpeg", "shared memory is for Linux only")
@@ -142,12 +141,3 @@ def _unregistered(names: Iterable[str]) -> Generator[Step, Any, list[str]]:
         except InferenceError:
             left.append(name)
     return left
-
-
-def _is_this_host(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

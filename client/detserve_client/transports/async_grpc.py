@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from detserve_client.engine.faults import error_from_grpc
 from detserve_client.engine.wire import DetectionRequest, Outputs
@@ -12,14 +14,17 @@ from detserve_core.errors import ModelNotFound
 
 
 class AsyncGrpcTransport:
-    """One channel of ``grpc.aio``, made by the first call inside the event loop that uses it."""
+    """A channel of ``grpc.aio`` for each event loop that it is used in, made by the first call there."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         import grpc
 
         self._grpc = grpc
         self._endpoint = endpoint
-        self._channel: grpc.aio.Channel | None = None
+        self._opened_in: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, tuple[grpc.aio.Channel, messages.Calls]
+        ] = WeakKeyDictionary()
+        self._closed = False
 
     async def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
         """Send one request; see :class:`~detserve_client.transports.base.AsyncTransport`."""
@@ -66,19 +71,27 @@ class AsyncGrpcTransport:
 
     async def close(self) -> None:
         """Close the channel; calls in flight are cancelled."""
-        if self._channel is not None:
-            await self._channel.close()
+        self._closed = True
+        opened = self._opened_in.pop(asyncio.get_running_loop(), None)
+        self._opened_in.clear()  # channels of loops that have ended have nothing in flight
+        if opened is not None:
+            await opened[0].close()
 
     def _opened(self) -> messages.Calls:
-        if self._channel is None:
-            address, arguments = self._endpoint.address, messages.CHANNEL_ARGUMENTS
-            if self._endpoint.tls:
-                credentials = self._endpoint.security.grpc_credentials()
-                self._channel = self._grpc.aio.secure_channel(address, credentials, arguments)
-            else:
-                self._channel = self._grpc.aio.insecure_channel(address, arguments)
-            self._calls = messages.Calls(self._channel)
-        return self._calls
+        loop = asyncio.get_running_loop()
+        if loop not in self._opened_in:
+            channel = self._made()
+            self._opened_in[loop] = (channel, messages.Calls(channel))
+        return self._opened_in[loop][1]
+
+    def _made(self) -> Any:
+        address, arguments = self._endpoint.address, messages.channel_arguments(self._endpoint)
+        if self._closed:
+            raise ValueError("the client is closed")
+        if not self._endpoint.tls:
+            return self._grpc.aio.insecure_channel(address, arguments)
+        credentials = self._endpoint.security.grpc_credentials()
+        return self._grpc.aio.secure_channel(address, credentials, arguments)
 
     async def _send(self, call: Any, message: Any, model: str, timeout_s: float) -> Any:
         metadata = self._endpoint.security.metadata(model)

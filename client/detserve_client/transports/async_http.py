@@ -16,7 +16,7 @@ from detserve_core.errors import ModelNotFound, RequestRejected
 
 
 class AsyncHttpTransport:
-    """As :class:`~detserve_client.transports.http.HttpTransport`, for the event loop of its first call."""
+    """As :class:`~detserve_client.transports.http.HttpTransport`, with connections for each event loop."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         import httptools

@@ -21,11 +21,12 @@ class GrpcTransport:
         self._endpoint = endpoint
         self._rpc_error = grpc.RpcError
         self._future_cancelled = grpc.FutureCancelledError
+        arguments = messages.channel_arguments(endpoint)
         if endpoint.tls:
             credentials = endpoint.security.grpc_credentials()
-            self._channel = grpc.secure_channel(endpoint.address, credentials, messages.CHANNEL_ARGUMENTS)
+            self._channel = grpc.secure_channel(endpoint.address, credentials, arguments)
         else:
-            self._channel = grpc.insecure_channel(endpoint.address, messages.CHANNEL_ARGUMENTS)
+            self._channel = grpc.insecure_channel(endpoint.address, arguments)
         self._calls = messages.Calls(self._channel)
 
     def infer(

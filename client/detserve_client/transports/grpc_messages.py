@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,11 @@ from numpy.typing import NDArray
 
 from detserve_client.engine.faults import error_from_grpc, too_late
 from detserve_client.engine.wire import DetectionRequest, Outputs, picture_tensor
+from detserve_client.transports.http_exchange import name_for_tls
 from detserve_core import contract
-from detserve_core.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint, is_loopback
 from detserve_core.errors import ContractViolation, InferenceError
+from detserve_core.proxies import grpc_arguments
 
 _UNLIMITED = -1
 # An answer is four small tensors: 8 pictures with 3840 rows each are under 1 MiB.
@@ -21,7 +25,9 @@ _ANSWER_BYTES = 64 << 20
 _KEEPALIVE_TIME_MS = 360_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 
-CHANNEL_ARGUMENTS: list[tuple[str, int]] = [
+_LOOK_S = 0.5
+
+_CHANNEL_ARGUMENTS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", _UNLIMITED),
     ("grpc.max_receive_message_length", _ANSWER_BYTES),
     ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
@@ -34,6 +40,11 @@ CHANNEL_ARGUMENTS: list[tuple[str, int]] = [
 ]
 
 _DTYPES: dict[str, type[np.generic]] = {"INT32": np.int32, "FP32": np.float32}
+
+
+def channel_arguments(endpoint: Endpoint) -> list[tuple[str, int]]:
+    """The arguments of a channel to the endpoint."""
+    return [*_CHANNEL_ARGUMENTS, *grpc_arguments(endpoint.host)]
 
 
 class Calls:
@@ -172,4 +183,25 @@ def mapped(error: Any, endpoint: Endpoint, model: str, timeout_s: float) -> Infe
     """One of detserve's errors for a ``grpc.RpcError`` or ``grpc.aio.AioRpcError``."""
     if error.code().name == "DEADLINE_EXCEEDED":
         return too_late(timeout_s, url=str(endpoint))
-    return error_from_grpc(error.code().name, error.details() or "", url=str(endpoint), model=model)
+    text = error.details() or ""
+    if endpoint.tls and "refused" in text and is_loopback(endpoint.host):
+        text = _refused_certificate(endpoint) or text
+    return error_from_grpc(error.code().name, text, url=str(endpoint), model=model)
+
+
+def _refused_certificate(endpoint: Endpoint) -> str:
+    """What TLS says where an address listens: of ``localhost``'s two, gRPC tells of the last one alone."""
+    context, name = endpoint.security.ssl_context(), name_for_tls(endpoint.host)
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+    ):
+        try:
+            with socket.socket(family, kind, protocol) as connecting:
+                connecting.settimeout(_LOOK_S)
+                connecting.connect(address)
+                context.wrap_socket(connecting, server_hostname=name).close()
+        except ssl.SSLError as error:
+            return str(error)
+        except OSError:
+            continue
+    return ""

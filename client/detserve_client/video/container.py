@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from detserve_client.video.frames import Frame
 from detserve_client.video.sources import VideoSource
 from detserve_core.errors import MissingExtra, SourceError
+from detserve_core.pictures.upright import orientation_of_matrix, upright
 
 if TYPE_CHECKING:
     import av.container
@@ -23,6 +26,10 @@ CONNECT_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 10.0
 
 _STREAM_OPTIONS = {"rtsp_flags": "prefer_tcp", "fflags": "nobuffer"}
+_MOST_FPS = 120.0
+"""A header's rate above this may be that of its clock: a browser's recorder writes 1000."""
+_ASSUMED_FPS = 25.0
+_MEASURED_PACKETS = 100
 _MISSING_S = 0.5
 """An end earlier than this before what the file's header says is a file cut off."""
 
@@ -31,7 +38,7 @@ class Container:
     """An open video file or stream.
 
     Attributes:
-        fps: frames per second, on average.
+        fps: frames per second, on average; 25 where nothing says.
         total_frames: how many frames the file's header promises; None where it does not say.
         dropped: 0; a file loses none.
         reconnects: 0.
@@ -44,13 +51,13 @@ class Container:
     def __init__(self, source: VideoSource) -> None:
         self._source = source
         self._container = _open_stream(source) if source.live else _open_file(source)
-        if not self._container.streams.video:
+        stream = _film(self._container)
+        if stream is None:
             self._container.close()
             raise SourceError(f"{source} has no video")
-        self._stream = self._container.streams.video[0]
+        self._stream = stream
         self._stream.thread_type = "SLICE" if source.live else "AUTO"
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.fps = float(rate) if rate else 25.0
+        self.fps = _frames_per_s(source, stream)
         self.dropped = self.reconnects = 0
         self._duration_s = None if source.live else self._promised_s()
         self.total_frames = self._stream.frames or (
@@ -62,7 +69,7 @@ class Container:
         self._container.close()
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame that can be decoded, in order, upright as the rotation in the file says.
+        """Every frame that can be decoded, in order, turned and mirrored as the file's display matrix says.
 
         Raises:
             SourceError: at the end, if a file is damaged or cut off; a stream always ends so.
@@ -167,10 +174,43 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def _film(container: av.container.InputContainer) -> Any:
+    """The first video that is not a cover or thumbnails; None where there is none."""
+    from av.stream import Disposition
+
+    still = Disposition.attached_pic | Disposition.timed_thumbnails
+    return next((stream for stream in container.streams.video if not stream.disposition & still), None)
+
+
+def _frames_per_s(source: VideoSource, stream: Any) -> float:
+    """By the header, or, where that may tell a clock's rate, by the times of a file's first packets."""
+    said = float(stream.average_rate or stream.guessed_rate or 0)
+    if 0 < said <= _MOST_FPS:
+        return said
+    return _ASSUMED_FPS if source.live else _measured_fps(source, stream.index)
+
+
+def _measured_fps(source: VideoSource, index: int) -> float:
+    import av
+
+    with _open_file(source) as container:
+        times_s = []
+        with suppress(av.FFmpegError):
+            packets = container.demux(container.streams[index])
+            for packet in islice(packets, _MEASURED_PACKETS):
+                if packet.pts is not None and packet.time_base is not None:
+                    times_s.append(float(packet.pts * packet.time_base))
+    span_s = max(times_s, default=0.0) - min(times_s, default=0.0)
+    return (len(times_s) - 1) / span_s if span_s > 0 else _ASSUMED_FPS
+
+
 def _upright_bgr(frame: Any) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="bgr24")
-    turns, oblique = divmod(frame.rotation, 90)
-    return pixels if oblique or not turns % 4 else np.ascontiguousarray(np.rot90(pixels, turns))
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+    return upright(pixels, orientation_of_matrix(a, b, c, d))
 
 
 def _av() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ _EXPECTED = (
     "a COCO json file, a data.yaml or a folder with images/ and labels/ (YOLO), or a folder with "
     "Annotations/*.xml (Pascal VOC)"
 )
+_ROUNDED_PX = 2
 _LEAST_REACH_PX = 2  # fractions reach 1, and VOC's one pixel more
 _OUT_SHARE = 0.1  # of the picture's side
 _MAX_OUT_SHARE = 0.25  # of the boxes: of corners taken for sizes it is half and more
@@ -52,19 +54,22 @@ def open_dataset(path: Path, images: Path | None, labels: Sequence[str]) -> Data
         raise DatasetError(f"{path} is not a dataset; expected {_EXPECTED}")
     else:
         raise DatasetError(f"there is no {path}; expected {_EXPECTED}")
-    _require_boxes_of_the_pictures(dataset)
-    return dataset
+    notes = _require_boxes_of_the_pictures(dataset)
+    return replace(dataset, notes=(*dataset.notes, *notes))
 
 
-def _require_boxes_of_the_pictures(dataset: Dataset) -> None:
-    """Raise :class:`DatasetError` where scoring would go on and its figure mean nothing."""
-    boxes = out = 0
+def _require_boxes_of_the_pictures(dataset: Dataset) -> tuple[str, ...]:
+    """Notes; raises :class:`DatasetError` where scoring would go on and its figure mean nothing."""
+    boxes = out = unturned = 0
     reach_px, first_out = 0.0, ""
     for picture in dataset.read():
         boxes += len(picture.classes)
         corners = picture.boxes_xywh[:, :2] + picture.boxes_xywh[:, 2:]
         reach_px = max(reach_px, float(corners.max(initial=0)))
         size_wh = _size_wh(picture, dataset)
+        if size_wh and picture.said_wh not in (None, size_wh):
+            unturned += 1
+            _require_upright_boxes(picture, size_wh, dataset)
         far = picture.boxes_xywh[_far_out(picture, size_wh)] if size_wh else picture.boxes_xywh[:0]
         out += len(far)
         if size_wh and len(far) and not first_out:
@@ -85,6 +90,26 @@ def _require_boxes_of_the_pictures(dataset: Dataset) -> None:
             f"{dataset.path}: {out} of {boxes} boxes reach far out of their pictures, {first_out} "
             "for one; expected left, top, width and height, not right and bottom, and as --images the "
             "pictures that were annotated"
+        )
+    if not unturned:
+        return ()
+    return (
+        f"{unturned} of {dataset.pictures} pictures have a width and height in the labels that are those of "
+        "the picture lying on its side; the boxes fit the upright one, and count in it",
+    )
+
+
+def _require_upright_boxes(picture: AnnotatedPicture, size_wh: tuple[int, int], dataset: Dataset) -> None:
+    """Raise :class:`DatasetError` where a picture that the labels have on its side has its boxes so too."""
+    corners = picture.boxes_xywh[:, :2] + picture.boxes_xywh[:, 2:]
+    out = (corners > np.add(size_wh, _ROUNDED_PX)).any(1)
+    if out.any():
+        box = [round(float(n), 1) for n in picture.boxes_xywh[out][0]]
+        said = "x".join(map(str, picture.said_wh or ()))
+        raise DatasetError(
+            f"{dataset.path}: {shown(picture.path.name)} is {size_wh[0]}x{size_wh[1]} upright, but its label "
+            f"says {said} and has the box {box}, which is of the picture on its side; give boxes of the "
+            "upright pictures, or as --images the pictures without EXIF's orientation"
         )
 
 

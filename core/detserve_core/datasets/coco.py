@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -19,6 +20,7 @@ from detserve_core.datasets.dataset import (
 )
 from detserve_core.datasets.errors import DatasetError
 
+_OPTIONAL = ("iscrowd", "area", "width", "height")
 _FIELDS = {
     "images": ("id", "file_name"),
     "annotations": ("image_id", "category_id", "bbox"),
@@ -43,6 +45,8 @@ def coco_dataset(path: Path, images: Path | None) -> Dataset:
     entries = sorted(content["images"], key=lambda image: _order(image["id"]))
     paths = [named_picture(images, image["file_name"]) for image in entries]
     require_pictures(paths, images)
+
+    _require_names_of_their_own([category["name"] for category in categories], path)
 
     annotations = content["annotations"]
     picture = _positions(annotations, "image_id", entries, "images", path)
@@ -91,13 +95,22 @@ def _load(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def _require_names_of_their_own(names: list[str], path: Path) -> None:
+    name, times = Counter(name.strip() for name in names).most_common(1)[0]
+    if times > 1:
+        raise DatasetError(
+            f"{path}: {times} entries of 'categories' have the name {shown(name)}; expected names that tell "
+            "them apart, as classes are paired by name"
+        )
+
+
 def _mistake(entry: object, fields: tuple[str, ...]) -> str | None:
     if not isinstance(entry, dict):
         return f"is {shown(entry)}; expected an object with {', '.join(fields)}"
     for field in fields:
         if field not in entry:
             return f"has no {field!r}; expected COCO's {', '.join(fields)}"
-    for field in (*fields, "iscrowd"):
+    for field in (*fields, *_OPTIONAL):
         is_right, expected = _RIGHT[field]
         if field in entry and not is_right(entry[field]):
             return f"has the {field} {shown(entry[field])}; expected {expected}"
@@ -129,6 +142,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _is_number_or_none(value: object) -> bool:
+    return value is None or _is_number(value)
+
+
 def _is_flag(value: object) -> bool:
     return value in (0, 1, None)
 
@@ -142,6 +159,9 @@ _RIGHT: dict[str, tuple[Callable[[object], bool], str]] = {
     "name": (_is_text, "text"),
     "bbox": (_is_box, "x, y, width, height in pixels"),
     "iscrowd": (_is_flag, "0 or 1"),
+    "area": (_is_number_or_none, "a number"),
+    "width": (_is_number_or_none, "a number"),
+    "height": (_is_number_or_none, "a number"),
 }
 
 

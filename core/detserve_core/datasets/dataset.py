@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,9 @@ from numpy.typing import NDArray
 
 from detserve_core.datasets.errors import DatasetError
 from detserve_core.errors import MissingExtra
+from detserve_core.pictures.upright import QUARTER_TURNS, exif_orientation
 
 MAX_SIDE_PX = 100_000  # no picture that is served is as wide or high
-_EXIF_ORIENTATION = 0x0112
-_QUARTER_TURNS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,10 @@ def upright_size_wh(path: Path) -> tuple[int, int]:
     except ImportError:
         raise MissingExtra("pillow", "perf") from None
     try:
-        with Image.open(path) as picture:
-            turned = picture.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
+        with path.open("rb") as file, Image.open(file) as picture:
             width, height = picture.size
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as encoded:
+                turned = exif_orientation(encoded) in QUARTER_TURNS
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetError(
             f"{path} cannot be read as a picture: {error}; expected a JPEG, PNG, WebP or BMP"

@@ -18,7 +18,7 @@ from detserve_core.datasets.dataset import (
     shown,
 )
 from detserve_core.datasets.errors import DatasetError
-from detserve_core.picture_sources import PICTURE_SUFFIXES
+from detserve_core.pictures.folders import PICTURE_SUFFIXES, files_below
 
 _FOLDERS = ("JPEGImages", "images", "Annotations", ".")
 _SUFFIXES = (*PICTURE_SUFFIXES, *(suffix.upper() for suffix in PICTURE_SUFFIXES))
@@ -38,7 +38,7 @@ def voc_dataset(folder: Path, images: Path | None) -> Dataset:
     """
     images = images or next(path for name in _FOLDERS if (path := folder / name).is_dir())
     annotations = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
-    files = sorted(annotations.rglob("*.xml"))
+    files = [path for path in files_below(annotations) if path.suffix == ".xml" and path.name[:2] != "._"]
     if not files:
         raise DatasetError(f"the dataset is empty: {annotations} has no xml file")
     paths: list[Path] = []

@@ -15,8 +15,8 @@ from detserve_core.datasets.dataset import (
     upright_size_wh,
 )
 from detserve_core.datasets.errors import DatasetError
-from detserve_core.datasets.yolo_names import NAMES_FILE, Description, describe, read_text
-from detserve_core.picture_sources import PICTURE_SUFFIXES
+from detserve_core.datasets.yolo_names import NAMES_FILE, SPLITS, Description, describe, read_text
+from detserve_core.pictures.folders import files_below, is_picture
 
 _OUTSIDE = 0.01  # exporters round a box at the edge a little out of the picture
 _BOX = 5  # class, x centre, y centre, width, height
@@ -33,17 +33,16 @@ def yolo_dataset(path: Path, images: Path | None, labels: Sequence[str]) -> Data
     """Pair pictures with label files; a picture without one shows nothing.
 
     A line of a label file is ``class x_centre y_centre width height`` in fractions of the upright picture, or
-    ``class`` and the corners of an outline, whose box counts. A ``data.yaml``, or a folder with one and
-    without ``labels/``, says where its ``val`` pictures are, or its ``test`` or ``train`` ones; labels are in
-    ``labels`` where the pictures are in ``images``, else beside them. Classes count the names of
-    ``data.yaml`` (in the folder or above it), of a ``.names`` file or of ``classes.txt``, or, without any of
-    them, ``labels``.
+    ``class`` and the corners of an outline, whose box counts. A ``data.yaml``, or that of the folder, says
+    where its ``val`` pictures are, or its ``test`` or ``train`` ones; labels are in ``labels`` where the
+    pictures are in ``images``, else beside them. Classes count the names of ``data.yaml`` (in the folder or
+    above it), of a ``.names`` file or of ``classes.txt``, or, without any of them, ``labels``.
 
     Raises:
         DatasetError: a label file without a picture or with a line that is not one, or no picture at all.
     """
     description = describe(path, labels)
-    if description.file and (is_yaml(path) or not (path / "labels").is_dir()):
+    if description.file and (is_yaml(path) or _says_which(description, path, images)):
         pictures, label_of, where = _of_yaml(description, images)
     else:
         pictures, label_of, where = _of_folder(path, images)
@@ -65,15 +64,37 @@ def yolo_dataset(path: Path, images: Path | None, labels: Sequence[str]) -> Data
     return Dataset(path, "YOLO", description.names, len(pictures), read, files, notes)
 
 
+def _says_which(description: Description, folder: Path, images: Path | None) -> bool:
+    """Whether the ``data.yaml`` of a folder decides, not what lies in ``images/`` and ``labels/``."""
+    if not (folder / "labels").is_dir():
+        return True
+    own = description.file is not None and description.file.resolve().parent == folder.resolve()
+    inside = images is None or images.resolve().is_relative_to(folder.resolve())
+    return own and inside and bool(description.folders())
+
+
+def _require_one_split(images: Path) -> None:
+    splits = [name for name in SPLITS if (images / name).is_dir()]
+    if len(splits) > 1:
+        raise DatasetError(
+            f"{images} holds {' and '.join(splits)}, which are not scored together; choose one: "
+            f"--images {images / splits[0]}"
+        )
+
+
 def _of_folder(folder: Path, images: Path | None) -> tuple[list[Path], LabelOf, Path]:
     labels = folder / "labels" if (folder / "labels").is_dir() else folder
     if images is None:
         images = folder if labels == folder and _pictures(folder) else folder / "images"
         if labels == folder and not images.is_dir():
             images = folder.resolve().parent / "images"  # labels in a folder of another name beside it
+        _require_one_split(images)
+    elif images.resolve().is_relative_to((folder / "images").resolve()):
+        part = labels / images.resolve().relative_to((folder / "images").resolve())
+        labels = part if part.is_dir() else labels
     pictures = _pictures(images)
     known = {path.relative_to(images).with_suffix(".txt") for path in pictures}
-    texts = [path for path in labels.rglob("*.txt") if path.name != NAMES_FILE]
+    texts = [path for path in files_below(labels) if _is_label(path)]
     strays = sorted(path for path in texts if path.relative_to(labels) not in known)
     if strays and pictures and labels != images:
         raise DatasetError(
@@ -98,7 +119,11 @@ def _of_yaml(description: Description, images: Path | None) -> tuple[list[Path],
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    return [path for path in files_below(folder) if is_picture(path)]
+
+
+def _is_label(path: Path) -> bool:
+    return path.suffix == ".txt" and path.name != NAMES_FILE and not path.name.startswith("._")
 
 
 def _listed(file: Path) -> list[Path]:

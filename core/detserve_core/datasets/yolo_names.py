@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from detserve_core.datasets.errors import DatasetError
 from detserve_core.errors import MissingExtra
 
 NAMES_FILE = "classes.txt"
-_SPLITS = ("val", "valid", "test", "train")
+SPLITS = ("val", "valid", "test", "train")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Description:
 
     def sources(self) -> list[Path]:
         """The folders, or text files that list pictures, of ``val``, or else of ``test`` or ``train``."""
-        split = next((key for key in _SPLITS if self.content.get(key)), None)
+        split = next((key for key in SPLITS if self.content.get(key)), None)
         named = self.content[split] if split else None
         entries = named if isinstance(named, list) else [named]
         if self.file is None or not all(isinstance(entry, str) for entry in entries):
@@ -74,7 +75,7 @@ def describe(path: Path, labels: Sequence[str]) -> Description:
     for file in (path / "data.yaml", path.resolve().parent / "data.yaml"):
         if file.is_file():
             return _of_yaml(file)
-    lists = [*sorted(path.glob("*.names")), path / NAMES_FILE, path / "labels" / NAMES_FILE]
+    lists = [*sorted(path.glob("[!.]*.names")), path / NAMES_FILE, path / "labels" / NAMES_FILE]
     for file in lists:
         if file.is_file():
             names = tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
@@ -104,7 +105,12 @@ def _of_yaml(path: Path) -> Description:
         raise DatasetError(
             f"{path} has no 'names'; expected a list of names, or a mapping from 0, 1, 2 and so on to them"
         )
-    return Description(tuple(name.strip() for name in names), path.name, path, content)
+    names = [name.strip() for name in names]
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise DatasetError(
+            f"{path}: 'names' has {shown(twice[0])} twice; expected names that tell the classes apart"
+        )
+    return Description(tuple(names), path.name, path, content)
 
 
 def read_text(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,12 +82,9 @@ def _label_annotator(picture_wh: tuple[int, int], font: Path | None) -> LabelAnn
     if font is None:
         thickness = max(1, sv.calculate_optimal_line_thickness(picture_wh) // 2)
         return sv.LabelAnnotator(text_scale=scale, text_thickness=thickness, smart_position=True)
-    labels = sv.RichLabelAnnotator(
+    return sv.RichLabelAnnotator(
         font_path=str(font), font_size=max(1, round(scale * _HERSHEY_EM_PX)), smart_position=True
     )
-    with suppress(OSError):  # of one weight alone
-        labels.font.set_variation_by_name("Medium")
-    return labels
 
 
 def _label(detection: Detection) -> str:

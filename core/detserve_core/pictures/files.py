@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from detserve_core.errors import OutputError, SourceError
 from detserve_core.machine.whole_files import write_whole
 from detserve_core.pictures.opencv_log import silent_opencv
+from detserve_core.pictures.upright import exif_orientation, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,9 +26,12 @@ def upright_pixels(path: Path) -> NDArray[np.uint8]:
         SourceError: the file cannot be read or is not a picture.
     """
     try:
-        return _decoded(path.read_bytes(), str(path))
+        encoded = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL in it, or text that no file system can hold
+        raise SourceError(f"{str(path)!r} is no path of a file: {error}") from None
+    return _decoded(encoded, str(path))
 
 
 def pixels_of(picture: Path | str | bytes | NDArray[Any] | Image) -> NDArray[np.uint8]:
@@ -84,12 +88,13 @@ def _decoded(encoded: bytes, what: str) -> NDArray[np.uint8]:
     import cv2
 
     try:
-        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
     except cv2.error:
         pixels = None
     if pixels is None:
         raise SourceError(f"{what} cannot be decoded here; expected a JPEG, PNG, WebP or BMP")
-    return pixels.astype(np.uint8, copy=False)
+    return upright(pixels.astype(np.uint8, copy=False), exif_orientation(encoded))
 
 
 def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:

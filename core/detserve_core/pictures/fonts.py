@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -13,7 +12,9 @@ def font_for(texts: Iterable[str]) -> Path | None:
     wanted = {ord(character) for text in texts for character in text}
     if all(32 <= character < 127 for character in wanted):
         return None
-    return max(_fonts(), key=lambda font: len(wanted & _characters(font)))
+    if wanted <= _characters(_dejavu()):
+        return _dejavu()
+    return max([_dejavu(), *_fonts_of_the_system()], key=lambda font: len(wanted & _characters(font)))
 
 
 def drawable(text: str, font: Path | None) -> str:
@@ -28,20 +29,25 @@ def _written_out(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-@cache
-def _fonts() -> tuple[Path, ...]:
-    """DejaVu Sans, which Matplotlib carries, and Noto Sans CJK where its package is installed."""
+def _dejavu() -> Path:
+    """DejaVu Sans, which Matplotlib carries: Latin, Greek, Cyrillic, Arabic, Hebrew."""
     import matplotlib
 
-    fonts = [Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")]
-    package = find_spec("manimgx_fonts_cjk")
-    if package is not None and package.origin is not None:
-        fonts += sorted(Path(package.origin).parent.glob("NotoSansCJK*"))
-    return tuple(fonts)
+    return Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
+
+
+@cache
+def _fonts_of_the_system() -> tuple[Path, ...]:
+    from matplotlib.font_manager import findSystemFonts
+
+    return tuple(sorted(map(Path, findSystemFonts())))
 
 
 @cache
 def _characters(font: Path) -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
-    return frozenset(FT2Font(str(font)).get_charmap())
+    try:
+        return frozenset(FT2Font(str(font)).get_charmap())
+    except (OSError, RuntimeError):  # a file of a format that FreeType does not read
+        return frozenset()

@@ -19,10 +19,15 @@ def open_steps(repository: Path, model: str, workers: int) -> list[DetectOne]:
     """One detect function for each worker, with its own session on one thread.
 
     Raises:
-        RepositoryError: the repository has no such detector, or not all of its files.
+        RepositoryError: no such detector of the embedded target, or not all of its files.
         MissingExtra: a library of the steps is not installed.
     """
     built = read_manifest(repository, model)
+    if built.target != "embedded":
+        raise RepositoryError(
+            f"{model} in {repository} is built for Triton's {built.target} backend; its steps run here from "
+            "a build with --target embedded only"
+        )
     card = built.card
     pre = _step(repository, model, "preprocess")
     settings = pre.settings(card.model_dump(mode="json"))
@@ -58,7 +63,7 @@ def _file(repository: Path, model: str, step: str, name: str) -> Path:
     for path in places:
         if path.is_file():
             return path
-    raise RepositoryError(f"{places[0]} is absent; the steps run here from the embedded target's files only")
+    raise RepositoryError(f"{places[0]} is absent; build the repository again")
 
 
 def _step(repository: Path, model: str, step: str) -> ModuleType:

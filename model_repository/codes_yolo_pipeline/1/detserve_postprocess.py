@@ -62,8 +62,13 @@ def postprocess(
 
     Rows that are no box are dropped first: those with a number that is not finite, and those whose right or
     lower edge does not lie beyond the other. Heads without distributions give such.
+
+    Raises FloatingPointError where no row at all is finite: a network that overflows sees nothing anywhere.
     """
-    is_box = np.isfinite(boxes).all(1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    finite = np.isfinite(boxes).all(1)
+    if len(boxes) and not (finite & np.isfinite(scores)).any():
+        raise FloatingPointError("not one box of the network has a finite place and score")
+    is_box = finite & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     candidates = np.flatnonzero((scores >= score_threshold) & (scores < np.inf) & (classes >= 0) & is_box)
     kept = candidates[nms(boxes[candidates], scores[candidates], classes[candidates], iou_threshold)]
     kept = kept[: min(max_detections, rows)]

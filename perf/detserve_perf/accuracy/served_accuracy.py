@@ -19,9 +19,11 @@ from detserve_core.datasets.average_precision import (
     name_key,
 )
 from detserve_core.detections import Detections
+from detserve_core.endpoint import Endpoint
 from detserve_perf.accuracy.differences import Differences
 from detserve_perf.errors import MeasurementError
 from detserve_perf.report.machine import Machine, this_machine
+from detserve_perf.server.access import client_of, endpoint_of
 from detserve_perf.server.triton import TritonQueries
 
 SCORE_THRESHOLD = 0.001  # AP wants the whole precision-recall curve
@@ -72,6 +74,7 @@ def measure_accuracy(
     concurrency: int,
     against: ServedModel | None = None,
     worst: int = 0,
+    access: Callable[[str], Endpoint] = endpoint_of,
     on_pictures: Callable[[int], None],
     on_picture: Callable[[], None],
 ) -> Accuracy:
@@ -79,16 +82,17 @@ def measure_accuracy(
 
     ``iou_threshold`` None is the card's. ``against`` is another ensemble to compare with; the answers to the
     ``worst`` pictures are kept. ``on_pictures`` is told how many pictures there are, ``on_picture`` is called
-    after each.
+    after each. ``access`` says what the server of a URL is shown.
 
     Raises :class:`DatasetError`: a wrong dataset, labels that match none of its classes. Raises
     :class:`MeasurementError`: a picture that failed. Raises an
     :class:`~detserve_core.errors.InferenceError` when the server does not answer.
     """
     with ExitStack() as stack:
-        clients = [stack.enter_context(Client(one.url, one.model)) for one in (served, against) if one]
+        served_by = [(access(one.url), one.model) for one in (served, against) if one]
+        clients = [stack.enter_context(client_of(*each)) for each in served_by]
         labels = [client.card().labels for client in clients]
-        with TritonQueries(clients[0].endpoint) as queries:
+        with TritonQueries(served_by[0][0]) as queries:
             triton = queries.version()
         opened = open_dataset(dataset, images, labels[0])
         on_pictures(opened.pictures)

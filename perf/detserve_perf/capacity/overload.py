@@ -1,8 +1,9 @@
 """More requests than the server can answer: how many it still answers, and how soon it refuses the rest.
 
-Capacity is what a closed loop of a few callers gets. A load is a multiple of it, with Poisson arrivals that
-do not wait for answers. Latency counts from the moment a request was due: a generator that is late hides
-nothing. perf_analyzer ends at the first refused request; hence our own generator, on ready-made messages.
+Capacity is what a closed loop of callers gets, as many as keep the server busy. A load is a multiple of it,
+with Poisson arrivals that do not wait for answers. Latency counts from the moment a request was due: a
+generator that is late hides nothing. perf_analyzer ends at the first refused request; hence our own
+generator, on ready-made messages.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from pathlib import Path
 from statistics import mean
 
 from detserve_core.endpoint import Endpoint
+from detserve_perf.capacity.fill import CALLERS
 from detserve_perf.load.corpus import read_pictures
 from detserve_perf.load.generator import Run, Send, answered, closed_loop, open_loop, poisson_arrivals_s
 from detserve_perf.load.wire_requests import triton_sender
-
-CALLERS = 8
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class OverloadRun:
 
 
 def overload(
-    url: str,
+    endpoint: Endpoint,
     model: str,
     pictures_folder: Path,
     loads: Sequence[float],
@@ -64,14 +64,15 @@ def overload(
     on_progress: Callable[[str], None],
     *,
     seed: int = 0,
+    callers: int = CALLERS,
 ) -> list[OverloadRun]:
-    """Closed loop, load, closed loop, load, ..., closed loop, each for ``duration_s``.
+    """Closed loop of ``callers``, load, closed loop, load, ..., closed loop, each for ``duration_s``.
 
     Raises :class:`MeasurementError` when the server answers nothing, or fails a request otherwise than by
     refusing it.
     """
-    sender = triton_sender(Endpoint.parse(url), model, read_pictures(pictures_folder))
-    return asyncio.run(_interleave(sender, loads, duration_s, on_progress, seed))
+    sender = triton_sender(endpoint, model, read_pictures(pictures_folder))
+    return asyncio.run(_interleave(sender, loads, duration_s, on_progress, seed, callers))
 
 
 async def _interleave(
@@ -80,11 +81,12 @@ async def _interleave(
     duration_s: float,
     on_progress: Callable[[str], None],
     seed: int,
+    callers: int,
 ) -> list[OverloadRun]:
     async with sender as send:
 
         async def capacity(for_s: float) -> float:
-            return answered(await closed_loop(send, concurrency=CALLERS, duration_s=for_s)).pictures_per_s
+            return answered(await closed_loop(send, concurrency=callers, duration_s=for_s)).pictures_per_s
 
         on_progress("warm-up")
         await capacity(min(1.0, duration_s))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from detserve_perf.capacity.overload import CALLERS, OverloadRun
+from detserve_perf.capacity.overload import OverloadRun
 from detserve_perf.report.machine import Machine
 from detserve_perf.report.tables import Cell, Column, Report, Table
 
@@ -24,14 +24,14 @@ _COLUMNS = (
 
 
 def overload_report(
-    runs: Sequence[OverloadRun], url: str, model: str, duration_s: float, machine: Machine
+    runs: Sequence[OverloadRun], url: str, model: str, duration_s: float, callers: int, machine: Machine
 ) -> Report:
-    """One row a load."""
+    """One row a load; ``callers`` are those that the capacity was measured with."""
     table = Table("Under overload", _COLUMNS, [_row(run) for run in runs])
     facts = [
         ("server", f"{url}, Triton {machine.triton}"),
         ("machine", f"{machine.cpu}, {machine.cores} cores"),
-        ("capacity", f"answers to {CALLERS} callers that wait, before and after each load"),
+        ("capacity", f"answers to {callers} callers that wait, before and after each load"),
         ("load", f"Poisson arrivals for {duration_s:g} s each, latency from when a request was due"),
         ("date", machine.date),
         ("command", f"`{machine.command}`"),

@@ -1,7 +1,7 @@
 """The most that a server answers within a p99, found by sending it, and the machines that a rate takes.
 
-Rates are shares of what a closed loop of a few callers gets. The rounds take all of them in turn, at
-random times. A rate holds when 99 % of the requests of every round were answered in time.
+Rates are shares of what a closed loop of callers gets, as many as keep the server busy. The rounds take all
+of them in turn, at random times. A rate holds when 99 % of the requests of every round were answered in time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from detserve_core.endpoint import Endpoint
 from detserve_core.machine.processes import other_cpu_s
-from detserve_perf.capacity.overload import CALLERS
+from detserve_perf.capacity.fill import CALLERS
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.generator import Run, Send, answered, closed_loop, open_loop, poisson_arrivals_s
 from detserve_perf.load.wire_requests import triton_sender
@@ -51,6 +51,7 @@ class RateSweep:
     runs: tuple[RateRun, ...]
     duration_s: float
     others_share: float | None
+    callers: int = CALLERS
 
 
 def sweep_rates(
@@ -64,11 +65,12 @@ def sweep_rates(
     pid: int | None = None,
     shares: Sequence[float] = SHARES,
     rounds: int = ROUNDS,
+    callers: int = CALLERS,
 ) -> RateSweep:
     """Send every rate in every round.
 
     Args:
-        endpoint: the server's, without TLS.
+        endpoint: the server's, or its gateway's.
         model: the ensemble.
         pictures: encoded, sent in turn.
         duration_s: seconds of each rate and round, more where that is fewer than 100 requests.
@@ -77,16 +79,17 @@ def sweep_rates(
         pid: the server's, where it was started here.
         shares: the rates, as shares of the capacity.
         rounds: how often each is sent.
+        callers: of the closed loop that the capacity is measured with.
 
     Raises:
         MeasurementError: a request failed other than by a full queue.
     """
     started_s, before_s = time.perf_counter(), 0.0 if pid is None else other_cpu_s([pid])
     sender = triton_sender(endpoint, model, pictures)
-    capacities, runs = asyncio.run(_rounds(sender, duration_s, on_progress, shares, rounds))
+    capacities, runs = asyncio.run(_rounds(sender, duration_s, on_progress, shares, rounds, callers))
     took_s = time.perf_counter() - started_s
     others = None if pid is None else (other_cpu_s([pid]) - before_s) / took_s / cores
-    return RateSweep(tuple(capacities), tuple(runs), duration_s, others)
+    return RateSweep(tuple(capacities), tuple(runs), duration_s, others, callers)
 
 
 def largest_rate(sweep: RateSweep, p99_ms: float) -> float:
@@ -137,12 +140,13 @@ async def _rounds(
     on_progress: Callable[[str], None],
     shares: Sequence[float],
     rounds: int,
+    callers: int,
 ) -> tuple[list[float], list[RateRun]]:
     async with sender as send:
 
         async def capacity(for_s: float) -> float:
             on_progress("capacity")
-            run = answered(await closed_loop(send, concurrency=CALLERS, duration_s=for_s))
+            run = answered(await closed_loop(send, concurrency=callers, duration_s=for_s))
             if not run.samples:
                 raise MeasurementError(f"no request was answered within {for_s:g} s; is the server busy?")
             return run.pictures_per_s

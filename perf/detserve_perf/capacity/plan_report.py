@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import mean, median
 
-from detserve_perf.capacity.overload import CALLERS
 from detserve_perf.capacity.plan import RateSweep, by_rate, largest_rate, machines_for
 from detserve_perf.load.corpus import corpus_note
 from detserve_perf.report.machine import Machine
@@ -59,7 +58,7 @@ def plan_report(
         ("measured from", f"{machine.cpu}, {machine.cores} cores"),
         (
             "capacity",
-            f"{median(sweep.capacities_per_s):.1f} pictures/s to {CALLERS} callers that wait, spread "
+            f"{median(sweep.capacities_per_s):.1f} pictures/s to {sweep.callers} callers that wait, spread "
             f"{spread(sweep.capacities_per_s):.0%}",
         ),
         (

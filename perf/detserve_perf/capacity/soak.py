@@ -12,8 +12,9 @@ from statistics import median
 
 from detserve_core.endpoint import Endpoint
 from detserve_core.machine.processes import ProcessMemory, every, tree_memory
+from detserve_perf.capacity.fill import callers_that_fill
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.corpus import corpus_note, read_pictures
+from detserve_perf.load.corpus import check_pictures, corpus_note, named_pictures
 from detserve_perf.load.generator import (
     Run,
     closed_loop,
@@ -29,10 +30,9 @@ from detserve_perf.server.triton import TritonQueries
 
 OnProgress = Callable[[str], None]
 BOUND = 0.03
-_CAPACITY_CONCURRENCY = 8
 _CAPACITY_S = 5.0
 _WARM_UP_SHARE = 0.1
-_FLOOD_CONCURRENCY = 64  # more than a queue holds
+_FLOOD_MORE = 56  # callers, beside those that fill the server: more than a queue holds
 _LONGEST_FLOOD_S = 60.0
 _SAMPLES = 400
 _LEAST_EVERY_S = 0.5
@@ -104,17 +104,20 @@ def soak(
     Raises :class:`MeasurementError`: no pictures, a server that does not start, whose capacity cannot be
     measured. What goes wrong under the load is in the result; see :func:`what_is_wrong`.
     """
-    pictures = read_pictures(pictures_folder)
-    requests = triton_grpc_requests(model, pictures)
+    pictures = named_pictures(pictures_folder)
+    requests = triton_grpc_requests(model, list(pictures))
     with served(repository, model) as server:
         endpoint = Endpoint.parse(server.grpc_url)
         with TritonQueries(endpoint) as queries:
             machine = this_machine(triton=queries.version())
+            callers = callers_that_fill(queries.configs(model))
+        check_pictures(pictures, endpoint, model)
         on_progress("finding the capacity")
-        capacity_per_s = asyncio.run(_capacity(endpoint.address, requests))
+        capacity_per_s = asyncio.run(_capacity(endpoint, requests, callers))
         rate_per_s, warm_up_s = load * capacity_per_s, _WARM_UP_SHARE * duration_s
         on_progress("filling the queue")
-        asyncio.run(_flood(endpoint.address, requests, min(_LONGEST_FLOOD_S, warm_up_s)))
+        flood_s = min(_LONGEST_FLOOD_S, warm_up_s)
+        asyncio.run(_flood(endpoint, requests, callers + _FLOOD_MORE, flood_s))
         on_progress(f"{rate_per_s:.0f} pictures/s for {duration_s:g} s")
         samples: list[MemorySample] = []
         started_s = time.monotonic()
@@ -123,7 +126,7 @@ def soak(
             samples.append(MemorySample(time.monotonic() - started_s, tuple(tree_memory(server.pid))))
 
         with every(max(_LEAST_EVERY_S, duration_s / _SAMPLES), look):
-            run = asyncio.run(_load(endpoint.address, requests, rate_per_s, duration_s))
+            run = asyncio.run(_load(endpoint, requests, rate_per_s, duration_s))
     return Soak(
         model=model,
         duration_s=duration_s,
@@ -211,22 +214,22 @@ def _course(own: Sequence[ProcessMemory], *, whole: bool) -> ProcessCourse:
     )
 
 
-async def _capacity(address: str, requests: Sequence[bytes]) -> float:
-    async with grpc_sender(address, requests) as send:
-        await closed_loop(send, concurrency=_CAPACITY_CONCURRENCY, duration_s=1)
-        run = await closed_loop(send, concurrency=_CAPACITY_CONCURRENCY, duration_s=_CAPACITY_S)
+async def _capacity(endpoint: Endpoint, requests: Sequence[bytes], callers: int) -> float:
+    async with grpc_sender(endpoint, requests) as send:
+        await closed_loop(send, concurrency=callers, duration_s=1)
+        run = await closed_loop(send, concurrency=callers, duration_s=_CAPACITY_S)
     if run.errors or not run.samples:
         reason = run.errors[0] if run.errors else f"no answer within {_CAPACITY_S:g} s"
         raise MeasurementError(f"the capacity cannot be measured: {reason}")
     return run.pictures_per_s
 
 
-async def _flood(address: str, requests: Sequence[bytes], duration_s: float) -> None:
+async def _flood(endpoint: Endpoint, requests: Sequence[bytes], callers: int, duration_s: float) -> None:
     """More callers than the server takes; what it refuses is as it should be."""
-    async with grpc_sender(address, requests) as send:
-        await closed_loop(send, concurrency=_FLOOD_CONCURRENCY, duration_s=duration_s)
+    async with grpc_sender(endpoint, requests) as send:
+        await closed_loop(send, concurrency=callers, duration_s=duration_s)
 
 
-async def _load(address: str, requests: Sequence[bytes], rate_per_s: float, duration_s: float) -> Run:
-    async with grpc_sender(address, requests) as send:
+async def _load(endpoint: Endpoint, requests: Sequence[bytes], rate_per_s: float, duration_s: float) -> Run:
+    async with grpc_sender(endpoint, requests) as send:
         return await open_loop(send, poisson_arrivals_s(rate_per_s, duration_s, seed=1))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
+
+from detserve_perf.commands.security_options import ApiKeyFile, Ca, Certificate
 
 
 def accuracy(
@@ -43,10 +46,14 @@ def accuracy(
         Path | None,
         typer.Option(help="Folder for accuracy.md, .csv, .json, accuracy_curves.png and worst/*.jpg."),
     ] = None,
+    api_key_file: ApiKeyFile = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
 ) -> None:
     """COCO's average precision of a served detector, overall, by size and by class; or of two, compared."""
     from detserve_perf.accuracy.served_accuracy import ServedModel, measure_accuracy
     from detserve_perf.accuracy.served_accuracy_report import accuracy_report
+    from detserve_perf.server.access import endpoint_of
 
     if against_url is not None and against is None:
         raise typer.BadParameter("it needs --against, the ensemble there", param_hint="--against-url")
@@ -63,6 +70,7 @@ def accuracy(
             concurrency=concurrency,
             against=ServedModel(against_url or url, against) if against is not None else None,
             worst=worst,
+            access=partial(endpoint_of, api_key_file=api_key_file, ca=ca, certificate=certificate),
             on_pictures=lambda count: progress.update(task, total=count),
             on_picture=lambda: progress.advance(task),
         )

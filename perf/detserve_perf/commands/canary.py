@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,8 @@ from detserve_client.client import Client
 from detserve_core.machine.whole_files import write_whole
 from detserve_core.picture_sources import expand_sources
 from detserve_core.text import json_text
-from detserve_perf.server.access import connected
+from detserve_perf.commands.security_options import ApiKeyFile, Ca, Certificate
+from detserve_perf.server.access import client_of, endpoint_of
 
 if TYPE_CHECKING:
     from detserve_perf.accuracy.canary import Comparison
@@ -52,11 +54,13 @@ def canary(
     max_ap_drop: Annotated[float, typer.Option(min=0, max=1, help="Most AP to lose, with --labels.")] = 0.01,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight at each server.")] = 2,
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    api_key_file: ApiKeyFile = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
 ) -> None:
     """Send the same pictures to an old and a new detector; exit 1 when too much changes.
 
-    A gateway (grpcs://, https://) is shown DETSERVE_API_KEY and DETSERVE_CERTIFICATE, a Triton behind one
-    DETSERVE_GATEWAY_SECRET.
+    A Triton behind a gateway is shown DETSERVE_GATEWAY_SECRET.
     A picture has changed when a box has no partner of its class with an IoU of 0.5 or more, when a matched
     box moved (IoU under 0.9), or when the new detector failed.
     """
@@ -66,10 +70,11 @@ def canary(
         raise typer.BadParameter("it cannot be used with --pictures or --labels", param_hint="--from-stdin")
     if not (from_stdin or pictures or labels):
         raise typer.BadParameter("give --pictures, --labels or --from-stdin", param_hint="--pictures")
+    access = partial(endpoint_of, api_key_file=api_key_file, ca=ca, certificate=certificate)
     terminal = Console(stderr=True, emoji=False)
     with (
-        connected(old, model) as old_client,
-        connected(new, new_model or model) as new_client,
+        client_of(access(old), model) as old_client,
+        client_of(access(new), new_model or model) as new_client,
         Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as progress,
     ):
         task = progress.add_task("comparing", total=None)

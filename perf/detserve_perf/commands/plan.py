@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from detserve_perf.commands.progress import phases
+from detserve_perf.commands.security_options import ApiKeyFile, Ca, Certificate
 from detserve_perf.errors import MeasurementError
 
 
@@ -31,14 +32,19 @@ def plan(
     output: Annotated[
         Path | None, typer.Option(help="Folder for plan.md, plan.json, plan.csv, plan_2.csv and plan.png.")
     ] = None,
+    api_key_file: ApiKeyFile = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
 ) -> None:
     """How many machines a rate needs: finds the largest rate whose p99 holds, in about five minutes."""
     from detserve_core.endpoint import Endpoint
     from detserve_perf.accuracy.curves import require_plotting
+    from detserve_perf.capacity.fill import callers_that_fill
     from detserve_perf.capacity.plan import sweep_rates
     from detserve_perf.capacity.plan_report import Wanted, plan_report
-    from detserve_perf.load.corpus import read_pictures
+    from detserve_perf.load.corpus import check_pictures, named_pictures
     from detserve_perf.report.machine import this_machine
+    from detserve_perf.server.access import endpoint_of
     from detserve_perf.server.served import served
     from detserve_perf.server.triton import TritonQueries
 
@@ -48,14 +54,29 @@ def plan(
         )
     if output is not None:
         require_plotting()
-    sent = read_pictures(pictures)
+    named = named_pictures(pictures)
+    sent = list(named)
     with phases() as on_progress, ExitStack() as stack:
         own = None if repository is None else stack.enter_context(served(repository, model))
-        endpoint = Endpoint.parse(str(url) if own is None else own.grpc_url)
+        if own is None:
+            endpoint = endpoint_of(str(url), api_key_file=api_key_file, ca=ca, certificate=certificate)
+        else:
+            endpoint = Endpoint.parse(own.grpc_url)
         with TritonQueries(endpoint) as queries:
             machine = this_machine(triton=queries.version())
+            callers = callers_that_fill(queries.configs(model))
+        check_pictures(named, endpoint, model)
         pid = None if own is None else own.pid
-        sweep = sweep_rates(endpoint, model, sent, duration_s, on_progress, cores=machine.cores, pid=pid)
+        sweep = sweep_rates(
+            endpoint,
+            model,
+            sent,
+            duration_s,
+            on_progress,
+            cores=machine.cores,
+            pid=pid,
+            callers=callers,
+        )
     server = str(endpoint if repository is None else repository)
     report = plan_report(sweep, Wanted(rate, p99, headroom), sent, machine, server=server, model=model)
     written = report.write(output) if output is not None else []

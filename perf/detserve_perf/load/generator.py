@@ -22,6 +22,7 @@ from detserve_client.transports.http_exchange import request_bytes
 from detserve_client.transports.http_pool import HttpPool
 from detserve_core.endpoint import Endpoint
 from detserve_core.errors import Overloaded
+from detserve_core.proxies import grpc_arguments
 from detserve_perf.errors import MeasurementError
 
 TIMEOUT_S = 60.0
@@ -82,15 +83,12 @@ Send = Callable[[int], Awaitable[bytes]]
 
 
 @asynccontextmanager
-async def http_sender(url: str, path: str, requests: Sequence[HttpRequest]) -> AsyncIterator[Send]:
-    """POST to ``url`` + ``path`` over the client's connections, with messages made beforehand."""
+async def http_sender(endpoint: Endpoint, path: str, requests: Sequence[HttpRequest]) -> AsyncIterator[Send]:
+    """POST to ``path`` of the endpoint over the client's connections, with messages made beforehand."""
     import httptools
 
-    endpoint = Endpoint.parse(url)
-    messages = [
-        request_bytes("POST", path, {"Host": endpoint.address, **request.headers}, request.body)
-        for request in requests
-    ]
+    own = {"Host": endpoint.address, **endpoint.security.headers()}
+    messages = [request_bytes("POST", path, {**own, **request.headers}, request.body) for request in requests]
     pool = HttpPool(endpoint, AsyncHttpConnection)
 
     async def send(number: int) -> bytes:
@@ -117,18 +115,28 @@ async def http_sender(url: str, path: str, requests: Sequence[HttpRequest]) -> A
 
 
 @asynccontextmanager
-async def grpc_sender(address: str, requests: Sequence[bytes]) -> AsyncIterator[Send]:
-    """Call ModelInfer with messages that are serialised already; answers stay serialised."""
+async def grpc_sender(endpoint: Endpoint, requests: Sequence[bytes], model: str = "") -> AsyncIterator[Send]:
+    """Call ModelInfer with messages that are serialised already; answers stay serialised.
+
+    ``model`` is for a gateway, which does not look into messages.
+    """
     import grpc.aio
 
     options = [("grpc.max_send_message_length", _MESSAGE_BYTES)]
-    options += [("grpc.max_receive_message_length", _MESSAGE_BYTES)]
-    async with grpc.aio.insecure_channel(address, options=options) as channel:
+    options += [("grpc.max_receive_message_length", _MESSAGE_BYTES), *grpc_arguments(endpoint.host)]
+    if endpoint.tls:
+        credentials = endpoint.security.grpc_credentials()
+        made = grpc.aio.secure_channel(endpoint.address, credentials, options=options)
+    else:
+        made = grpc.aio.insecure_channel(endpoint.address, options=options)
+    metadata = endpoint.security.metadata(model)
+    async with made as channel:
         call = channel.unary_unary(GRPC_METHOD)
 
         async def send(number: int) -> bytes:
             try:
-                return bytes(await call(requests[number % len(requests)], timeout=TIMEOUT_S))
+                message = requests[number % len(requests)]
+                return bytes(await call(message, timeout=TIMEOUT_S, metadata=metadata))
             except grpc.aio.AioRpcError as error:
                 raise RequestFailed(f"{error.code().name}: {error.details()}") from None
 

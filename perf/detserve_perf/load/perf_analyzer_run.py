@@ -11,6 +11,7 @@ from pathlib import Path
 
 from detserve_client.engine.faults import plain
 from detserve_core.endpoint import Endpoint
+from detserve_core.proxies import is_this_machine, without_proxies
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.perf_analyzer import PerfAnalyzer
 
@@ -56,11 +57,14 @@ def run_load(
         *("--stability-percentage", "1000000", "--max-trials", str(_WINDOWS), "--percentile", "99"),
         *("-f", str(report)),
     ]
+    environment = analyzer.environment()
+    if is_this_machine(endpoint.host):
+        environment = without_proxies(environment)
     timeout_s = 120 + requests * point.batch
     try:
         done = subprocess.run(
             command,
-            env=analyzer.environment(),
+            env=environment,
             capture_output=True,
             text=True,
             timeout=timeout_s,

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from detserve_core import contract
 from detserve_core.endpoint import Endpoint
-from detserve_perf.errors import MeasurementError
 from detserve_perf.load.generator import HttpRequest, Send, grpc_sender, http_sender
 
 Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]
@@ -26,12 +25,10 @@ _JSON_LENGTH = "Inference-Header-Content-Length"
 def triton_sender(
     endpoint: Endpoint, model: str, pictures: Sequence[bytes]
 ) -> AbstractAsyncContextManager[Send]:
-    """Sends the pictures to Triton over the endpoint's protocol; raises :class:`MeasurementError` of TLS."""
-    if endpoint.tls:
-        raise MeasurementError(f"{endpoint} is behind TLS; give the server's own grpc:// or http:// address")
+    """Sends the pictures to Triton, or to its gateway, over the endpoint's protocol."""
     if endpoint.protocol == "grpc":
-        return grpc_sender(endpoint.address, triton_grpc_requests(model, pictures))
-    return http_sender(str(endpoint), f"/v2/models/{model}/infer", triton_http_requests(pictures))
+        return grpc_sender(endpoint, triton_grpc_requests(model, pictures), model)
+    return http_sender(endpoint, f"/v2/models/{model}/infer", triton_http_requests(pictures))
 
 
 def triton_grpc_requests(model: str, pictures: Sequence[bytes]) -> list[bytes]:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from detserve_core.errors import MissingExtra
-from detserve_core.machine.cache import cache_folder
+from detserve_core.machine.cache import cache_folder, made_in_cache
 from detserve_perf.errors import MeasurementError
 
 _INSTALL_TIMEOUT_S = 1200
@@ -66,7 +66,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the environment's lock: one process makes it, the next finds it made."""
     import fcntl  # POSIX only, like the peers
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    made_in_cache(folder.parent)
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from detserve_client.client import Client
 from detserve_core.endpoint import Endpoint
@@ -25,18 +26,23 @@ class _AsTheGateway(Security):
         return [(f"triton-grpc-protocol-{_HTTP_HEADER}", self.secret)]
 
 
-def connected(url: str, model: str) -> Client:
-    """A client with what the environment holds: a key for a gateway (TLS), the secret for a Triton.
+def endpoint_of(
+    url: str, *, api_key_file: Path | None = None, ca: Path | None = None, certificate: Path | None = None
+) -> Endpoint:
+    """The endpoint with what is given, else what the environment holds: for a gateway, over TLS, or a Triton.
 
     Raises :class:`~detserve_core.errors.EndpointError` and
     :class:`~detserve_core.errors.SecurityError`.
     """
+    endpoint, secret = Endpoint.parse(url), os.environ.get(SECRET)
+    if endpoint.tls or (api_key_file, ca, certificate) != (None, None, None):
+        shown = Security.from_environment(api_key_file=api_key_file, ca=ca, certificate=certificate)
+        return endpoint.secured(shown)
+    return replace(endpoint, security=_AsTheGateway(secret=secret)) if secret else endpoint
+
+
+def client_of(endpoint: Endpoint, model: str) -> Client:
+    """A client that shows what the endpoint says."""
     from detserve_client.transports import transport_to
 
-    endpoint, secret = Endpoint.parse(url), os.environ.get(SECRET)
-    if endpoint.tls:
-        return Client(url, model, security=Security.from_environment())
-    if not secret:
-        return Client(url, model)
-    shown = replace(endpoint, security=_AsTheGateway(secret=secret))
-    return Client(url, model, transport=transport_to(shown))
+    return Client(str(endpoint), model, transport=transport_to(endpoint))

@@ -7,14 +7,20 @@ from types import TracebackType
 from typing import Any
 
 from detserve_client.engine.faults import error_from_grpc, error_from_http, unreachable
+from detserve_client.transports import transport_to
 from detserve_core.endpoint import Endpoint
-from detserve_core.errors import MissingExtra
+from detserve_core.errors import AccessDenied, MissingExtra
+from detserve_core.proxies import grpc_arguments
 from detserve_perf.errors import MeasurementError
 from detserve_perf.speed.step_times import ModelCounters
+
+_TIMEOUT_S = 30.0
 
 
 class TritonQueries:
     """Questions to one server, over the protocol of its endpoint. For one thread.
+
+    It may be a gateway, which gives configurations, the version over gRPC alone, and no statistics.
 
     Every method raises an :class:`~detserve_core.errors.InferenceError` when the server does not answer it.
     """
@@ -22,16 +28,21 @@ class TritonQueries:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._as_json: dict[str, Any] = {}
+        made: dict[str, Any] = {}
         if endpoint.protocol == "grpc":
             from tritonclient.grpc import InferenceServerClient
 
             self._as_json = {"as_json": True}
+            made = {"channel_args": grpc_arguments(endpoint.host)}
+            if endpoint.tls:
+                made["creds"] = endpoint.security.grpc_credentials()
         else:
             try:
                 from tritonclient.http import InferenceServerClient
             except (ImportError, RuntimeError):  # what it raises where its own extra is not installed
                 raise MissingExtra("tritonclient[http]", "perf") from None
-        self._client = InferenceServerClient(endpoint.address, ssl=endpoint.tls)
+        self._client = InferenceServerClient(endpoint.address, **made)
+        self._transport = transport_to(endpoint)
 
     def __enter__(self) -> TritonQueries:
         """Return itself."""
@@ -42,15 +53,39 @@ class TritonQueries:
     ) -> None:
         """Close the connection."""
         self._client.close()
+        self._transport.close()
 
     def version(self) -> str:
-        """Triton's version, e.g. ``2.51.0``."""
+        """Triton's version, e.g. ``2.51.0``; a gateway does not say it over HTTP."""
+        if self._endpoint.tls and self._endpoint.protocol == "http":
+            return "of a version that its gateway does not say"
         return str(self._ask(self._client.get_server_metadata, "")["version"])
 
     def config(self, model: str) -> dict[str, Any]:
         """The model's configuration (config.pbtxt as JSON)."""
-        answer = self._ask(self._client.get_model_config, model)
-        return dict(answer.get("config", answer))
+        return self._transport.model_config(model, _TIMEOUT_S)
+
+    def configs(self, model: str) -> dict[str, dict[str, Any]]:
+        """The configuration of a model and of those behind it, by name, in the order of a picture's way.
+
+        Without those behind it that a gateway's key is not for.
+        """
+        found: dict[str, dict[str, Any]] = {}
+
+        def look(name: str) -> None:
+            if name in found:
+                return
+            try:
+                found[name] = self.config(name)
+            except AccessDenied:
+                if not found:
+                    raise
+                return
+            for step in steps_of(found[name]):
+                look(step)
+
+        look(model)
+        return found
 
     def counters(self, model: str) -> ModelCounters:
         """The model's statistics since it was loaded, those of its newest version."""
@@ -65,7 +100,9 @@ class TritonQueries:
         from tritonclient.utils import InferenceServerException
 
         try:
-            return dict(question(*[model] * bool(model), **self._as_json))
+            security = self._endpoint.security
+            headers = dict(security.metadata(model)) if self._as_json else security.headers()
+            return dict(question(*[model] * bool(model), headers=headers, **self._as_json))
         except InferenceServerException as error:
             text, status = error.message() or "", str(error.status())
             if self._endpoint.protocol == "grpc":
@@ -78,6 +115,8 @@ class TritonQueries:
 
 
 def steps_of(config: dict[str, Any]) -> list[str]:
-    """The composing models of an ensemble in order, each once; none when it is not an ensemble."""
-    steps = config.get("ensemble_scheduling", {}).get("step", [])
-    return list(dict.fromkeys(step["model_name"] for step in steps))
+    """The composing models of an ensemble, or those a pipeline calls, in order, each once; none of others."""
+    steps = [step["model_name"] for step in config.get("ensemble_scheduling", {}).get("step", [])]
+    parameters = config.get("parameters", {})
+    called = [parameters[step]["string_value"] for step in ("preprocess", "detector") if step in parameters]
+    return list(dict.fromkeys([*steps, *called]))

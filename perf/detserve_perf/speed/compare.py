@@ -25,7 +25,7 @@ from detserve_core.repository.manifest import read_manifest
 from detserve_core.repository.served_steps import DetectOne, open_steps
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.callers import Connect, callers, grpc_call, http_call
-from detserve_perf.load.corpus import corpus_note, read_pictures
+from detserve_perf.load.corpus import check_pictures, corpus_note, named_pictures
 from detserve_perf.load.generator import RequestFailed, Run
 from detserve_perf.load.wire_requests import (
     Found,
@@ -117,13 +117,15 @@ def compare(
     request or answers anything else than the in-process reference.
     """
     peers = check_peers(peers)
-    pictures = read_pictures(pictures_folder)
+    named = named_pictures(pictures_folder)
+    pictures = list(named)
     reference = open_steps(repository, model, cores())
     others = {name: open_steps(repository, name, 1)[0] for name in also}
     python = peer_python(peers, read_manifest(repository, model).runtime, on_progress) if peers else Path()
     with ExitStack() as stack:
         on_progress("starting detserve")
         own = stack.enter_context(served(repository, model))
+        check_pictures(named, Endpoint.parse(own.grpc_url), model)
         contestants = _ours(own.grpc_url, own.http_url, own.pid, model, pictures)
         with TritonQueries(Endpoint.parse(own.grpc_url)) as queries:
             triton = queries.version()

@@ -6,9 +6,8 @@ mean of the two references around it, so that a machine that gets slower halfway
 
 from __future__ import annotations
 
-import ipaddress
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,16 +16,16 @@ from typing import Any
 
 from detserve_client.engine.wire import card_of
 from detserve_core.card import Card
-from detserve_core.endpoint import Endpoint
+from detserve_core.endpoint import Endpoint, is_loopback
 from detserve_core.machine.cores import cores
 from detserve_core.repository.manifest import read_manifest
 from detserve_core.repository.served_steps import DetectOne, open_steps
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.corpus import corpus_note, input_data, read_pictures
+from detserve_perf.load.corpus import check_pictures, corpus_note, input_data, named_pictures
 from detserve_perf.load.perf_analyzer import PerfAnalyzer, find_perf_analyzer
 from detserve_perf.load.perf_analyzer_run import LoadPoint, LoadResult, run_load
 from detserve_perf.report.machine import Machine, this_machine
-from detserve_perf.server.triton import TritonQueries, steps_of
+from detserve_perf.server.triton import TritonQueries
 from detserve_perf.speed.reference import ReferenceRun, run_reference
 from detserve_perf.speed.step_times import StepTimes, step_times
 
@@ -85,32 +84,33 @@ def sweep(
     """Measure every point; ``on_progress`` is told what comes next.
 
     ``repository`` is the served one, whose steps are the in-process reference; without it, or when the server
-    is on another host, there is no reference and the notes say so.
+    is on another host or the network in a backend of Triton's, there is no reference and the notes say so.
 
     Raises :class:`MeasurementError`: no pictures, no perf_analyzer, a request that failed, a repository
     that is not the served one. Raises an :class:`~detserve_core.errors.InferenceError` when the server does
     not answer.
     """
     endpoint = _plain_endpoint(url)
-    pictures = read_pictures(pictures_folder)
+    named = named_pictures(pictures_folder)
+    pictures = list(named)
     with TritonQueries(endpoint) as queries, tempfile.TemporaryDirectory(prefix="detserve-perf-") as scratch:
-        config = queries.config(model)
+        configs = queries.configs(model)
+        config, steps = configs[model], list(configs)[1:]
         _check_batches(config, model, settings.points)
         reference, why_none = _reference(endpoint, model, repository, card_of(config, model))
         analyzer = find_perf_analyzer()
+        check_pictures(named, endpoint, model)
         corpus = Path(scratch) / "corpus.json"
         corpus.write_text(input_data(pictures))
-        measure = _Measurement(
-            queries, analyzer, endpoint, model, steps_of(config), corpus, settings.requests
-        )
+        measure = _Measurement(queries, analyzer, endpoint, model, steps, corpus, settings.requests)
         runs, references = _interleave(measure, reference, pictures, settings, on_progress)
-        cached = [name for name in (model, *measure.steps) if _has_cache(queries.config(name))]
+        cached = [name for name, one in configs.items() if _has_cache(one)]
         notes = (
             corpus_note(len(pictures)),
             _cache_note(cached),
             why_none,
             contention_note(references),
-            _pipeline_note(measure.steps),
+            _own_queue_note(configs),
         )
         return Sweep(
             model=model,
@@ -189,18 +189,10 @@ def _plain_endpoint(url: str) -> Endpoint:
     endpoint = Endpoint.parse(url)
     if endpoint.tls:
         raise MeasurementError(
-            f"{url} is behind TLS, which sweep does not measure; "
+            f"{url} is behind TLS; sweep needs Triton's statistics, which a gateway keeps to itself; "
             "give the server's own grpc:// or http:// address"
         )
     return endpoint
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` is this machine by its very name or address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _reference(
@@ -213,11 +205,14 @@ def _reference(
             [],
             f"no in-process reference: {endpoint.host} is not this machine, so its cores are others",
         )
-    if read_manifest(repository, model).card != served_card:
+    built = read_manifest(repository, model)
+    if built.card != served_card:
         raise MeasurementError(
             f"{repository} holds another {model} than {endpoint} serves: their cards differ; "
             "give the served repository"
         )
+    if built.target != "embedded":
+        return [], f"no in-process reference: {model} is for Triton's {built.target} backend, not for Python"
     return open_steps(repository, model, cores()), None
 
 
@@ -238,13 +233,15 @@ def _cache_note(models: Sequence[str]) -> str | None:
     return f"the response cache of {', '.join(models)} is on: a picture sent again is answered from it"
 
 
-def _pipeline_note(steps: Sequence[str]) -> str | None:
-    """Of the python backend Triton's statistics end where ``execute`` returns; the pipeline answers later."""
-    if not any(step.endswith("_pipeline") for step in steps):
+def _own_queue_note(configs: Mapping[str, dict[str, Any]]) -> str | None:
+    """Of the python backend Triton's statistics end where ``execute`` returns; the model answers later."""
+    queues = [name for name, config in configs.items() if "max_waiting" in config.get("parameters", {})]
+    if not queues:
         return None
     return (
-        "the times of the pipeline hold its own queue where it runs within the server's process; elsewhere "
-        "they are of handing pictures over: there it queues and computes after Triton's clock"
+        f"the times of {queues[0]} hold its own queue and the models that it calls where it runs within the "
+        "server's process; elsewhere they are of handing pictures over: there it queues and computes after "
+        "Triton's clock"
     )
 
 

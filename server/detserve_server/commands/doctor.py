@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from detserve_core.machine.ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
-from detserve_server.doctor.checks import Check, check_signature, run_checks
+from detserve_server.doctor.check import Check
+from detserve_server.doctor.checks import check_signature, run_checks
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -36,18 +37,34 @@ def doctor(
             metavar="FILE", help="docker-compose.yml that is to come up here, instead of --repository."
         ),
     ] = None,
+    probe_batcher: Annotated[
+        bool,
+        typer.Option(
+            help="Instead: ask the embedded server, or --image by docker, whether its batcher stalls; 10 s."
+        ),
+    ] = False,
 ) -> None:
     """Check what would stop a repository from being served here, in an image or by compose; then exit 1.
 
     The compose file says itself which repository and which image it serves.
     """
-    if compose is not None and repository is None:
+    if probe_batcher:
+        if repository is not None or compose is not None:
+            raise typer.BadParameter("--probe-batcher asks a server, not a repository; give it --image alone")
+        from detserve_server.doctor.batcher import check_batcher
+
+        checks = [check_batcher(image)]
+    elif compose is not None and repository is None:
         from detserve_server.doctor.compose_checks import run_compose_checks
 
         checks = run_compose_checks(compose, require_signature)
     elif repository is not None and compose is None:
         ports = {"gRPC": grpc_port, "HTTP": http_port, "metrics": metrics_port}
         checks = run_checks(repository, ports, image)
+        if image:
+            from detserve_server.doctor.batcher import how_to_ask
+
+            checks.append(how_to_ask(image))
         if require_signature is not None:
             checks.append(check_signature(repository, require_signature))
     else:

@@ -6,7 +6,6 @@ import ctypes
 import platform
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ from typing import TypeVar
 from detserve_core.card import Card
 from detserve_core.contract import CARD_PARAMETER
 from detserve_core.errors import DetserveError
+from detserve_core.machine.cores import cores
 from detserve_core.machine.cpu import cpu_kind, cpuinfo
 from detserve_core.machine.ports import LOOPBACK, is_free
 from detserve_core.machine.sha256 import file_sha256
@@ -27,6 +27,8 @@ from detserve_core.repository.manifest import (
     read_manifests,
 )
 from detserve_core.repository.plan_record import plan_files, read_record
+from detserve_server.doctor.check import Check
+from detserve_server.doctor.pipelines import check_pipelines, gpus_here
 from detserve_server.doctor.plan_images import SERVING_IMAGE, VERSION_COMPATIBLE, obstacle, rebuild
 from detserve_server.in_process.choice import Choice, choose
 from detserve_server.triton.distribution import PYTHON_VERSION, find_distribution, libpython_dir
@@ -37,21 +39,6 @@ _Answer = TypeVar("_Answer")
 
 #: nvidia-pytriton is a manylinux_2_35 wheel.
 GLIBC_NEEDED = (2, 35)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One answer. ``fix`` is empty when all is well; ``stops`` says whether serving would fail otherwise."""
-
-    name: str
-    found: str
-    fix: str = ""
-    stops: bool = True
-
-    @property
-    def passed(self) -> bool:
-        """Nothing to fix."""
-        return not self.fix
 
 
 def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> list[Check]:
@@ -68,6 +55,7 @@ def run_checks(repository: Path, ports: Mapping[str, int], image: str = "") -> l
         return [*checks, models]
     where = choose(models)
     checks += [check_models(repository, models), check_cache(models), check_place(where)]
+    checks += check_pipelines(models, cores(), gpus=0)  # the embedded server uses none
     if not where.backend:
         checks.append(check_shared_memory(models, free_bytes()))
     if isinstance(manifests, Check):
@@ -88,7 +76,9 @@ def _checks_for_image(repository: Path, image: str) -> list[Check]:
     if isinstance(manifests, Check) or failed:
         return failed
     of_builds = [check for manifest in manifests for check in _checks_of_build(repository, manifest, image)]
-    return of_builds if isinstance(models, Check) else [check_cache(models), *of_builds]
+    if isinstance(models, Check):
+        return of_builds
+    return [check_cache(models), *check_pipelines(models, cores(), gpus_here()), *of_builds]
 
 
 def _checks_of_build(repository: Path, manifest: Manifest, image: str) -> list[Check]:
@@ -140,12 +130,12 @@ def check_models(repository: Path, models: list[ModelOutline]) -> Check:
         missing = [step for step in model.steps if step not in names]
         if missing:
             return Check("models", f"{model.name} has no step {missing[0]}", "build the model again")
-        if not model.steps and model.backend != "python":
+        if model.backend not in ("", "python"):
             fix = "build it with --target embedded, or serve it with docker-compose.yml"
             return Check("models", f"{model.name} wants the backend {model.backend!r}", fix)
         if model.backend == "python" and not list((repository / model.name).glob("*/model.py")):
             return Check("models", f"{model.name} has no model.py", "build the model again")
-    ensembles = [model.name for model in models if model.steps]
+    ensembles = [model.name for model in models if not model.backend]
     return Check("models", f"{len(models)}, of them ensembles: {', '.join(ensembles) or 'none'}")
 
 
@@ -223,7 +213,10 @@ def check_foreign_files(repository: Path, manifest: Manifest) -> Check:
 
 def check_cpu_kind(manifest: Manifest, here: str) -> list[Check]:
     """Whether the precision was chosen by its speed on a CPU of the kind that is ``here``."""
-    measured_on = manifest.measured.get("precision", {}).get("machine", {}).get("cpu_kind")
+    try:
+        measured_on = manifest.measured["precision"]["machine"]["cpu_kind"]
+    except (KeyError, TypeError):  # nothing was measured, or somebody has edited what was
+        return []
     if manifest.target == "tensorrt" or measured_on is None:
         return []
     name, chosen = f"{manifest.name}: CPU", f"{manifest.precision} chosen on a CPU with {measured_on}"

@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 from detserve_core.errors import DetserveError
-from detserve_server.doctor.checks import Check, check_signature, run_checks
+from detserve_server.doctor.check import Check
+from detserve_server.doctor.checks import check_signature, run_checks
 from detserve_server.doctor.compose import COMPOSE_NEEDED, ComposeProject, ask_docker, read_compose
 from detserve_server.errors import CertificateError
 from detserve_server.gateway.certificates.expiry import expiries_of_lists, expiry_of

@@ -152,11 +152,12 @@ def _said(process: subprocess.Popen[str], stop: Stop) -> str:
 
 def wait_until_ready(upstream: Upstream, timeout_s: float, stop: Stop) -> None:
     """Wait for a server that loads and warms up its models; raises :class:`RolloutError`."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # its gateway asks no proxy either
     url, deadline_s = f"http://{upstream.http}/v2/health/ready", time.monotonic() + timeout_s
     while True:
         stop.check()
         try:
-            with urllib.request.urlopen(url, timeout=5):
+            with opener.open(url, timeout=5):
                 return
         except (OSError, http.client.HTTPException, OverflowError) as error:
             if time.monotonic() > deadline_s:

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from detserve_core.errors import ServerStartError
-from detserve_core.machine.cache import cache_folder
+from detserve_core.machine.cache import cache_folder, made_in_cache
 from detserve_core.machine.sha256 import file_sha256
 from detserve_core.machine.whole_files import blamed_on, write_whole
 from detserve_core.repository.config_pbtxt import CONFIG
@@ -62,9 +62,9 @@ def start_detached(arguments: Sequence[str]) -> tuple[Detached, bool]:
             f"another detached server runs (detserve {' '.join(running.arguments)}, in {running.folder}); "
             "stop it with: detserve serve --stop"
         )
+    made_in_cache(cache_folder())
     log = _file("log")
     with blamed_on(log):
-        log.parent.mkdir(parents=True, exist_ok=True)
         log.touch()
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -31,6 +31,7 @@ from detserve_server.triton.logs import ServerLog, cause_of_death, known_cause, 
 from detserve_server.triton.private_links import folder_of_links
 from detserve_server.triton.repository import (
     ModelOutline,
+    check_called,
     check_names,
     check_no_cache,
     read_repository,
@@ -156,11 +157,12 @@ def _checked(
 
 
 def _check_repository(repository: Path, models: Sequence[str] | None) -> list[ModelOutline]:
-    """The models that will be served; raises when one is not there, or would answer from a cache."""
+    """The models that will be served; raises when one is not there, wrongly called, or answers from a cache."""
     serving = read_repository(repository)
     if models is not None:
         check_names(serving, list(models), repository)
         serving = with_steps(serving, list(models))
+    check_called(serving, repository)
     check_no_cache(serving)
     return serving
 

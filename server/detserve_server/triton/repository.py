@@ -25,10 +25,12 @@ class ModelOutline:
 
     ``backend`` is "" when the model is an ensemble. ``steps`` are the models that it is made of, or that a
     pipeline calls.
+    ``calls`` is the detector that a pipeline calls, with ``in_flight`` pictures at a time. ``queue_policy``
+    are the bounds of Triton's own queue that are set.
     ``process`` is "server" for a python model whose build lets it run within the server's process;
     ``max_picture_pixels`` is its card's. ``caches``: Triton's response cache is on. ``fixed_tensor_bytes`` is
     the size of one batch item's inputs and outputs with fixed dimensions; ``open_tensors`` counts the others
-    (strings, dimension -1).
+    (strings, dimension -1). ``kind`` is that of its first instance group, KIND_CPU and the like.
     """
 
     name: str
@@ -41,6 +43,10 @@ class ModelOutline:
     process: str = ""
     max_picture_pixels: int = 0
     caches: bool = False
+    queue_policy: tuple[str, ...] = field(default=())
+    calls: str = ""
+    in_flight: str = ""
+    kind: str = ""
 
 
 def read_repository(folder: Path) -> list[ModelOutline]:
@@ -82,10 +88,21 @@ def read_model(config_file: Path) -> ModelOutline:
         process=config.parameters["process"].string_value,
         max_picture_pixels=_max_picture_pixels(config.parameters["detserve_card"].string_value),
         caches=config.response_cache.enable,
+        queue_policy=_queue_policy(config.dynamic_batching),
+        calls=config.parameters["detector"].string_value,
+        in_flight=config.parameters["in_flight"].string_value,
+        kind=_kind(config),
         fixed_tensor_bytes=sum(size for size in sizes if size is not None),
         open_tensors=sum(size is None for size in sizes),
         steps=(*(step.model_name for step in config.ensemble_scheduling.step), *_called(config)),
     )
+
+
+def _queue_policy(batching: Any) -> tuple[str, ...]:
+    """What is set of the policy of all requests, or of those of one priority."""
+    policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
+    bounds = ("default_timeout_microseconds", "allow_timeout_override", "max_queue_size")
+    return tuple(bound for bound in bounds if any(getattr(policy, bound) for policy in policies))
 
 
 def _called(config: Any) -> list[str]:
@@ -106,6 +123,11 @@ def _max_picture_pixels(card: str) -> int:
         return int(json.loads(card)["max_picture_pixels"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0
+
+
+def _kind(config: Any) -> str:
+    groups = list(config.instance_group)
+    return str(type(groups[0]).Kind.Name(groups[0].kind)) if groups else ""
 
 
 def _instances(config: Any) -> int:
@@ -141,6 +163,23 @@ def caching_models(models: list[ModelOutline]) -> list[str]:
     """
     detectors = [model.name for model in models if model.max_picture_pixels]
     return [model.name for model in with_steps(models, detectors) if model.caches]
+
+
+def check_called(models: list[ModelOutline], folder: Path) -> None:
+    """Raise :class:`ServerStartError` where a pipeline calls a model that is not there, or one that calls it.
+
+    Triton looks for the models of an ensemble, and knows nothing of those that a python model calls.
+    """
+    by_name = {model.name: model for model in models}
+    for model in models:
+        if not model.calls:
+            continue
+        called = by_name.get(model.calls)
+        if called is None or model.name in (called.name, *called.steps):
+            why = "is not there" if called is None else "is made of it"
+            raise ServerStartError(
+                f"{folder}: {model.name} calls {model.calls}, which {why}; build the model again"
+            )
 
 
 def with_steps(models: list[ModelOutline], wanted: list[str]) -> list[ModelOutline]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import pytest
@@ -56,6 +58,11 @@ def run(model: onnx.ModelProto) -> list[np.ndarray]:
     return open_session(model).run(None, {"images": picture})
 
 
+def weights(model: onnx.ModelProto) -> int:
+    """How many floats its initializers hold; which channels a layer reads may be kept beside them."""
+    return sum(math.prod(t.dims) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+
+
 @settings(max_examples=150, deadline=None)
 @given(model=networks, seed=st.integers(0, 2**32 - 1))
 def test_removing_what_nothing_hears_changes_nothing(model, seed) -> None:
@@ -66,7 +73,7 @@ def test_removing_what_nothing_hears_changes_nothing(model, seed) -> None:
     for whole, less in zip(run(deaf), run(smaller), strict=True):
         np.testing.assert_allclose(less, whole, rtol=1e-4, atol=1e-4)
     if removed:
-        assert smaller.ByteSize() < without_channels(deaf, coupled, set()).ByteSize()
+        assert weights(smaller) < weights(deaf)
     for name, ids in coupled.channels.items():
         shape = shapes_of(smaller).get(name)
         assert shape is None or shape[1] == len(ids) - np.isin(ids, list(removed)).sum()

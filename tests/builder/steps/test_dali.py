@@ -141,7 +141,7 @@ def test_a_repository_with_dali(tmp_path: Path) -> None:
     build(network, name="tiny", repository=repository, target=Target.TENSORRT, preprocess=Preprocess.DALI)
     folder = repository / "tiny_preprocess"
     files = {path.name for path in (folder / "1").iterdir()}
-    expected = ("dali", "metrics", "preprocess", "scope")
+    expected = ("dali", "metrics", "preprocess", "scope", "upright")
     assert files == {"model.py", *(f"detserve_{file}.py" for file in expected)}
     assert "import detserve_dali" in (folder / "1/model.py").read_text()
     assert "KIND_GPU" in (folder / "config.pbtxt").read_text()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from detserve_builder.steps.detserve_postprocess import nms, postprocess, to_picture
@@ -101,6 +102,7 @@ def spoilt(box: np.ndarray, how: str) -> np.ndarray:
     iou_threshold=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_rows_that_are_no_box_are_dropped_and_cost_no_other(seed, kinds, iou_threshold) -> None:
+    assume(not kinds or not {"nan", "infinite"}.issuperset(kinds))  # all of them are no network's answer
     rng, count = np.random.default_rng(seed), len(kinds)
     center, size = rng.uniform(0, 100, (count, 2)), rng.uniform(5, 60, (count, 2))
     boxes = np.concatenate([center - size / 2, center + size / 2], 1).astype(np.float32)
@@ -128,3 +130,18 @@ def test_scores_that_are_no_numbers_are_dropped() -> None:
     num, _, found, _ = postprocess(boxes, scores, np.zeros(3, np.int32), geometry, **settings)
     assert num.tolist() == [1]
     assert found[0] == 0.5
+
+
+@pytest.mark.parametrize("spoils", ["boxes", "scores"])
+def test_a_network_that_overflows_has_not_seen_nothing(spoils: str) -> None:
+    network = {
+        "boxes": np.tile(np.array([1, 1, 9, 9], np.float32), (3, 1)),
+        "scores": np.array([0.9, 0.8, 0.7], np.float32),
+    }
+    limits = {"score_threshold": 0.3, "iou_threshold": 0.5, "max_detections": 5, "rows": 5}
+    rest = (np.zeros(3, np.int32), np.array([1, 1, 0, 0, 20, 20], np.float32))
+    network[spoils][:2] = np.nan
+    postprocess(network["boxes"], network["scores"], *rest, **limits)
+    network[spoils][:] = np.nan
+    with pytest.raises(FloatingPointError, match="not one box of the network"):
+        postprocess(network["boxes"], network["scores"], *rest, **limits)

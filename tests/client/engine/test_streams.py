@@ -60,7 +60,10 @@ def numbered(count: int) -> list[Any]:
 
 @both
 @pytest.mark.parametrize("ordered", [True, False])
-def test_one_bad_picture_fails_alone(card: Card, tmp_path: Path, stream: Stream, ordered: bool) -> None:
+@pytest.mark.parametrize("name", ["absent.jpg", "nul\0.jpg", "surrogate\ud800.jpg"])
+def test_one_bad_picture_fails_alone(
+    card: Card, tmp_path: Path, stream: Stream, ordered: bool, name: str
+) -> None:
     def answer(request: DetectionRequest) -> Detections:
         number = int(request.picture)
         if number == 4:
@@ -68,7 +71,7 @@ def test_one_bad_picture_fails_alone(card: Card, tmp_path: Path, stream: Stream,
         return Detections.empty(card.labels)
 
     sources = numbered(12)
-    sources[7] = tmp_path / "absent.jpg"
+    sources[7] = tmp_path / name
     outcomes = stream(card, answer, sources, window=4, ordered=ordered)
     if not ordered:
         outcomes.sort(key=lambda outcome: outcome.index)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from detserve_client import SourceError
 from detserve_client.pictures.encoding import encoded_picture
+from detserve_core.pictures.files import pixels_of
 
 GREEN_BGR = (0, 200, 0)
 
@@ -109,3 +110,11 @@ def test_16_bits_are_seen_as_the_file_is(mode: str) -> None:
 def test_pixels_without_a_range_are_refused(mode: str) -> None:
     with pytest.raises(SourceError, match=f"mode {mode}, whose pixels have no fixed range"):
         encoded_picture(Image.new(mode, (8, 8)))
+
+
+@pytest.mark.parametrize("name", ["nul\0.jpg", "surrogate\ud800.jpg"])
+def test_a_name_that_no_file_can_have(name: str) -> None:
+    for read in (encoded_picture, pixels_of):
+        with pytest.raises(SourceError) as raised:
+            read(name)
+        assert repr(name) in str(raised.value)

@@ -21,12 +21,14 @@ from detserve_client import (
     Card,
     Client,
     Detections,
+    Endpoint,
     EndpointError,
     RequestRejected,
     Security,
     ServerUnavailable,
 )
 from detserve_client.engine.wire import config_with
+from detserve_client.transports import grpc_messages
 from detserve_server.gateway.certificates.authority import (
     new_authority,
     new_client,
@@ -110,6 +112,20 @@ def test_key_and_certificates(card: Card, found: Detections, folder: Path, proto
         plain = url.replace("s://", "://")
         with pytest.raises(ServerUnavailable, match=r"does it want TLS \(grpcs:// or https://\)\?"):
             detect(kind, plain, Security())
+
+
+def test_localhost_where_grpc_tells_of_its_other_address(card: Card, found: Detections, folder: Path) -> None:
+    """Where nobody listens at ::1, the certificate that 127.0.0.1 shows is what matters."""
+    refused = "last error: UNKNOWN: ipv6:%5B::1%5D:8001: connect: Connection refused (111)"
+    with tls_server("grpc", card, found, folder) as url:
+        endpoint = Endpoint.parse(url.replace("127.0.0.1", "localhost"))
+        for ca, words in ((None, "an authority that is not known here; .* --ca FILE"), ("ca.crt", "refused")):
+            secured = endpoint.secured(Security(ca=ca and folder / ca))
+            error = grpc.aio.AioRpcError(
+                grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), refused
+            )
+            with pytest.raises(ServerUnavailable, match=words):
+                raise grpc_messages.mapped(error, secured, "pets", 1)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

@@ -8,10 +8,11 @@ from detserve_client import Detections
 from detserve_client.video.tracking import Tracker
 
 
-def at(*lefts: float, score: float = 0.8) -> Detections:
+def at(*lefts: float, score: float = 0.8, number: int = 0) -> Detections:
     boxes = np.array([[left, 20, left + 50, 90] for left in lefts], np.float32).reshape(-1, 4)
     count = len(lefts)
-    return Detections(boxes, np.full(count, score, np.float32), np.zeros(count, np.int32), ("code",))
+    scores, classes = np.full(count, score, np.float32), np.full(count, number, np.int32)
+    return Detections(boxes, scores, classes, ("code", "label"))
 
 
 def ids(tracker: Tracker, found: Detections) -> list[int | None]:
@@ -49,3 +50,28 @@ def test_two_videos_count_for_themselves_and_nothing_is_warned_of() -> None:
         warnings.simplefilter("error")
         assert [ids(Tracker(25), at(100)) for _ in range(2)] == [[1], [1]]
         assert ids(Tracker(0.2), at(100)) == [1]
+
+
+def test_a_track_has_one_class() -> None:
+    tracker = Tracker(25)
+    code = [ids(tracker, at(100)) for _ in range(5)][-1]
+    label = [ids(tracker, at(100, number=1)) for _ in range(5)][-1]
+    assert (code, label) == ([1], [2])
+    assert ids(tracker, at(100)) == [1]
+
+
+def test_a_class_that_comes_later_is_not_believed_in_its_first_frame() -> None:
+    tracker = Tracker(25)
+    ids(tracker, at(100))
+    assert [ids(tracker, at(300, number=1)) for _ in range(2)] == [[None], [2]]
+
+
+def test_classes_in_one_frame_have_ids_of_their_own() -> None:
+    tracker = Tracker(25)
+    both = Detections(
+        np.array([[100, 20, 150, 90], [105, 20, 155, 90]], np.float32),
+        np.full(2, 0.8, np.float32),
+        np.array([1, 0], np.int32),
+        ("code", "label"),
+    )
+    assert [ids(tracker, both) for _ in range(4)] == [[2, 1]] * 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -68,6 +69,95 @@ def test_frames_are_those_of_opencv_and_upright(tmp_path: Path, turn: int) -> No
         _, expected = capture.read()
         assert expected.shape == ((160, 120, 3) if turn in (90, 270) else (120, 160, 3))
         assert np.array_equal(frame.pixels, expected)
+
+
+MIRRORED = {
+    "left to right": ((-1, 0, 0, 1), lambda pixels: pixels[:, ::-1]),
+    "upside down": ((1, 0, 0, -1), lambda pixels: pixels[::-1]),
+    "along the diagonal": ((0, 1, 1, 0), lambda pixels: pixels.transpose(1, 0, 2)),
+    "along the other diagonal": ((0, -1, -1, 0), lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2)),
+    "oblique": ((0.7, 0.7, -0.7, 0.7), lambda pixels: pixels),
+}
+
+
+@pytest.mark.parametrize("kind", MIRRORED)
+def test_frames_are_mirrored_as_the_display_matrix_says(tmp_path: Path, kind: str) -> None:
+    (a, b, c, d), mirror = MIRRORED[kind]
+    path = write_clip(tmp_path / "a.mp4", 3, (160, 120), fps=10)
+    plain, _ = frames_of(path)
+    content = path.read_bytes()
+    matrix_at = content.index(b"tkhd") + 4 + 40
+    corner = [round(value * 65536) for value in (a, b, c, d)]
+    matrix = struct.pack(">9i", *corner[:2], 0, *corner[2:], 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:matrix_at] + matrix + content[matrix_at + 36 :])
+    frames, _ = frames_of(path)
+    for frame, stored in zip(frames, plain, strict=True):
+        assert np.array_equal(frame.pixels, mirror(stored.pixels))
+
+
+def write_with_cover(path: Path, frames: int) -> Path:
+    """A cover as the first stream, and behind it a film of so many frames, or none."""
+    _, jpeg = cv2.imencode(".jpg", np.zeros((50, 50, 3), np.uint8))
+    with av.open(str(path), "w") as container:
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 50, 50, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        film = container.add_stream("libx264" if frames else "aac", rate=25 if frames else 48_000)
+        if frames:
+            film.width, film.height, film.pix_fmt = 160, 120, "yuv420p"
+        packet = av.Packet(jpeg.tobytes())
+        packet.stream, packet.pts, packet.dts, packet.time_base = cover, 0, 0, Fraction(1, 25)
+        container.start_encoding()
+        container.mux(packet)
+        for pixels in panned(frames, (160, 120)):
+            container.mux(film.encode(av.VideoFrame.from_ndarray(pixels, format="bgr24")))
+        container.mux(film.encode(None))
+    return path
+
+
+def put_cover_first(path: Path) -> None:
+    """Its box before that of the film, as some writers have it; the samples stay where they are."""
+    content = path.read_bytes()
+    film, cover = content.index(b"trak") - 4, content.index(b"udta") - 4
+    assert content.index(b"mdat") < film < cover
+    end = cover + int.from_bytes(content[cover : cover + 4], "big")
+    path.write_bytes(content[:film] + content[cover:end] + content[film:cover] + content[end:])
+
+
+def test_a_cover_is_not_the_film(tmp_path: Path) -> None:
+    path = write_with_cover(tmp_path / "a.mp4", 12)
+    put_cover_first(path)
+    frames, end = frames_of(path)
+    assert (len(frames), frames[0].pixels.shape, end) == (12, (120, 160, 3), "")
+    sound = write_with_cover(tmp_path / "b.mp4", 0)
+    assert frames_of(sound) == ([], f"{sound} has no video")
+
+
+def write_recording(path: Path, frames: int) -> Path:
+    """As a browser's recorder writes it: the header's rate is the clock of milliseconds."""
+    with av.open(str(path), "w", options={"live": "1"}) as container:
+        stream = container.add_stream("libvpx", rate=1000, options={"deadline": "realtime"})
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index, pixels in enumerate(panned(frames, (160, 120))):
+            frame = av.VideoFrame.from_ndarray(pixels, format="bgr24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = 40 * index + index % 3, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_a_rate_that_is_a_clock_is_measured(tmp_path: Path) -> None:
+    container = Container(VideoSource("file", str(write_recording(tmp_path / "a.webm", 50))))
+    assert container.fps == pytest.approx(25, rel=0.01)
+    assert len(list(container.frames())) == 50
+    container.close()
+
+
+def test_a_film_of_high_speed_keeps_its_rate(tmp_path: Path) -> None:
+    container = Container(VideoSource("file", str(write_clip(tmp_path / "a.mp4", 48, (160, 120), fps=240))))
+    assert container.fps == pytest.approx(240, rel=0.01)
+    container.close()
 
 
 def test_what_the_header_says(tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def _drop(path: str) -> Callable[[Path], object]:
         (yolo, _edit("labels/a.txt", "0 50 50 10 10"), "has the box 50 50 10 10; expected fractions"),
         (yolo, _edit("labels/a.txt", ""), "annotates 1 pictures with no box at all"),
         (yolo, _edit("data.yaml", "names: [a]"), r"has the class 2; expected 0 to 0, as data\.yaml names 1"),
+        (yolo, _edit("data.yaml", "names: [a, b, a]"), r"data\.yaml: 'names' has a twice"),
         (yolo, _edit("data.yaml", "names: ["), r"data\.yaml is not YAML: "),
         (yolo, _edit("data.yaml", "nc: 3"), r"data\.yaml has no 'names'"),
         (yolo, _edit("data.yaml", "names: {0: a, 2: b}"), r"data\.yaml has no 'names'; .* from 0, 1, 2"),

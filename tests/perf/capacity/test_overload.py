@@ -13,7 +13,9 @@ import pytest
 from tritonclient.grpc import service_pb2
 from typer.testing import CliRunner
 
-from detserve_perf.capacity.overload import CALLERS, OverloadRun, overload
+from detserve_core.endpoint import Endpoint
+from detserve_perf.capacity.fill import CALLERS
+from detserve_perf.capacity.overload import OverloadRun, overload
 from detserve_perf.capacity.overload_report import overload_report, percentile
 from detserve_perf.commands import app
 from detserve_perf.errors import MeasurementError
@@ -74,7 +76,7 @@ def test_a_load_is_a_multiple_of_capacity_and_what_is_refused_is_counted(countin
         counting.full = phase == "3 times capacity"
 
     duration_s = 0.5
-    half, thrice = overload(counting.url, "m", pictures, [0.5, 3], duration_s, on_progress)
+    half, thrice = overload(Endpoint.parse(counting.url), "m", pictures, [0.5, 3], duration_s, on_progress)
     assert phases == ["warm-up", "capacity", "0.5 times capacity", "capacity", "3 times capacity", "capacity"]
     assert 0 < half.peak_per_s <= CALLERS / 0.01
     assert thrice.offered_per_s == pytest.approx(6 * half.offered_per_s)
@@ -90,13 +92,7 @@ def test_a_load_is_a_multiple_of_capacity_and_what_is_refused_is_counted(countin
 
 def test_any_other_failure_ends_the_measurement(broken, pictures) -> None:
     with pytest.raises(MeasurementError, match="a request failed during the measurement: .*no such weights"):
-        overload(broken, "m", pictures, [1], 0.2, lambda phase: None)
-
-
-@pytest.mark.parametrize("url", ["https://localhost:8000", "grpcs://localhost:8001"])
-def test_no_tls(url: str, pictures) -> None:
-    with pytest.raises(MeasurementError, match="give the server's own grpc:// or http:// address"):
-        overload(url, "m", pictures, [1], 1, lambda phase: None)
+        overload(Endpoint.parse(broken), "m", pictures, [1], 0.2, lambda phase: None)
 
 
 def test_a_request_is_what_triton_expects() -> None:
@@ -115,7 +111,8 @@ def test_the_report_has_a_row_for_every_load() -> None:
         Sample(0.5, 0.004, "UNAVAILABLE: Exceeds maximum queue size"),
     )
     run = OverloadRun(2, 200, 1, 2, Run(samples, took_s=2, cpu_s=0.5))
-    report = overload_report([run], "grpc://h:1", "m", 10, this_machine(triton="2.51.0"))
+    report = overload_report([run], "grpc://h:1", "m", 10, 24, this_machine(triton="2.51.0"))
+    assert ("capacity", "answers to 24 callers that wait, before and after each load") in report.facts
     (row,) = report.tables[0].rows
     assert row == [2, 200, 1, 0.5, 50, 4.0, 4.0, 300.0, 300.0, 0.25]
     assert "rejected" not in [percentile([], 0.5)]

@@ -3,13 +3,25 @@
 import base64
 import json
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detserve_client import Card, Detections
+from detserve_core.endpoint import Endpoint
 from detserve_perf.errors import MeasurementError
-from detserve_perf.load.corpus import FEW_PICTURES, MAX_PICTURES, corpus_note, input_data, read_pictures
+from detserve_perf.load.corpus import (
+    FEW_PICTURES,
+    MAX_PICTURES,
+    check_pictures,
+    corpus_note,
+    input_data,
+    named_pictures,
+    read_pictures,
+)
+from tests.client.transports.triton_http import Received, Reply, error_reply, http_server, infer_reply
 
 
 @given(st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=5))
@@ -24,10 +36,42 @@ def test_every_picture_comes_back_behind_its_length(pictures: list[bytes]) -> No
 
 
 def test_a_folder_gives_its_distinct_pictures_in_order_of_name(tmp_path) -> None:
-    for name, content in {"b.png": b"B", "a.JPG": b"A", "c.jpeg": b"A", "notes.txt": b"no"}.items():
+    for name, content in {
+        "b.png": b"B",
+        "a.JPG": b"A",
+        "c.jpeg": b"A",
+        "._d.jpg": b"D",
+        "notes.txt": b"no",
+    }.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.jpg").mkdir()
     assert read_pictures(tmp_path) == [b"A", b"B"]
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path, monkeypatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"A")
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(MeasurementError, match=r"a\.jpg cannot be read: Permission denied"):
+        read_pictures(tmp_path)
+
+
+def test_the_picture_that_the_server_refuses_is_named_by_its_file(tmp_path, card: Card) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+
+    def answer(request: Received) -> Reply:
+        if request.picture == b"a.jpg":
+            return infer_reply(Detections.empty(card.labels))
+        return error_reply(400, "picture 0: not a JPEG")
+
+    with http_server(card, answer) as url, pytest.raises(MeasurementError) as raised:
+        check_pictures(named_pictures(tmp_path), Endpoint.parse(url), "pets")
+    assert "2 of 3 pictures cannot be measured with" in str(raised.value)
+    assert f"the first is {tmp_path / 'b.jpg'}: the picture is rejected: not a JPEG" in str(raised.value)
 
 
 def test_a_large_folder_is_read_up_to_the_limit(tmp_path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detserve_core.endpoint import Endpoint
 from detserve_perf.load.generator import (
     HttpRequest,
     Run,
@@ -70,7 +71,7 @@ def echo() -> Iterator[str]:
 
 def _http(url: str, bodies: list[bytes], load) -> Run:
     async def go() -> Run:
-        async with http_sender(url, "/x", [HttpRequest(body, {}) for body in bodies]) as send:
+        async with http_sender(Endpoint.parse(url), "/x", [HttpRequest(body, {}) for body in bodies]) as send:
             return await load(send)
 
     return asyncio.run(go())
@@ -129,7 +130,7 @@ def test_grpc_messages_go_as_they_are() -> None:
         server.start()
 
         async def go() -> tuple[bytes, Run]:
-            async with grpc_sender(f"127.0.0.1:{port}", [b"abc", b"bad"]) as send:
+            async with grpc_sender(Endpoint.parse(f"grpc://127.0.0.1:{port}"), [b"abc", b"bad"]) as send:
                 return await send(0), await closed_loop(send, concurrency=2, requests=4)
 
         first, run = asyncio.run(go())
@@ -149,3 +150,11 @@ def test_arrivals_come_at_the_rate_and_at_random() -> None:
     gaps = np.diff(poisson_arrivals_s(100, 1000, seed=3))
     assert gaps.mean() == pytest.approx(0.01, rel=0.02)
     assert gaps.std() == pytest.approx(0.01, rel=0.02)  # exponential: mean and deviation agree
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "https_proxy", "grpc_proxy", "all_proxy"])
+def test_no_proxy_stands_between_the_generator_and_this_machine(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    test_grpc_messages_go_as_they_are()

@@ -1,5 +1,6 @@
 """The in-process reference runs the step files of a repository, found by their place in it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -99,6 +100,12 @@ def test_what_is_absent_is_named(repository) -> None:
     (repository / "tiny_postprocess" / "1" / "detserve_postprocess.py").unlink()
     with pytest.raises(RepositoryError, match=r"detserve_postprocess\.py is absent"):
         open_steps(repository, "tiny", 1)
-    (repository / "tiny" / "detserve.json").write_text("{}")
+    built = repository / "tiny" / "detserve.json"
+    built.write_text(json.dumps({**json.loads(built.read_text()), "target": "tensorrt"}))
+    with pytest.raises(
+        RepositoryError, match=r"for Triton's tensorrt backend; .* with --target embedded only"
+    ):
+        open_steps(repository, "tiny", 1)
+    built.write_text("{}")
     with pytest.raises(RepositoryError, match="is not a manifest"):
         read_manifest(repository, "tiny")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detserve_core.endpoint import is_loopback
 from detserve_perf.commands.sweep import _numbers
 from detserve_perf.errors import MeasurementError
 from detserve_perf.load.perf_analyzer_run import LoadPoint, LoadResult
@@ -17,7 +18,6 @@ from detserve_perf.speed.sweep import (
     Sweep,
     SweepSettings,
     contention_note,
-    is_loopback,
     spread,
     with_ratios,
 )

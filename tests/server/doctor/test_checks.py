@@ -87,6 +87,8 @@ def test_a_cached_detector_is_refused(tmp_path: Path, image: str) -> None:
         ({}, "AMX", "int8 chosen on a CPU with AMX, as this one has", True),
         ({}, "VNNI", "int8 chosen on a CPU with AMX, this one has VNNI", False),
         ({"measured": {}}, "VNNI", None, True),
+        ({"measured": {"precision": "fp32"}}, "VNNI", None, True),
+        ({"measured": {"precision": {"machine": None}}}, "VNNI", None, True),
         ({"target": "tensorrt"}, "VNNI", None, True),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from detserve_core.errors import RepositoryError, ServerStartError
 from detserve_server.triton.repository import (
     ModelOutline,
     caching_models,
+    check_called,
     check_names,
     check_no_cache,
     read_model,
@@ -22,8 +24,10 @@ def test_outlines_of_an_ensemble_and_its_steps(tmp_path: Path) -> None:
     ensemble, second, first = read_repository(write_repository(tmp_path))
     assert ensemble.steps == ("tiny_preprocess", "tiny_postprocess")
     assert ensemble.backend == ""
-    assert first == ModelOutline("tiny_preprocess", "python", 8, fixed_tensor_bytes=4, open_tensors=1)
-    assert second == ModelOutline("tiny_postprocess", "python", 8, fixed_tensor_bytes=8)
+    assert first == ModelOutline(
+        "tiny_preprocess", "python", 8, fixed_tensor_bytes=4, open_tensors=1, kind="KIND_CPU"
+    )
+    assert second == ModelOutline("tiny_postprocess", "python", 8, fixed_tensor_bytes=8, kind="KIND_CPU")
 
 
 def test_instances_and_tensor_sizes(tmp_path: Path) -> None:
@@ -101,3 +105,17 @@ def test_another_model_may_be_cached(tmp_path: Path) -> None:
     models = _cached(tmp_path, "tiny", card="")
     assert models[0].caches
     check_no_cache(models)
+
+
+@pytest.mark.parametrize(
+    ("detector", "why"),
+    [("b", "which is not there"), ("a_pipeline", "which is made of it"), ("a", "which is made of it")],
+)
+def test_a_pipeline_that_calls_what_cannot_answer_is_not_served(
+    tmp_path: Path, detector: str, why: str
+) -> None:
+    pipeline = ModelOutline("a_pipeline", "python", steps=(detector,), calls=detector)
+    ensemble = ModelOutline("a", "", steps=("a_pipeline",))
+    with pytest.raises(ServerStartError, match=f"a_pipeline calls {detector}, {why}; build the model again"):
+        check_called([pipeline, ensemble], tmp_path)
+    check_called([replace(pipeline, calls="c"), ensemble, ModelOutline("c", "onnxruntime")], tmp_path)

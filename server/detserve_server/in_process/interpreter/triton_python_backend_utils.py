@@ -51,7 +51,7 @@ class Tensor:
     """A named output of this model, or a named input or output of another."""
 
     def __init__(self, name: str, values: Any) -> None:
-        """``values`` are numbers, those of an output int32 or float32."""
+        """``values`` are numbers, of an output int32 or float32; an input's may be objects, all bytes."""
         self._name, self._values = name, values
 
     def name(self) -> str:
@@ -103,7 +103,7 @@ class InferenceRequest:
         self._timeout_us = timeout
 
     def exec(self) -> InferenceResponse:
-        """Send it and wait for the answer, from any thread; the inputs are not copied, so leave them alone.
+        """Send it and wait for the answer, from any thread; numbers are not copied, so leave them alone.
 
         Whatever goes wrong is the response's error: the model's own, or Triton's where it takes no request.
         """
@@ -117,7 +117,7 @@ def is_model_ready(model_name: str) -> bool:
     """Whether another model takes requests.
 
     Raises TritonModelException while the server loads the models that it starts with. None is ready before
-    all of them are, so ``initialize`` is too early to ask; on Triton's python backend it may even end the server.
+    all are, so ``initialize`` is too early to ask; on Triton's python backend it may even end the server.
     """
     return bool(_model_is_ready(model_name))
 

@@ -42,6 +42,34 @@ inline py::str text(const char* bytes) {
   return py::reinterpret_steal<py::str>(decoded);
 }
 
+// Copies memory that lies in several pieces, as a tensor's does over HTTP, from its begin to its end.
+class Reader {
+ public:
+  explicit Reader(std::vector<std::string_view> pieces) : pieces_(std::move(pieces)) {
+    for (std::string_view piece : pieces_) left_ += piece.size();
+  }
+
+  size_t left() const { return left_; }
+
+  // The next `count` bytes, of those that are left.
+  void read(char* to, size_t count) {
+    left_ -= count;
+    while (count > 0) {
+      std::string_view& piece = pieces_[next_];
+      const size_t part = std::min(count, piece.size());
+      to = std::copy_n(piece.data(), part, to);
+      piece.remove_prefix(part);
+      count -= part;
+      if (piece.empty()) ++next_;
+    }
+  }
+
+ private:
+  std::vector<std::string_view> pieces_;
+  size_t next_ = 0;
+  size_t left_ = 0;
+};
+
 class Request {
  public:
   Request(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request)
@@ -92,27 +120,23 @@ class Request {
 
   // The elements of a BYTES tensor: each is its length, 4 bytes little endian, and its content.
   py::list input_elements(const std::string& name) const {
-    const std::vector<std::string_view> pieces = input_pieces(name);
-    std::string joined;
-    if (pieces.size() != 1) {
-      for (std::string_view piece : pieces) joined.append(piece);
-    }
-    std::string_view left = pieces.size() == 1 ? pieces[0] : joined;
+    Reader reader(input_pieces(name));
     py::list elements;
-    while (!left.empty()) {
+    while (reader.left() > 0) {
       uint32_t length = 0;
-      if (left.size() < sizeof(length)) {
-        throw py::value_error(name + ": " + std::to_string(left.size()) + " bytes are left over behind its elements");
+      if (reader.left() < sizeof(length)) {
+        throw py::value_error(name + ": " + std::to_string(reader.left()) + " bytes are left over behind its elements");
       }
-      std::memcpy(&length, left.data(), sizeof(length));
-      left.remove_prefix(sizeof(length));
-      if (left.size() < length) {
+      reader.read(reinterpret_cast<char*>(&length), sizeof(length));
+      if (reader.left() < length) {
         throw py::value_error(
             name + ": element " + std::to_string(elements.size()) + " says that it has " + std::to_string(length) +
-            " bytes, and " + std::to_string(left.size()) + " are there");
+            " bytes, and " + std::to_string(reader.left()) + " are there");
       }
-      elements.append(py::bytes(left.data(), length));
-      left.remove_prefix(length);
+      PyObject* element = PyBytes_FromStringAndSize(nullptr, length);
+      if (element == nullptr) throw py::error_already_set();
+      reader.read(PyBytes_AS_STRING(element), length);
+      elements.append(py::reinterpret_steal<py::bytes>(element));
     }
     return elements;
   }

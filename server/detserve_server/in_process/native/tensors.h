@@ -5,6 +5,7 @@
 
 #include <new>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -47,11 +48,25 @@ struct Tensor {
   std::vector<int64_t> shape;
 };
 
-// Copies where the array is not in one piece.
+// Of BYTES: each element's length, 4 bytes little endian, and its content.
+inline Tensor bytes_tensor(const std::string& name, const py::array& elements, std::vector<int64_t> shape) {
+  std::string joined;
+  for (py::handle element : elements.attr("flat")) {
+    if (!py::isinstance<py::bytes>(element)) throw py::type_error(name + " has an element that is not bytes");
+    const auto content = element.cast<std::string_view>();
+    const auto length = static_cast<uint32_t>(content.size());
+    joined.append(reinterpret_cast<const char*>(&length), sizeof(length)).append(content);
+  }
+  py::array values(py::dtype("u1"), std::vector<size_t>{joined.size()}, joined.data());
+  return {name, values, TYPE_BYTES, values.data(), joined.size(), std::move(shape)};
+}
+
+// Copies where the array is not in one piece, or has objects.
 inline Tensor tensor(const std::string& name, const py::array& given) {
   py::array values = py::array::ensure(given, py::array::c_style);
   if (!values) throw std::bad_alloc();
   std::vector<int64_t> shape(values.shape(), values.shape() + values.ndim());
+  if (values.dtype().kind() == 'O') return bytes_tensor(name, values, std::move(shape));
   const void* data = values.data();
   const auto bytes = static_cast<size_t>(values.nbytes());
   return {name, values, triton_type(name, values), data, bytes, std::move(shape)};
