@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,4 +105,4 @@ def _cache() -> Path:
 def _folder(checkpoint: str | Path) -> Path:
     """One for each checkpoint: two files of one name are two detectors."""
     where = Path(checkpoint).resolve() if Path(checkpoint).is_file() else checkpoint  # a name of the zoo
-    return made_in_cache(_cache()) / hashlib.sha256(str(where).encode()).hexdigest()[:16]
+    return made_in_cache(_cache()) / hashlib.sha256(os.fsencode(where)).hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -219,6 +220,9 @@ def _served_here(model: str | None) -> Iterator[tuple[str, str]]:
 def main() -> None:
     """Run the command line: a user's mistake prints one sentence and exits 1, a bug keeps its traceback."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its log would stand beside our sentence
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show is written out
     try:
         app()
         sys.stdout.flush()

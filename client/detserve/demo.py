@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from contextlib import ExitStack
@@ -37,11 +36,12 @@ def demo(
     from detserve_builder.zoo.committed import sample_pictures
     from detserve_core.machine.whole_files import write_whole
     from detserve_core.pictures.drawing import require_drawing
+    from detserve_core.text import json_text
 
     require_drawing()
     sources = pictures or [str(sample_pictures())]
     results = {name: shown(name, sources, output) for name in model or [DEFAULT_MODEL]}
-    write_whole(output / "detections.json", (json.dumps(results, indent=2) + "\n").encode())
+    write_whole(output / "detections.json", (json_text(results, indent=2) + "\n").encode())
     print(f"drawn pictures and detections.json are in {output}/")
     if not pictures:
         print("with your own pictures: detserve demo photos/ --model yolox_nano")

@@ -13,7 +13,10 @@ from detserve_core.pictures.folders import PICTURE_SUFFIXES, files_below, is_pic
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A picture's ``path``, and the relative ``name`` that is its own among all pictures of a run."""
+    """A picture's ``path``, and the relative ``name`` that is its own among all pictures of a run.
+
+    What is drawn of it has a name of its own too: of ``photo`` and ``photo.jpg`` one is ``photo-2``.
+    """
 
     path: Path
     name: Path
@@ -23,7 +26,8 @@ def expand_sources(sources: Iterable[str]) -> list[PictureFile]:
     """The pictures that files, folders and glob patterns name, each once, in the order named.
 
     Folders are searched through, in alphabetical order, those that are links too. There, a file without a
-    suffix is taken where it begins as a picture does. A file named as such is taken whatever its suffix.
+    suffix is taken where it begins as a picture does. Links to one file are as many pictures. A file named as
+    such is taken whatever its suffix.
 
     Raises:
         SourceError: a source names no picture.
@@ -32,11 +36,16 @@ def expand_sources(sources: Iterable[str]) -> list[PictureFile]:
     taken: set[Path] = set()
     for source in sources:
         for path, name in _expand(source):
-            key = path.resolve()
+            key = path.parent.resolve() / path.name
             if key not in found:
                 found[key] = PictureFile(path, _free_name(name, taken))
-                taken.add(found[key].name)
+                taken.add(drawn_name(found[key].name))
     return list(found.values())
+
+
+def drawn_name(name: Path) -> Path:
+    """The name of the drawn picture: the same, with ``.jpg`` where that format is not written."""
+    return name if name.suffix.lower() in PICTURE_SUFFIXES else name.with_name(f"{name.name}.jpg")
 
 
 def _expand(source: str) -> Iterator[tuple[Path, Path]]:
@@ -76,7 +85,7 @@ def _matching(pattern: str) -> Iterator[tuple[Path, Path]]:
 
 def _free_name(name: Path, taken: set[Path]) -> Path:
     free, number = name, 1
-    while free in taken:
+    while drawn_name(free) in taken:
         number += 1
         free = name.with_name(f"{name.stem}-{number}{name.suffix}")
     return free

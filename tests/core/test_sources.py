@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,39 @@ def test_each_picture_comes_once_with_a_name_of_its_own(folder: Path) -> None:
 def test_mistakes(folder: Path, source: str, sentence: str) -> None:
     with pytest.raises(SourceError, match=sentence):
         expand_sources(["b.jpg", source])
+
+
+def test_names_that_link_to_one_file_are_as_many_pictures(folder: Path) -> None:
+    (folder / "linked").mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (folder / "linked" / name).symlink_to("../b.jpg")
+    assert names("linked", "b.jpg") == [
+        ("linked/1.jpg", "1.jpg"),
+        ("linked/2.jpg", "2.jpg"),
+        ("b.jpg", "b.jpg"),
+    ]
+
+
+def test_links_to_folders_are_searched_through_each_folder_once(folder: Path) -> None:
+    (folder / "sub/link").symlink_to("../other")
+    (folder / "sub/deep/loop").symlink_to("..")
+    assert [path for path, _ in names("sub")] == ["sub/b.jpg", "sub/deep/c.webp", "sub/link/b.jpg"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refused(path: Path) -> object:
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(SourceError, match="the folder 'sub/deep' cannot be read: Permission denied"):
+        expand_sources(["sub"])
+
+
+def test_the_drawn_pictures_have_names_of_their_own_too(folder: Path) -> None:
+    (folder / "b").touch()
+    assert names("b.jpg", "b") == [("b.jpg", "b.jpg"), ("b", "b-2")]
+    assert names("b", "b.jpg") == [("b", "b"), ("b.jpg", "b-2.jpg")]

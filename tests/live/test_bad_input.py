@@ -26,13 +26,13 @@ from detserve_client import (
 from tests.live.conftest import DEFAULT
 
 
-def bomb() -> bytes:
-    """A PNG of a few kilobytes that claims 30000x30000 pixels."""
+def too_large() -> bytes:
+    """A PNG of a few kilobytes that claims 10001x10000 pixels, just above what a detector accepts."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", 10001, 10000, 8, 0, 0, 0, 0)
     pixels = zlib.compress(bytes(1_000_000))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
@@ -41,7 +41,7 @@ BAD = {
     "empty": (b"", "empty"),
     "text": (b"this is a text file, not a picture\n" * 5, "not a JPEG"),
     "truncated": (None, "damaged or truncated"),
-    "bomb": (bomb(), "larger than the"),
+    "too large": (too_large(), "larger than the"),
 }
 
 

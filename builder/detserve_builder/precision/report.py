@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from detserve_builder.precision.gate import Gate, Measured, pareto_front
+from detserve_core.text import readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,7 @@ def page(outcome: PrecisionChoice) -> bytes:
         rows=[(_row(measured, outcome), measured is outcome.chosen) for measured in outcome.tried],
         machine=outcome.record.get("machine"),
     )
-    return page.encode()
+    return readable(page).encode()
 
 
 def _row(measured: Measured, outcome: PrecisionChoice) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_valid
 
 from detserve_core.detections import Detections
 from detserve_core.errors import SourceError
+from detserve_core.text import readable
 
 _Number = Annotated[float, Field(allow_inf_nan=False, gt=-1e9, lt=1e9)]
 _MOST_CLASSES = 65_536
@@ -67,8 +68,9 @@ def detections_of(path: Path, picture: Path) -> Detections:
 
 
 def _entry_of(pictures: list[_Picture], picture: Path, path: Path) -> _Picture:
-    same_path = [entry for entry in pictures if Path(entry.source).absolute() == picture.absolute()]
-    same_name = [entry for entry in pictures if Path(entry.source).name == picture.name]
+    named = Path(readable(str(picture)))
+    same_path = [entry for entry in pictures if Path(entry.source).absolute() == named.absolute()]
+    same_name = [entry for entry in pictures if Path(entry.source).name == named.name]
     for found in (same_path, same_name, pictures):
         if len(found) == 1:
             return found[0]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from detserve_client.results.outcomes import Outcome
 from detserve_core.machine.whole_files import write_whole
+from detserve_core.text import json_text
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -58,4 +58,4 @@ def coco_image_ids(paths: Sequence[Path]) -> list[int]:
 
 
 def _write(path: Path, content: object) -> None:
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_whole(path, (json_text(content, indent=1) + "\n").encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from detserve_client import Outcome
 from detserve_client.video.frames import Frame
 from detserve_core.machine.whole_files import blamed_on, whole_file
+from detserve_core.text import json_text
 
 
 def frame_line(frame: Frame, outcome: Outcome) -> str:
@@ -19,7 +19,7 @@ def frame_line(frame: Frame, outcome: Outcome) -> str:
         entry["detections"] = outcome.detections.to_dicts()
     else:
         entry["error"] = str(outcome.error)
-    return json.dumps(entry) + "\n"
+    return json_text(entry) + "\n"
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def lines_file(path: Path) -> Iterator[Callable[[str], None]]:
     into_pipe = path.exists() and not path.is_file() and not path.is_dir()
     with nullcontext(path) if into_pipe else whole_file(path) as target:
         with blamed_on(path):
-            lines = target.open("w", buffering=1)
+            lines = target.open("w", buffering=1, encoding="utf-8")
 
         def append(text: str) -> None:
             with blamed_on(path):

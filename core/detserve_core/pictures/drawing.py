@@ -5,13 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detserve_core.detections import Detection, Detections
 from detserve_core.errors import MissingExtra
-from detserve_core.pictures.files import WRITTEN_SUFFIXES, upright_pixels, write_picture
+from detserve_core.picture_sources import drawn_name
+from detserve_core.pictures.files import upright_pixels, write_picture
+from detserve_core.pictures.fonts import drawable, font_for
+
+if TYPE_CHECKING:
+    from supervision.annotators.core import LabelAnnotator, RichLabelAnnotator
+
+_HERSHEY_EM_PX = 30  # of the font as high as OpenCV's at scale 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,26 +56,35 @@ def annotated(pixels: NDArray[np.uint8], detections: Detections) -> NDArray[np.u
     """A copy of BGR ``pixels`` ``(h, w, 3)`` with boxes and labels; line and text grow with the picture.
 
     The best detections are drawn last, so that they are on top. A track keeps its colour, and its
-    id is in the label.
+    id is in the label. A character that no font here has is written out, as ``\\u0e2b``.
     """
     import supervision as sv
 
     height, width = pixels.shape[:2]
-    thickness = sv.calculate_optimal_line_thickness((width, height))
-    boxes = sv.BoxAnnotator(thickness=thickness)
-    labels = sv.LabelAnnotator(
-        text_scale=sv.calculate_optimal_text_scale((width, height)),
-        text_thickness=max(1, thickness // 2),
-        smart_position=True,
-    )
+    boxes = sv.BoxAnnotator(thickness=sv.calculate_optimal_line_thickness((width, height)))
+    font = font_for(detections.names)
+    labels = _label_annotator((width, height), font)
     order = np.argsort(detections.scores, kind="stable")
     best_last = detections[order]
     rows = best_last.to_supervision()
-    texts = [_label(detection) for detection in best_last]
+    texts = [drawable(_label(detection), font) for detection in best_last]
     ids = best_last.track_ids
     colors = best_last.classes if ids is None else np.array([track or 0 for track in ids], np.int64)
     drawn: NDArray[np.uint8] = boxes.annotate(pixels.copy(), rows, custom_color_lookup=colors)
     return labels.annotate(drawn, rows, labels=texts, custom_color_lookup=colors)
+
+
+def _label_annotator(picture_wh: tuple[int, int], font: Path | None) -> LabelAnnotator | RichLabelAnnotator:
+    """What draws the labels: OpenCV with its own font, or Pillow with another."""
+    import supervision as sv
+
+    scale = sv.calculate_optimal_text_scale(picture_wh)
+    if font is None:
+        thickness = max(1, sv.calculate_optimal_line_thickness(picture_wh) // 2)
+        return sv.LabelAnnotator(text_scale=scale, text_thickness=thickness, smart_position=True)
+    return sv.RichLabelAnnotator(
+        font_path=str(font), font_size=max(1, round(scale * _HERSHEY_EM_PX)), smart_position=True
+    )
 
 
 def _label(detection: Detection) -> str:
@@ -77,9 +94,7 @@ def _label(detection: Detection) -> str:
 
 def drawn_path(folder: Path, name: Path) -> Path:
     """Where the drawn picture of ``name`` goes: the same name, ``.jpg`` where that format is not written."""
-    if name.suffix.lower() in WRITTEN_SUFFIXES:
-        return folder / name
-    return folder / name.with_name(f"{name.name}.jpg")
+    return folder / drawn_name(name)
 
 
 def save_drawn(source: Path, detections: Detections, target: Path) -> None:

@@ -6,11 +6,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from detserve_core.errors import SourceError
+
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file, in alphabetical order. A link to a folder is entered, but not one back to where it lies."""
+    """Every file, in alphabetical order. A link to a folder is entered, but not one back to where it lies.
+
+    Raises:
+        SourceError: a folder cannot be read.
+    """
     return sorted(_walk(folder, ()))
 
 
@@ -27,11 +33,14 @@ def is_picture(path: Path) -> bool:
 def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     try:
         real = folder.resolve()
-        entries = list(os.scandir(folder))
-    except (OSError, RuntimeError):  # not to be read, or a link to itself
+    except (OSError, RuntimeError):  # a link to itself
         return
     if real in above:
         return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise SourceError(f"the folder {str(folder)!r} cannot be read: {error.strerror}") from None
     for entry in entries:
         path = folder / entry.name
         if path.is_dir():

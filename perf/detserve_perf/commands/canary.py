@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from rich.progress import Progress
 from detserve_client.client import Client
 from detserve_core.machine.whole_files import write_whole
 from detserve_core.picture_sources import expand_sources
+from detserve_core.text import json_text
 from detserve_perf.commands.security_options import ApiKeyFile, Ca, Certificate
 from detserve_perf.server.access import client_of, endpoint_of
 
@@ -86,7 +86,7 @@ def canary(
     _table(comparison).print(Console(markup=False, emoji=False))
     if output is not None:
         content = {**asdict(comparison), "allowed": asdict(allowed), "breaches": breaches}
-        write_whole(output, json.dumps(content, indent=2).encode() + b"\n")
+        write_whole(output, (json_text(content, indent=2) + "\n").encode())
     if breaches:
         typer.echo(f"detserve: the new detector is held back: {'; '.join(breaches)}", err=True)
         raise typer.Exit(1)

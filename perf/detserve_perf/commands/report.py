@@ -20,6 +20,7 @@ def report(
 ) -> None:
     """One HTML page of everything measured, which needs no other file."""
     from detserve_core.machine.whole_files import write_whole
+    from detserve_core.text import readable
     from detserve_perf.accuracy.curves import require_plotting
     from detserve_perf.report.measurements import read_measurements
     from detserve_perf.report.page import html_report
@@ -27,5 +28,5 @@ def report(
     require_plotting()
     found = [read_measurements(folder) for folder in results]
     page = html_report(found, None if against is None else read_measurements(against))
-    write_whole(output, page.encode())
+    write_whole(output, readable(page).encode())
     typer.echo(f"written: {output}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from detserve_core.errors import OutputError
 from detserve_core.machine.whole_files import write_whole
+from detserve_core.text import json_text, readable
 from detserve_perf.errors import MeasurementError
 
 Cell = str | int | float | None
@@ -138,7 +138,7 @@ class Report:
         """
         files = {
             f"{self.name}.md": self.to_markdown(),
-            f"{self.name}.json": json.dumps(self.data, indent=2) + "\n",
+            f"{self.name}.json": json_text(self.data, indent=2) + "\n",
         }
         for number, table in enumerate(self.tables, 1):
             files[f"{self.name}.csv" if number == 1 else f"{self.name}_{number}.csv"] = table.to_csv()
@@ -146,7 +146,7 @@ class Report:
             for figure in self.figures:
                 write_whole(folder / figure.file, figure.encode())
             for name, text in files.items():
-                write_whole(folder / name, text.encode())
+                write_whole(folder / name, readable(text).encode())
         except OutputError as error:
             raise MeasurementError(f"{error}; choose another --output") from None
         return [folder / name for name in (*files, *(figure.file for figure in self.figures))]

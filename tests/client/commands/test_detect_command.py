@@ -117,3 +117,51 @@ def test_help() -> None:
     done = detect("--help")
     assert done.returncode == 0
     assert "--coco" in done.stdout
+
+
+def test_names_that_are_not_utf8(url: str, folder: Path, tmp_path: Path, found: Detections) -> None:
+    """The table, JSON and the failures can be read everywhere; the picture is found again by its name."""
+    latin_1 = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg"))
+    (folder / "1.jpg").rename(latin_1)
+    Path(os.fsdecode(os.fsencode(folder) + b"/torn\xe9.jpg")).write_bytes(b"torn")
+    done = _in_terminal(
+        "utf-8:strict", "detect", folder, "--model", "pets", "--url", url, "--json", tmp_path / "d.json"
+    )
+    assert done.returncode == 1
+    assert b"\\udce9.jpg" in done.stdout
+    assert b"Traceback" not in done.stderr
+    entries = json.loads((tmp_path / "d.json").read_bytes())
+    assert [entry["source"].encode() for entry in entries] == [
+        f"{folder}/caf\\xe9.jpg".encode(),
+        f"{folder}/sub/dog.png".encode(),
+        f"{folder}/torn\\xe9.jpg".encode(),
+    ]
+    done = _in_terminal(
+        "utf-8:strict", "image", "draw", latin_1, tmp_path / "d.png", "--json", tmp_path / "d.json"
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert cv2.imread(str(tmp_path / "d.png")).max() > 60
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1251"])
+def test_a_terminal_that_is_not_utf8(url: str, folder: Path, encoding: str) -> None:
+    (folder / "1.jpg").rename(folder / f"бутылка{'瓶' * 40}.jpg")
+    done = _in_terminal(encoding, "detect", folder, "--model", "pets", "--url", url)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"pictures 2" in done.stdout
+
+
+def _in_terminal(encoding: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "detserve", *map(os.fsencode, map(str, arguments))]
+    wide = {**os.environ, "COLUMNS": "200", "PYTHONIOENCODING": encoding}
+    return subprocess.run(command, capture_output=True, check=False, timeout=120, env=wide)
+
+
+def test_a_picture_without_a_suffix_beside_its_namesake(url: str, folder: Path, tmp_path: Path) -> None:
+    (folder / "1.jpg").rename(folder / "photo")
+    (folder / "sub/dog.png").rename(folder / "photo.jpg")
+    done = detect(
+        folder / "photo", folder / "photo.jpg", "--model", "pets", "--url", url, "--save", tmp_path / "out"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["photo-2.jpg", "photo.jpg"]

@@ -23,7 +23,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "device": lambda path: path.symlink_to("/dev/zero"),
     "folder": Path.mkdir,
     "loop": lambda path: path.symlink_to(path.name),
-    "nested": lambda path: path.write_bytes(b"[" * 100_000),
+    "nested": lambda path: path.write_bytes(b"[" * 2_000),
     "nested head": lambda path: path.write_text(
         f'{{"key": "{"0" * 16}", "signature": {"[" * 900}1{"]" * 900}}}'
     ),

@@ -226,7 +226,7 @@ def test_a_manifest_that_names_no_file_of_a_model_is_refused(repository: Path, n
         read_manifests(repository)
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000])
+@pytest.mark.parametrize("content", ["[" * 2_000, '{"a":' * 2_000])
 def test_a_manifest_nested_too_deeply_is_refused(repository: Path, content: str) -> None:
     (repository / "tiny/detserve.json").write_text(content)
     with pytest.raises(RepositoryError, match="is not a manifest of a build"):

@@ -160,7 +160,7 @@ def _edit_signature(repository: Path) -> None:
         (_sign_with_another_key, r"is not signed with the key [0-9a-f]{16}, it names the key"),
         (_edit_signature, r"is not signed with the key"),
         (lambda r: (r / SIGNATURE).unlink(), r"is not signed .*; sign it with: detserve sign"),
-        (lambda r: (r / SIGNATURE).write_text("[" * 100_000), r"is not a signature"),
+        (lambda r: (r / SIGNATURE).write_text("[" * 2_000), r"is not a signature"),
         (lambda r: (r / SIGNATURE).write_text('{"key": 1, "signature": [], "files": {}}'), "not signed with"),
         (lambda r: (r / SIGNATURE).write_text('{"key": 1, "signature": 0, "files": {"a": 1}}'), r"files\.a"),
     ],
