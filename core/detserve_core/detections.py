@@ -259,18 +259,22 @@ class Detections:
             row["track_id"] = track_id
         return rows
 
-    def to_coco(self, image_id: int, category_ids: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    def to_coco(
+        self, image_id: int | str, category_ids: Mapping[str, int | str] | None = None
+    ) -> list[dict[str, Any]]:
         """Rows of a COCO results file: image_id, category_id, bbox (x, y, width, height), score.
 
         Args:
             image_id: the picture's id in the annotation file.
-            category_ids: category id of each class name; rows of other classes are left out. Without it the
-                category id is the class index.
+            category_ids: category id of each class name, as :func:`detserve_core.datasets.coco_ids.coco_ids`
+                reads them; rows of other classes are left out. Without it the category id is the class index.
         """
         rows = []
         for row, (x1, y1, x2, y2) in enumerate(self.boxes.astype(np.float64).tolist()):
             class_id = int(self.classes[row])
-            category = class_id if category_ids is None else category_ids.get(self.names[class_id])
+            category: int | str | None = class_id
+            if category_ids is not None:
+                category = category_ids.get(self.names[class_id].strip())
             if category is not None:
                 bbox = [round(value, 4) for value in (x1, y1, x2 - x1, y2 - y1)]
                 score = _shortest(self.scores[row])

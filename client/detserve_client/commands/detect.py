@@ -6,7 +6,7 @@ import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from detserve_core.errors import OutputError, SourceError
 from detserve_core.picture_sources import PictureFile, expand_sources
 from detserve_core.pictures.drawing import drawn_path, require_drawing, save_drawn
 from detserve_core.security import UNSECURED, Security
+
+if TYPE_CHECKING:
+    from detserve_core.datasets.coco_ids import CocoIds
 
 app = typer.Typer(add_completion=False)
 
@@ -70,6 +73,14 @@ def detect(
             "running number; category_id is the class index.",
         ),
     ] = None,
+    coco_ids: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="An instances.json, whose ids of pictures and categories --coco writes, as pycocotools "
+            "wants them.",
+        ),
+    ] = None,
     score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least score. Without it: the detector card's.")
     ] = None,
@@ -115,6 +126,7 @@ def detect(
     video = video_source(sources)
     _require_sense(video, show, track, coco)
     pictures = [] if video is not None else expand_sources(sources)
+    ids = _ids(coco_ids, coco, pictures)
     with ExitStack() as stack:
         if url is None and not shown and ctx.obj is not None and not _listens(DEFAULT_URL):
             url, model = stack.enter_context(ctx.obj(model))
@@ -126,10 +138,24 @@ def detect(
     if json is not None:
         write_json(json, outcomes)
     if coco is not None:
-        write_coco(coco, outcomes)
+        write_coco(coco, outcomes, ids)
     print_report(outcomes, elapsed_s, window)
     if not all(outcome.ok for outcome in outcomes):
         raise typer.Exit(1)
+
+
+def _ids(file: Path | None, coco: Path | None, pictures: list[PictureFile]) -> CocoIds | None:
+    """Those of the data set, which is to know all pictures before any is sent."""
+    if file is None:
+        return None
+    if coco is None:
+        raise typer.BadParameter("is for what --coco writes; give it a file", param_hint="--coco-ids")
+    from detserve_core.datasets.coco_ids import coco_ids
+
+    ids = coco_ids(file)
+    for picture in pictures:
+        ids.image_id(picture.path)
+    return ids
 
 
 def _listens(url: str) -> bool:

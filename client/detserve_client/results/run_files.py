@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detserve_client.results.outcomes import Outcome
 from detserve_core.machine.whole_files import write_whole
 from detserve_core.text import json_text
+
+if TYPE_CHECKING:
+    from detserve_core.datasets.coco_ids import CocoIds
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -25,17 +29,25 @@ def write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
     _write(path, entries)
 
 
-def write_coco(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write a COCO results file; failed pictures have no rows. Ids are those of :func:`coco_image_ids`.
+def write_coco(path: Path, outcomes: Sequence[Outcome], ids: CocoIds | None = None) -> None:
+    """Write a COCO results file; failed pictures have no rows.
+
+    Ids are those of a data set, and rows of classes that it has not are left out. Without one, image ids are
+    those of :func:`coco_image_ids`, and category ids are class indices.
 
     Raises:
+        DatasetError: the data set has not such a picture, or none of the detector's classes.
         OutputError: the file cannot be written.
     """
-    image_ids = coco_image_ids([Path(str(outcome.source)) for outcome in outcomes])
+    paths = [Path(str(outcome.source)) for outcome in outcomes]
+    image_ids = coco_image_ids(paths) if ids is None else [ids.image_id(path) for path in paths]
     rows = []
     for image_id, outcome in zip(image_ids, outcomes, strict=True):
-        if outcome.ok:
-            rows.extend(outcome.detections.to_coco(image_id))
+        if not outcome.ok:
+            continue
+        if ids is not None:
+            ids.check_classes(outcome.detections.names)
+        rows.extend(outcome.detections.to_coco(image_id, None if ids is None else ids.categories))
     _write(path, rows)
 
 

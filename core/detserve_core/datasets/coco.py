@@ -38,7 +38,7 @@ def coco_dataset(path: Path, images: Path | None) -> Dataset:
     Raises:
         DatasetError: the file is not COCO, contradicts itself, or a picture is absent.
     """
-    content = _load(path)
+    content = read_coco(path)
     beside = path.parent / "images"
     images = images or (beside if beside.is_dir() else path.parent)
     categories = sorted(content["categories"], key=lambda category: _order(category["id"]))
@@ -69,7 +69,8 @@ def coco_dataset(path: Path, images: Path | None) -> Dataset:
     return Dataset(path, "COCO", tuple(c["name"].strip() for c in categories), len(paths), read, (path,))
 
 
-def _load(path: Path) -> dict[str, Any]:
+def read_coco(path: Path) -> dict[str, Any]:
+    """The file's content, its three lists checked entry by entry; raises :class:`DatasetError`."""
     try:
         content = json.loads(path.read_bytes(), object_hook=_without_segmentation)
     except OSError as error:
