@@ -95,7 +95,7 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(run: Run, tmp_path: Path, 
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "file")}
     refused = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert refused.returncode == 1
-    assert "cannot be written: Not a directory" in refused.stderr
+    assert "cannot be used as a cache (Not a directory); set XDG_CACHE_HOME" in refused.stderr
 
 
 def test_what_keeps_it_from_starting_is_said(run: Run, tmp_path: Path, named: list[str]) -> None:

@@ -72,12 +72,11 @@ def test_the_harness_finds_every_model_of_a_picture_s_way(placed: Served, protoc
 
 def test_overload_counts_each_request_as_an_answer_or_a_refusal(placed: Served) -> None:
     """With as many callers as fill the detector; the network computes what is answered, and nothing twice."""
-    with TritonQueries(Endpoint.parse(placed.server.grpc_url)) as queries:
+    endpoint = Endpoint.parse(placed.server.grpc_url)
+    with TritonQueries(endpoint) as queries:
         callers = callers_that_fill(queries.configs(placed.model))
     before = placed.computed()
-    (run,) = overload(
-        placed.server.grpc_url, placed.model, SAMPLES, [4], 1, lambda phase: None, callers=callers
-    )
+    (run,) = overload(endpoint, placed.model, SAMPLES, [4], 1, lambda phase: None, callers=callers)
     answered, refused = (len(run.latencies_ms(refused=refused)) for refused in (False, True))
     assert answered + refused == len(run.run.samples)
     assert answered > 0

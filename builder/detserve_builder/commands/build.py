@@ -81,7 +81,7 @@ def build(
         bool, Option("--check-tensorrt", help="compile the graph with NVIDIA's compiler, on the CPU")
     ] = False,
 ) -> None:
-    """Build a detector into a model repository: preprocess, detector, postprocess and their ensemble."""
+    """Build a detector into a model repository: its pipeline, or three steps, and the ensemble in front."""
     from rich.console import Console
     from rich.text import Text
 
@@ -134,8 +134,8 @@ def build(
         _report(built.gate, console)
     if target is Target.TENSORRT:
         console.print(
-            "next, on the GPU that will serve it: "
-            f"MODEL_REPOSITORY={repository} docker compose run --rm --build build-engines",
+            "next, in the checkout, on the GPU that will serve it: "
+            f"MODEL_REPOSITORY={repository.resolve()} docker compose run --rm --build build-engines",
             highlight=False,
             soft_wrap=True,
         )

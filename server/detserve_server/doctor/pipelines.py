@@ -28,7 +28,7 @@ def check_queue_policy(models: Sequence[ModelOutline]) -> Check:
     detectors = [model.name for model in models if model.max_picture_pixels]
     bounded = [model for model in with_steps(list(models), detectors) if model.queue_policy]
     if not bounded:
-        return Check("queue policy", "none: the queue of pictures is the pipeline's own")
+        return Check("queue policy", "none: the queue of pictures is detserve's own")
     found = ", ".join(f"{model.name} ({', '.join(model.queue_policy)})" for model in bounded)
     fix = (
         "build it again, or take default_queue_policy out of its config.pbtxt: with it Triton's batcher may "
