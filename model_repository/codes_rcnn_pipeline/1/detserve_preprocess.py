@@ -201,7 +201,7 @@ def _is_known(encoded: bytes) -> bool:
 
 
 def _png_is_whole(encoded: bytes) -> bool:
-    """Whether every chunk lies inside the file. OpenCV allocates what a chunk's length claims, up to 2 GB."""
+    """Whether every chunk lies inside the file. OpenCV allocates what a chunk's length claims."""
     position = len(_MAGIC["PNG"])
     while position + 12 <= len(encoded):
         length = int.from_bytes(encoded[position : position + 4], "big")
