@@ -13,6 +13,7 @@ from detserve_core.errors import DetserveError
 from detserve_server.doctor.check import Check
 from detserve_server.doctor.checks import check_signature, run_checks
 from detserve_server.doctor.compose import COMPOSE_NEEDED, ComposeProject, ask_docker, read_compose
+from detserve_server.doctor.image_floors import check_floors
 from detserve_server.errors import CertificateError
 from detserve_server.gateway.certificates.expiry import expiries_of_lists, expiry_of
 from detserve_server.gateway.certificates.revocation import DIRECTIVE, check_lists, read_lists
@@ -52,6 +53,7 @@ def run_project_checks(project: ComposeProject, public_key: Path | None = None) 
     questions: dict[str, Callable[[], Check]] = {
         "GPU": lambda: check_gpu(ask_docker("info", "--format", "{{json .Runtimes}}")),
         "images": lambda: check_images(project, _image_here),
+        "known holes": lambda: check_floors(sorted(project.pulled_images().values())),
         "gateway port": lambda: check_gateway_port(project, _running(project)),
         "shared memory": lambda: check_shm_size(project),
         "certificate": lambda: check_certificate(project, utc_now()),
