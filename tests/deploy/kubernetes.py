@@ -46,7 +46,7 @@ def pod_of(one: Object) -> Object | None:
     """The pod specification in an object that has one."""
     if one["kind"] == "InferenceService":
         predictor = one["spec"]["predictor"]
-        mine = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget", "timeout")
+        mine = ("minReplicas", "maxReplicas", "autoScaling", "timeout")
         return {key: value for key, value in predictor.items() if key not in mine}
     if one["kind"] in ("Deployment", "StatefulSet"):
         pod: Object = one["spec"]["template"]["spec"]

@@ -50,11 +50,19 @@ def test_keda_is_asked_for_no_fallback_that_it_refuses(rendered: dict[str, list[
     assert "fallback" not in spec or types == {"AverageValue"}
 
 
-def test_kserve_scales_by_what_its_raw_deployment_knows(rendered: dict[str, list[Object]]) -> None:
+def test_kserve_scales_by_the_pictures_that_wait_as_keda_does(rendered: dict[str, list[Object]]) -> None:
     service = object_of(rendered["kserve"], "InferenceService", "detserve")
-    assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "RawDeployment"
-    assert service["spec"]["predictor"]["scaleMetric"] in ("cpu", "memory")
-    assert 0 < service["spec"]["predictor"]["scaleTarget"] <= 100
+    assert service["metadata"]["annotations"] == {
+        "serving.kserve.io/deploymentMode": "Standard",
+        "serving.kserve.io/autoscalerClass": "keda",
+    }
+    predictor = service["spec"]["predictor"]
+    assert not {"scaleMetric", "scaleTarget"} & set(predictor)
+    (metric,) = predictor["autoScaling"]["metrics"]
+    triggers = object_of(rendered["gpu"], "ScaledObject", "triton")["spec"]["triggers"]
+    (waiting,) = [trigger for trigger in triggers if trigger["metricType"] == "AverageValue"]
+    asked = {**metric["external"]["metric"], "threshold": metric["external"]["target"]["value"]}
+    assert asked == {"backend": "prometheus", **waiting["metadata"]}
 
 
 def test_applying_again_does_not_undo_the_autoscaler(rendered: dict[str, list[Object]]) -> None:
