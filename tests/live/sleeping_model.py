@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from detserve_client import Card
+from detserve_core.contract import CARD_PARAMETER
 
 NAME = "sleeper_pipeline"
 _CONFIG = """
@@ -54,11 +58,26 @@ class TritonPythonModel:
 """
 
 
+def _card_parameter() -> str:
+    card = Card.model_validate(
+        {
+            "name": NAME,
+            "family": "yolox",
+            "input_wh": (64, 64),
+            "preprocess": {"resize": "stretch"},
+            "labels": ["thing"],
+            "thresholds": {"max_detections": 1},
+        }
+    )
+    text = json.dumps(card.to_json())
+    return f'parameters {{ key: "{CARD_PARAMETER}" value {{ string_value: {text} }} }}'
+
+
 def write_sleeper(folder: Path, *, service_s: float, leaks: bool = False) -> Path:
     """As many threads as cores, each sleeping ``service_s`` a request on average; a leak is 1 MB in 50 ms."""
     version = folder / NAME / "1"
     version.mkdir(parents=True)
-    (folder / NAME / "config.pbtxt").write_text(_CONFIG)
+    (folder / NAME / "config.pbtxt").write_text(_CONFIG + _card_parameter())
     text = _MODEL.replace("SERVICE_S", str(service_s)).replace("LEAKS", str(leaks))
     (version / "model.py").write_text(text)
     return folder
