@@ -1,4 +1,4 @@
-"""Signals that a process sends to itself: a process of their own, whose handlers no other test has changed."""
+"""Signals that a process sends to itself: one of its own, whose handlers no other test has changed."""
 
 from __future__ import annotations
 
