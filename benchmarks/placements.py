@@ -135,13 +135,13 @@ def in_process(repository: Path, for_s: float = 4) -> tuple[float, float]:
             count += 1
         done.append(count)
 
-    ends_s, cpu_s = time.perf_counter() + for_s, time.process_time()
+    ends_s, used_s = time.perf_counter() + for_s, time.process_time()
     threads = [threading.Thread(target=work, args=(ends_s,)) for _ in os.sched_getaffinity(0)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(done) / for_s, 1e3 * (time.process_time() - cpu_s) / sum(done)
+    return sum(done) / for_s, 1e3 * (time.process_time() - used_s) / sum(done)
 
 
 def cpu_s(server: RunningServer) -> float:
@@ -167,8 +167,8 @@ def ceilings(folder: Path) -> Table:
                     run = asyncio.run(load(server, 16, 2000))
                     cpu_ms = 1e3 * (cpu_s(server) - before_s) / (len(run.samples) + 32)
                 per_s, sender_ms = run.pictures_per_s, 1e3 * run.cpu_s / len(run.samples)
-                figures = (own_per_s, per_s, per_s / own_per_s, own_cpu_ms, cpu_ms, sender_ms)
-                rows.append((name, len(cores), turn, *figures))
+                found = (own_per_s, per_s, per_s / own_per_s, own_cpu_ms, cpu_ms, sender_ms)
+                rows.append((name, len(cores), turn, *found))
     os.sched_setaffinity(0, all_cores)
     columns = [
         Column("build", "build"),

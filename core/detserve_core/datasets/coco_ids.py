@@ -15,27 +15,24 @@ class CocoIds:
     """Ids as the file has them, whole numbers or text.
 
     Attributes:
-        images: ``file_name`` -> image id.
+        images: the parts of ``file_name`` -> image id.
         categories: name of the class -> category id.
     """
 
-    images: Mapping[str, int | str]
+    images: Mapping[tuple[str, ...], int | str]
     categories: Mapping[str, int | str]
     path: Path
 
     def image_id(self, picture: Path) -> int | str:
-        """Id of the image whose ``file_name`` is the picture's path or the end of it.
+        """Id of the image whose ``file_name`` is the picture's path or the longest end of it.
 
         Raises:
-            DatasetError: there is none, or several.
+            DatasetError: there is none.
         """
-        named = {name for name in self.images if _ends_with(picture, name)}
-        longest = max(named, key=len, default="")
-        if not named:
-            raise DatasetError(
-                f"{self.path} has no image {picture.name!r}; give the pictures of that data set"
-            )
-        return self.images[longest]
+        for first in range(len(picture.parts)):
+            if (name := picture.parts[first:]) in self.images:
+                return self.images[name]
+        raise DatasetError(f"{self.path} has no image {picture.name!r}; give the pictures of that data set")
 
     def check_classes(self, names: Sequence[str]) -> None:
         """Raise :class:`DatasetError` where the data set has none of a detector's classes."""
@@ -53,14 +50,9 @@ def coco_ids(path: Path) -> CocoIds:
         DatasetError: the file is not COCO, or gives one name two ids.
     """
     content = read_coco(path)
-    images = {str(image["file_name"]): image["id"] for image in content["images"]}
+    images = {PurePosixPath(image["file_name"]).parts: image["id"] for image in content["images"]}
     categories = {str(category["name"]).strip(): category["id"] for category in content["categories"]}
     for what, ids in (("images", images), ("categories", categories)):
         if len(ids) < len(content[what]):
             raise DatasetError(f"{path} has two {what} of one name; expected a name of its own for each")
     return CocoIds(images, categories, path)
-
-
-def _ends_with(picture: Path, name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return picture.parts[-len(parts) :] == parts
