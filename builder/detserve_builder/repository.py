@@ -20,7 +20,7 @@ from detserve_builder.runtime import Runtime
 from detserve_builder.triton_config import Placement, Preprocess, Target, configs, steps_of, warmed_up
 from detserve_builder.warmup import WarmupPicture, write_warmup
 from detserve_core.card import Card
-from detserve_core.machine.cores import cores
+from detserve_core.machine import cores
 from detserve_core.machine.sha256 import file_sha256
 from detserve_core.pictures import upright
 from detserve_core.repository.config_pbtxt import CONFIG, to_pbtxt
@@ -69,7 +69,7 @@ def write_repository(
             warmup=write_warmup(
                 staged, card, prepared.model, warmed_up(target, placement, preprocess), warmup
             ),
-            cores=cores(),
+            cores=cores.cores(),
             runtime=runtime,
             floats=floats,
         )
@@ -132,9 +132,9 @@ def _write_models(
 def _files_beside(model: str, *, calls: bool) -> tuple[str, ...]:
     """What a model.py imports of ``steps/``; a pipeline ``calls`` the network or opens it."""
     return {
-        "pipeline": ("requests", "queue", "metrics", "scope", "preprocess", "upright", "postprocess")
+        "pipeline": ("requests", "cores", "queue", "metrics", "scope", "preprocess", "upright", "postprocess")
         + (("calls",) if calls else ("detector",)),
-        "preprocess": ("requests", "queue", "metrics", "scope", "preprocess", "upright"),
+        "preprocess": ("requests", "cores", "queue", "metrics", "scope", "preprocess", "upright"),
         "preprocess_dali": ("metrics", "scope", "dali", "preprocess", "upright"),
         "detector": ("scope", "detector"),
         "postprocess": ("metrics", "postprocess"),
@@ -142,8 +142,9 @@ def _files_beside(model: str, *, calls: bool) -> tuple[str, ...]:
 
 
 def _source_of(file: str) -> Path:
-    """Of ``steps/``, but for the one that the clients run too."""
-    return Path(upright.__file__) if file == "upright" else _STEPS / f"detserve_{file}.py"
+    """Of ``steps/``, but for what other packages run too."""
+    shared = {"upright": upright.__file__, "cores": cores.__file__}
+    return Path(shared[file]) if file in shared else _STEPS / f"detserve_{file}.py"
 
 
 def _sha256_of_all(staged: Path) -> dict[str, str]:

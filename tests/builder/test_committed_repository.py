@@ -25,7 +25,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_it_equals_a_fresh_build(tmp_path, monkeypatch, name) -> None:
-    monkeypatch.setattr("detserve_builder.repository.cores", lambda: 1)  # as make repository has
+    monkeypatch.setattr("detserve_core.machine.cores.cores", lambda: 1)  # as make repository has
     build(name, name=name, repository=tmp_path / "fresh")
     fresh = files(tmp_path / "fresh")
     committed = {path: data for path, data in files(COMMITTED).items() if path in fresh}

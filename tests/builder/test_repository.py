@@ -16,7 +16,7 @@ from detserve_builder.triton_config import Placement, Preprocess, Target
 from detserve_client import Card
 from tests.builder.tiny_networks import save_yolox
 
-ANSWERING = ("requests", "queue", "metrics", "scope")
+ANSWERING = ("requests", "cores", "queue", "metrics", "scope")
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_more_cores_get_more_processes_of_the_pipeline(
     tmp_path, network, monkeypatch, target, cores, processes, in_flight
 ) -> None:
     """All together they queue as many pictures as one, and give the detector as many."""
-    monkeypatch.setattr("detserve_builder.repository.cores", lambda: cores)
+    monkeypatch.setattr("detserve_core.machine.cores.cores", lambda: cores)
     build(network, name="tiny", repository=tmp_path / "r", target=target)
     pipeline = config(tmp_path / "r", "tiny_pipeline")
     said = {name: parameter.string_value for name, parameter in pipeline.parameters.items()}

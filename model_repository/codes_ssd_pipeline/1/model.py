@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
+from detserve_cores import cores
 from detserve_metrics import STAGES, RequestCounts
-from detserve_requests import PictureRequests, cores, prepare_opencv
+from detserve_requests import PictureRequests, prepare_opencv
 
 OUTPUTS = ("num_detections", "boxes", "scores", "classes")
 

@@ -14,7 +14,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -175,16 +174,6 @@ class Answer:
 
 def _stacked(values: Sequence[Any]) -> Any:
     return values[0][None] if len(values) == 1 else np.stack(values)  # nothing is copied for one picture
-
-
-def cores() -> int:
-    """Cores that this process may use: by its affinity, and by its container's quota (cgroup 2, cpu.max)."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except OSError:
-        return allowed
-    return allowed if quota == "max" else min(allowed, math.ceil(int(quota) / int(period)))
 
 
 def prepare_opencv(card: Mapping[str, Any]) -> None:

@@ -6,8 +6,9 @@ import json
 import time
 from typing import Any
 
+from detserve_cores import cores
 from detserve_metrics import RequestCounts
-from detserve_requests import PictureRequests, cores, prepare_opencv
+from detserve_requests import PictureRequests, prepare_opencv
 
 OUTPUTS = ("images", "geometry")
 
