@@ -144,12 +144,15 @@ def in_process(repository: Path, for_s: float = 4) -> tuple[float, float]:
     return sum(done) / for_s, 1e3 * (time.process_time() - used_s) / sum(done)
 
 
-def cpu_s(server: RunningServer) -> float:
-    """CPU time that the server's processes have taken, without that of a detector in its own."""
+def cpu_s(server: RunningServer, repository: Path) -> tuple[float, float]:
+    """CPU time that the server's processes have taken without the detector's, and the detector's."""
     running = psutil.Process(server.pid)
     processes = [running, *running.children(recursive=True)]
-    steps = [process for process in processes if f"{NAME}_detector_0_0" not in process.cmdline()]
-    return sum(sum(process.cpu_times()[:2]) for process in steps)
+    own = [process for process in processes if f"{NAME}_detector_0_0" in process.cmdline()]
+    taken = {process: sum(process.cpu_times()[:2]) for process in processes}
+    thread_s = float((repository / "cpu_s").read_text())
+    detector_s = sum(taken[process] for process in own) if own else thread_s
+    return sum(taken.values()) - detector_s, detector_s
 
 
 def ceilings(folder: Path) -> Table:
@@ -163,11 +166,13 @@ def ceilings(folder: Path) -> Table:
                     repository = folder / f"{len(cores)}-{turn}-{name}"
                     server = stack.enter_context(served(repository, name, 0))
                     own_per_s, own_cpu_ms = in_process(repository)
-                    before_s = cpu_s(server)
+                    asyncio.run(load(server, 16, 100))
+                    before_s = cpu_s(server, repository)
                     run = asyncio.run(load(server, 16, 2000))
-                    cpu_ms = 1e3 * (cpu_s(server) - before_s) / (len(run.samples) + 32)
+                    after_s, pictures = cpu_s(server, repository), len(run.samples) + 32
+                cpu_ms = [1e3 * (after_s[i] - before_s[i]) / pictures for i in range(2)]
                 per_s, sender_ms = run.pictures_per_s, 1e3 * run.cpu_s / len(run.samples)
-                found = (own_per_s, per_s, per_s / own_per_s, own_cpu_ms, cpu_ms, sender_ms)
+                found = (own_per_s, per_s, per_s / own_per_s, own_cpu_ms, *cpu_ms, sender_ms)
                 rows.append((name, len(cores), turn, *found))
     os.sched_setaffinity(0, all_cores)
     columns = [
@@ -179,6 +184,7 @@ def ceilings(folder: Path) -> Table:
         Column("of in-process", "share"),
         Column("CPU ms in-process", "in_process_cpu_ms"),
         Column("server", "server_cpu_ms"),
+        Column("detector", "detector_cpu_ms"),
         Column("sender", "sender_cpu_ms"),
     ]
     ordered = sorted(rows, key=lambda row: (row[1], list(BUILDS).index(row[0]), row[2]))

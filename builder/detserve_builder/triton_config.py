@@ -144,7 +144,7 @@ def _called(detector: Json, processes: int) -> dict[str, str]:
         "detector": detector["name"],
         "in_flight": str(in_flight_for(batch, instances, processes)),
         "in_flight_because": f"a batch of {batch} runs in each of {instances} instances and the next waits",
-        **_waiting(processes, max(_MAX_WAITING, 4 * batch * (instances + 1))),
+        **_waiting(processes, max(_MAX_WAITING, 5 * batch * (instances + 1))),
     }
 
 
@@ -154,7 +154,7 @@ def _opened(runtime: Runtime, floats: str) -> dict[str, str]:
 
 
 def _waiting(processes: int, pictures: int = _MAX_WAITING) -> dict[str, str]:
-    """The bounds of each queue; all hold ``pictures``, four times what is in flight to a called detector."""
+    """The bounds of each queue; all hold ``pictures``, five times what is in flight to a called detector."""
     return {"max_waiting": str(-(-pictures // processes)), "max_wait_s": str(_MAX_WAIT_S)}
 
 

@@ -212,5 +212,5 @@ def test_more_cores_get_more_processes_of_the_pipeline(
     said = {name: parameter.string_value for name, parameter in pipeline.parameters.items()}
     assert pipeline.instance_group[0].count == processes
     assert f"the {cores} cores of the building machine" in said["processes_because"]
-    assert int(said["max_waiting"]) * processes == (32 if in_flight is None else 64)
+    assert int(said["max_waiting"]) * processes == (32 if in_flight is None else 80)
     assert in_flight is None or int(said["in_flight"]) == in_flight
