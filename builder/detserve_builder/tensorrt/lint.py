@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OLDEST_OPSET, NEWEST_OPSET = 13, 24  # 13 has per-channel Q/DQ; the parser of TensorRT 10.14 reads up to 24
 MAX_TOP_K = 3840
 
-#: Operators of TensorRT that TensorRT-RTX lacks, compiles only beside a driver or (Attention) crashes on.
+#: Operators of TensorRT that TensorRT-RTX 1.7 lacks, compiles only beside a driver, or does not survive.
 ONLY_IN_TENSORRT = frozenset({"NonMaxSuppression", "RoiAlign", "NonZero", "Attention"})
 
 _REPLACED = {

@@ -108,7 +108,7 @@ def compressed() -> onnx.ModelProto:
 
 
 def attention() -> onnx.ModelProto:
-    """Attention of a picture to itself between two activations; TensorRT-RTX 1.7 ends the process on it."""
+    """Attention of a picture to itself between two activations: left to TensorRT."""
     nodes = [
         helper.make_node("Sigmoid", ["x"], ["before"], "before"),
         helper.make_node("Attention", ["before", "before", "before"], ["between"], "attend"),
