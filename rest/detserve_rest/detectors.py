@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ TIMEOUT_S = 30.0
 PATIENCE_S = 2.0
 #: A server that comes back may have a detector of the same name and other labels.
 CARD_AGE_S = 5.0
+#: A server is not asked for a model of another name.
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Detectors:
             return known
         if known is not None:
             known.asked_s = now_s  # one request asks, the others go on
+        if not re.fullmatch(NAME, name):
+            raise Problem("model-not-found", f"{name[:80]!r} is no name of a detector")
         client = self._client(name)
         try:
             detector = Detector(client, await client.card(), now_s)
