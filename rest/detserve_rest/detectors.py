@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from detserve_client.async_client import AsyncClient
 from detserve_client.transports import async_transport_to
 from detserve_core.card import Card
+from detserve_core.contract import PRECISION_PARAMETER
 from detserve_core.endpoint import Endpoint
 from detserve_core.errors import ContractViolation, InferenceError
 from detserve_rest.problems import Problem
@@ -81,6 +82,16 @@ class Detectors:
             self._names = await self._client(None).models()
             self._listed_s = now_s
         return self._names
+
+    async def precision(self, name: str) -> str | None:
+        """What a detector's network was built in; None where its build is of a time when that was not said.
+
+        Raises:
+            InferenceError: the server cannot be asked.
+        """
+        config = await self._transport.model_config(name, PATIENCE_S)
+        said = config.get("parameters", {}).get(PRECISION_PARAMETER)
+        return None if said is None else str(said["string_value"])
 
     async def ready(self) -> bool:
         """Whether the server takes requests."""

@@ -212,6 +212,7 @@ def _schemas() -> dict[str, Any]:
                 "labels": {"type": "array", "items": _TEXT},
                 "family": _TEXT,
                 "input": size,
+                "precision": {"type": ["string", "null"]},
                 "thresholds": _object({"score": _NUMBER, "iou": _NUMBER, "max": _COUNT}),
                 "origin": _object({"source": _TEXT, "license": _TEXT}),
             }

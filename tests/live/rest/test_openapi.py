@@ -1,4 +1,4 @@
-"""The OpenAPI document against the running service: schemathesis sends what it allows and what it does not."""
+"""The OpenAPI document against the running service: schemathesis sends what it allows and what not."""
 
 from __future__ import annotations
 
