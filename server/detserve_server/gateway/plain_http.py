@@ -1,4 +1,4 @@
-"""The parts of nginx.conf for ``detserve rest`` behind the gateway; all are empty where there is none."""
+"""The parts of nginx.conf for ``detserve rest`` behind the gateway."""
 
 from __future__ import annotations
 
@@ -25,7 +25,20 @@ _MODELS = rf"""
         "~^/v1/(?:models|vision/custom)/({_NAME})(?:[/?]|$)" $1;
 """
 
-# A problem document (RFC 9457) as detserve rest writes it; its types are in detserve_rest.problems.
+# By the gateway's number of a refusal: type, status and title as detserve_rest.problems has them.
+_PROBLEMS = {
+    "default": ("bug", 500, "The service failed"),
+    "~^(?:400|497)$": ("bad-request", 400, "The request cannot be read"),
+    "~^(?:401|495)$": ("not-known", 401, "Nobody known asks"),
+    "403": ("access-denied", 403, "This caller may not do that"),
+    "413": ("too-large", 413, "The request is too large"),
+    "415": ("unsupported-media-type", 415, "The body is of a type that is not read here"),
+    "429": ("over-the-limit", 429, "The caller is over its limit"),
+    "~^(?:414|494)$": ("headers-too-large", 431, "The headers are too large"),
+    "~^50[23]$": ("unavailable", 503, "The server behind this service cannot be reached"),
+    "504": ("time-out", 504, "The server behind this service did not answer in time"),
+}
+
 _MAPS = r"""
     # ---- detserve rest: what it is asked for and refused in is a problem document
     map $request_uri $detserve_refused_as {
@@ -37,17 +50,7 @@ _MAPS = r"""
         "~^(/v1/[A-Za-z0-9_./-]{0,200})(?:\?|$)" $1;
     }
     map $detserve_refusal $detserve_problem {
-        default '"type":"urn:detserve:problem:bug","title":"The service failed","status":500';
-        "~^(?:400|497)$" '"type":"urn:detserve:problem:bad-request","title":"The request cannot be read","status":400';
-        "~^(?:401|495)$" '"type":"urn:detserve:problem:not-known","title":"Nobody known asks","status":401';
-        403 '"type":"urn:detserve:problem:access-denied","title":"This caller may not do that","status":403';
-        413 '"type":"urn:detserve:problem:too-large","title":"The request is too large","status":413';
-        414 '"type":"urn:detserve:problem:headers-too-large","title":"The headers are too large","status":431';
-        415 '"type":"urn:detserve:problem:unsupported-media-type","title":"The body is of a type that is not read here","status":415';
-        429 '"type":"urn:detserve:problem:over-the-limit","title":"The caller is over its limit","status":429';
-        494 '"type":"urn:detserve:problem:headers-too-large","title":"The headers are too large","status":431';
-        "~^50[23]$" '"type":"urn:detserve:problem:unavailable","title":"The server behind this service cannot be reached","status":503';
-        504 '"type":"urn:detserve:problem:time-out","title":"The server behind this service did not answer in time","status":504';
+@{problems}
     }
     map $detserve_refusal $detserve_retry_after {
         default "";
@@ -92,7 +95,7 @@ _LOCATIONS = r"""
             proxy_send_timeout @{client_timeout_s}s;
         }
 
-        # The page, for whoever asks: files that are public, and ask for the key that their requests are sent with.
+        # The page, for whoever asks: public files, which ask for the key that they send with a request.
         location ~ ^/(?:$|page/) {
             access_log off;
             limit_req zone=page burst=60 nodelay;
@@ -125,9 +128,13 @@ _LOCATIONS = r"""
             add_header X-Request-Id $request_id always;
             add_header WWW-Authenticate $detserve_challenge always;
             add_header Retry-After $detserve_retry_after always;
-            return 200 '{$detserve_problem,"detail":"$detserve_refusal_text","instance":"$detserve_problem_instance","request_id":"$request_id"}';
+            return 200 '{$detserve_problem,@{particulars}}';
         }
 """
+
+_PARTICULARS = (
+    '"detail":"$detserve_refusal_text","instance":"$detserve_problem_instance","request_id":"$request_id"'
+)
 
 _REFUSED_AS_ASKED = r"""
     map "" $detserve_refused_as {
@@ -147,11 +154,20 @@ def plain_http(settings: GatewaySettings, pace: str) -> dict[str, str]:
     servers = "\n".join(f"        server {address} weight=1 max_fails=0;" for address in settings.rest)
     secret = "            proxy_set_header detserve-gateway $detserve_secret;" if settings.secret else ""
     locations = _LOCATIONS.replace("@{secret}", secret).replace("@{pace}", pace)
+    locations = locations.replace("@{particulars}", _PARTICULARS)
     for name in ("inference_timeout_s", "client_timeout_s"):
         locations = locations.replace(f"@{{{name}}}", str(getattr(settings, name)))
     return {
         "rest_endpoints": _ENDPOINTS.strip("\n"),
         "rest_models": _MODELS.strip("\n"),
-        "rest_maps": _MAPS.replace("@{servers}", servers).strip("\n"),
+        "rest_maps": _MAPS.replace("@{servers}", servers).replace("@{problems}", _problems()).strip("\n"),
         "rest_locations": locations.strip("\n"),
     }
+
+
+def _problems() -> str:
+    """The rows of a map: the members that a problem document begins with."""
+    return "\n".join(
+        f"""        "{refusal}" '"type":"urn:detserve:problem:{kind}","title":"{title}","status":{status}';"""
+        for refusal, (kind, status, title) in _PROBLEMS.items()
+    )

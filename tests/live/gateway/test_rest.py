@@ -222,7 +222,7 @@ def test_the_page_is_given_at_a_pace_and_not_logged(front: Front) -> None:
     lines = front.as_seen.settled()
     answers = [front.ask("GET", "/", None).status for _ in range(150)]
     assert set(answers) <= {200, 429}
-    assert 60 <= answers.count(200)
+    assert answers.count(200) >= 60
     time.sleep(0.3)
     assert len(front.as_seen.log()) == lines
 
