@@ -51,9 +51,7 @@ class Front:
             return pool.request(method, f"{self.gateway.http_url}{path}", headers=said, timeout=30, **how)
 
     def detect(self, picture: bytes, path: str = DETECT, client: str | None = "alice", **headers: str) -> Any:
-        return self.ask(
-            "POST", path, client, body=picture, headers={"content-type": "image/jpeg", **headers}
-        )
+        return self.ask("POST", path, client, body=picture, headers={"content-type": "image/jpeg", **headers})
 
 
 @pytest.fixture(scope="module")
