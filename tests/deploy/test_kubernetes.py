@@ -203,7 +203,9 @@ def test_what_is_named_is_there(rendered: dict[str, list[Object]], overlay: str)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_only_the_gateway_and_what_it_asks_reach_triton(rendered: dict[str, list[Object]], overlay: str) -> None:
+def test_only_the_gateway_and_what_it_asks_reach_triton(
+    rendered: dict[str, list[Object]], overlay: str
+) -> None:
     policies = {
         one["metadata"]["name"]: one["spec"] for one in rendered[overlay] if one["kind"] == "NetworkPolicy"
     }
@@ -215,9 +217,8 @@ def test_only_the_gateway_and_what_it_asks_reach_triton(rendered: dict[str, list
     (asked,) = policies["rest"]["ingress"]
     assert asked["from"] == inference["from"]
     assert {port["port"] for port in asked["ports"]} == {8080}
-    assert [rule["to"][0] for rule in policies["rest"]["egress"]][0] == {
-        "podSelector": {"matchLabels": {"app": "triton"}}
-    }
+    triton, _names = policies["rest"]["egress"]
+    assert triton["to"] == [{"podSelector": {"matchLabels": {"app": "triton"}}}]
     assert {port["port"] for port in metrics["ports"]} == {8002}
     assert "egress" not in policies["triton"]
     assert object_of(rendered[overlay], "Service", "triton")["spec"]["clusterIP"] == "None", (
