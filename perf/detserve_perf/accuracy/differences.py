@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_core.datasets.average_precision import name_key
+from detserve_core.text import name_key
 from detserve_core.detections import Detections
 
 MATCH_IOU = 0.5
