@@ -61,9 +61,8 @@ def test_a_detector_of_other_classes_is_refused(tmp_path: Path) -> None:
 
 def test_names_are_paired_as_average_precision_pairs_them(tmp_path: Path) -> None:
     """Case does not count; where two differ by it alone, each is itself."""
-    found = Detections(
-        np.array([[0, 0, 4, 4]] * 3, np.float32), np.ones(3, np.float32), np.arange(3), ("DOG", "car ", "qr")
-    )
+    boxes, classes = np.array([[0, 0, 4, 4]] * 3, np.float32), np.arange(3, dtype=np.int32)
+    found = Detections(boxes, np.ones(3, np.float32), classes, ("DOG", "car ", "qr"))
     ids = coco_ids(written(tmp_path, [{"id": 1, "file_name": "a.jpg"}], CATEGORIES))
     ids.check_classes(["Dog"])
     assert [row["category_id"] for row in found.to_coco(1, ids.categories)] == [18, 3]
