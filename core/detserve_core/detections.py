@@ -268,8 +268,8 @@ class Detections:
         Args:
             image_id: the picture's id in the annotation file.
             category_ids: category id of each class name, as :func:`detserve_core.datasets.coco_ids.coco_ids`
-                reads them; case does not count, and rows of other classes are left out. Without it the category
-                id is the class index.
+                reads them; case does not count, and rows of other classes are left out. Without it the
+                category id is the class index.
         """
         given = category_ids or {}
         by_key = {name_key(name): given[name] for name in reversed(list(given))}

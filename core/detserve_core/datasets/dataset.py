@@ -103,7 +103,7 @@ def exists(path: Path) -> bool:
 
 
 def parts_below(name: str) -> tuple[str, ...]:
-    """The folders and the file in a ``file_name``, whose tool may have run on Windows or in the root folder."""
+    """The folders and the file in a ``file_name``, which may be of Windows or begin at the root."""
     return tuple(part for part in PurePosixPath(name.strip().replace("\\", "/")).parts if part != "/")
 
 
