@@ -7,16 +7,19 @@ const QUALITY = 0.85;
 const AVERAGED = 10;
 
 /** Show the camera in `video`, until stopped. */
-export async function openCamera(video) {
+export async function openCamera(video, signal) {
   if (!navigator.mediaDevices) {
     throw new Problem("The browser gives no camera to this page", "Open it by https, or as localhost.");
   }
+  let stream;
   try {
-    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 } }, audio: false });
+    stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: LONGEST_SIDE_PX } } });
   } catch (error) {
     throw new Problem(...cameraProblem(error));
   }
-  await video.play();
+  if (signal.aborted) return stream.getTracks().forEach((track) => track.stop());
+  video.srcObject = stream;
+  return video.play();
 }
 
 function cameraProblem(error) {
@@ -65,15 +68,19 @@ export async function eachFrame(video, onFrame, onRate, signal) {
   }
 }
 
+/** The next frame that is new; also one to stay, where the video has been paused or set to another position. */
 function nextFrame(video, signal) {
   return new Promise((resolve) => {
-    signal.addEventListener("abort", resolve, { once: true });
+    const over = new AbortController();
     const done = () => {
-      signal.removeEventListener("abort", resolve);
+      over.abort();
       resolve();
     };
+    const once = { once: true, signal: over.signal };
+    signal.addEventListener("abort", done, once);
+    for (const kind of ["pause", "seeked"]) video.addEventListener(kind, done, once);
     if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(done);
-    else requestAnimationFrame(done);
+    else if (!video.paused) requestAnimationFrame(done);
   });
 }
 

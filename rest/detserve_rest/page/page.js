@@ -11,6 +11,7 @@ import * as show from "./show.js";
 
 const $ = (id) => document.getElementById(id);
 const video = $("video");
+const MOST_LISTED = 8;
 let entries = []; // {name, file, answers, problem}
 let repeat = null; // what is asked again when another detector is chosen
 let work = new AbortController();
@@ -51,8 +52,14 @@ function fill(select, names) {
 async function learnChosen() {
   const cards = await Promise.all(show.chosenModels().map(describe));
   cards.forEach(({ labels }) => show.learnLabels(labels));
+  $("about").textContent = `${cards[0].name} finds ${listed(cards[0].labels)}.`;
   if (!$("score").dataset.moved) $("score").value = cards[0].thresholds.score;
   show.render();
+}
+
+function listed(labels) {
+  const more = labels.length - MOST_LISTED;
+  return more > 0 ? `${labels.slice(0, MOST_LISTED).join(", ")} and ${more} more` : labels.join(", ");
 }
 
 const answersOf = (picture, signal) =>
@@ -72,8 +79,7 @@ function open(files) {
   entries = pictures;
   $("pictures").replaceChildren(...entries.map(({ name }, i) => new Option(name, i)));
   $("pictures").selectedIndex = 0;
-  $("pictures-section").hidden = $("save-all").hidden = entries.length === 1;
-  $("left-out").textContent = others ? `${others} other files were left out.` : "";
+  $("left-out").textContent = others ? `Left out: ${others} of another kind.` : "";
   begin();
   repeat = askEntries;
   return run(repeat);
@@ -81,9 +87,11 @@ function open(files) {
 
 /** What the last source has left goes. */
 function begin() {
-  $("film").hidden = true;
   clearLegend();
   document.body.classList.add("begun");
+  $("pictures-section").hidden = $("save-all").hidden = entries.length < 2;
+  $("page").classList.toggle("many", entries.length > 1);
+  $("page").classList.remove("answered");
 }
 
 /** Show the selected picture, and ask about all that have no answer. */
@@ -167,7 +175,6 @@ async function changeModel() {
 
 function openFilm(name, openIt, seekable) {
   entries = [];
-  $("pictures-section").hidden = $("save-all").hidden = true;
   begin();
   repeat = null;
   return run(async (signal) => {

@@ -27,6 +27,7 @@ export function showProblem(error, retry) {
   $("key-form").hidden = !problem.wantsKey;
   $("again").hidden = !retry || problem.wantsKey;
   $("problem").hidden = false;
+  $("problem").scrollIntoView({ block: "nearest" });
   if (problem.wantsKey) $("key").focus();
 }
 

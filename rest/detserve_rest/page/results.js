@@ -4,7 +4,7 @@ import { classColor } from "./drawing.js";
 import { nameKey } from "./compare.js";
 
 /** What the stages of `timings` are called here; others by their own names. */
-const STAGES = { reading: "reading the request", detector: "Triton: decoding, detector, boxes" };
+const STAGES = { reading: "reading", detector: "in Triton" };
 
 /** The legend's buttons by class. */
 const chips = new Map();

@@ -38,7 +38,7 @@ export function visible(answers) {
 export function showPicture(source) {
   const models = chosenModels();
   shown = null;
-  $("views").hidden = false;
+  $("views").hidden = !source;
   $("views").classList.toggle("two", models.length === 2);
   views.forEach((view, i) => {
     view.figure.hidden = i >= models.length;
@@ -60,14 +60,15 @@ export function showAnswers({ name, answers, note = "" }) {
     }
     if (!view.size) blank(view, width, height);
   }
-  $("results").hidden = false;
+  $("views").hidden = false;
+  $("page").classList.add("answered");
   render();
 }
 
-/** Show nothing of what was found. */
+/** Say that an answer is waited for, or "" that none comes. */
 export function showNoAnswers(words) {
   shown = null;
-  views.forEach((view) => drawBoxes(view, []));
+  if (!words) $("page").classList.remove("answered");
   $("summary").textContent = words;
 }
 

@@ -106,11 +106,19 @@ class Visit:
 
     def answered(self) -> None:
         """Wait until no picture waits for its answer."""
-        self.page.wait_for_function(
+        self.until(
             "!document.getElementById('summary').textContent.startsWith('Asking')"
             " && document.getElementById('progress').textContent === ''"
-            " && (!document.getElementById('results').hidden || !document.getElementById('problem').hidden)"
+            " && (document.querySelector('.answered') || !document.getElementById('problem').hidden)"
         )
+
+    def until(self, expression: str, argument: object = None, timeout_s: float = 20) -> None:
+        """Wait until a JavaScript expression, of ``it``, is true. Playwright's own way needs eval in the page."""
+        for _ in range(round(timeout_s / 0.05)):
+            if self.page.evaluate(f"it => Boolean({expression})", argument):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"{expression} did not become true; the page says: {self.summary()}")
 
     def drop(self, *paths: Path) -> None:
         """As a hand drops files and folders of this machine on the page."""
@@ -168,7 +176,7 @@ def visiting(browser: Browser, url: str, **context: Any) -> Iterator[Visit]:
     page.on("pageerror", lambda error: visit.complaints.append(str(error)))
     page.goto(url)
     try:
-        page.wait_for_function(
+        visit.until(
             "document.getElementById('model').options.length || !document.getElementById('problem').hidden"
         )
         yield visit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wait_for_boxes(visit: Visit) -> None:
-    visit.page.wait_for_function("/^[1-9][0-9]* box/.test(document.getElementById('summary').textContent)")
+    visit.until("/^[1-9][0-9]* box/.test(document.getElementById('summary').textContent)")
 
 
 def in_flight_at_most(visit: Visit) -> list[int]:
@@ -83,7 +84,7 @@ def test_the_slider_while_the_camera_runs(visit: Visit) -> None:
 def test_the_camera_with_two_detectors(visit: Visit) -> None:
     visit.page.get_by_label("Compare with").select_option("codes_ssd")
     visit.page.get_by_role("button", name="Camera").click()
-    visit.page.wait_for_function("document.getElementById('summary').textContent.includes('in both')")
+    visit.until("document.getElementById('summary').textContent.includes('in both')")
     assert visit.page.locator("figure:visible").count() == 2
 
 
@@ -103,7 +104,7 @@ def test_a_video_file(visit: Visit, clip: Path) -> None:
         visit.page.get_by_role("button", name="Pictures or a video").click()
     chooser.value.set_files(clip)
     wait_for_boxes(visit)
-    visit.page.wait_for_function("document.getElementById('video').ended")
+    visit.until("document.getElementById('video').ended")
     visit.page.get_by_role("button", name="Play").wait_for()
     visit.page.wait_for_timeout(500)
     assert same_scene(visit) == "scene_4.jpg"
@@ -127,9 +128,12 @@ def test_a_dropped_video_plays_until_it_is_paused(visit: Visit, clip: Path) -> N
 
 def same_scene(visit: Visit) -> str:
     """Which scene the page shows."""
-    shown = visit.page.evaluate("document.querySelector('canvas.picture').toDataURL('image/png').split(',')[1]")
-    import base64
-
+    shown = visit.page.evaluate(
+        "document.querySelector('canvas.picture').toDataURL('image/png').split(',')[1]"
+    )
     pixels = cv2.imdecode(np.frombuffer(base64.b64decode(shown), np.uint8), cv2.IMREAD_COLOR)
-    scenes = {name: cv2.resize(cv2.imread(str(SAMPLES / name)), pixels.shape[1::-1]) for name in ("scene_1.jpg", "scene_4.jpg")}
+    scenes = {
+        name: cv2.resize(cv2.imread(str(SAMPLES / name)), pixels.shape[1::-1])
+        for name in ("scene_1.jpg", "scene_4.jpg")
+    }
     return min(scenes, key=lambda name: float(np.abs(scenes[name].astype(float) - pixels).mean()))

@@ -77,9 +77,7 @@ def test_two_hundred_pictures_of_a_folder(visit: Visit, pictures: list[Path]) ->
     at_first = held(visit)
     for index in range(PICTURES):
         visit.page.get_by_label("Pictures", exact=True).select_option(index=index)
-        visit.page.wait_for_function(
-            "name => document.querySelector('canvas.boxes').ariaLabel.startsWith(name)", arg=pictures[index].name
-        )
+        visit.until("document.querySelector('canvas.boxes').ariaLabel.startsWith(it)", pictures[index].name)
     at_last = held(visit)
     assert at_last["urls"] == 0
     assert at_last["Nodes"] <= at_first["Nodes"] + 50, (at_first, at_last)

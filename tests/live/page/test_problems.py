@@ -28,7 +28,7 @@ def test_what_is_no_picture_is_refused(visit: Visit, tmp_path: Path) -> None:
     expect(visit.page.get_by_role("button", name="Try again")).to_be_hidden()
     visit.choose(SCENE)
     expect(visit.problem()).to_be_hidden()
-    assert len(visit.boxes()) > 2
+    assert len(visit.boxes()) > 0
 
 
 def test_a_bad_picture_among_good_ones(visit: Visit, tmp_path: Path) -> None:
