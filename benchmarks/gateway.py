@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from detserve_client.engine.wire import DetectionRequest
 from detserve_client.transports import GrpcTransport, HttpTransport
 from detserve_core.endpoint import Endpoint
 from detserve_core.machine.whole_files import write_whole
+from detserve_core.security import AsTheGateway
 from detserve_perf.report.tables import Column, Report, Table
 from detserve_server.gateway.certificates.authority import new_authority, new_server, write_certified
 from detserve_server.gateway.certificates.folder import CertificateFolder
@@ -32,21 +33,6 @@ CHECKOUT = Path(__file__).parents[1]
 OUT = CHECKOUT / "out/bench"
 MODEL = "codes_yolo"
 REQUESTS, ROUNDS = 200, 3
-
-
-@dataclass(frozen=True)
-class Secret(Security):
-    """What the gateway shows Triton, to go past the gateway."""
-
-    secret: str = ""
-
-    def headers(self) -> dict[str, str]:
-        """HTTP headers."""
-        return {"detserve-gateway": self.secret}
-
-    def metadata(self, model: str) -> list[tuple[str, str]]:
-        """gRPC metadata."""
-        return [("triton-grpc-protocol-detserve-gateway", self.secret)]
 
 
 def medians_ms(ways: dict[str, GrpcTransport | HttpTransport], encoded: bytes) -> dict[str, float]:
@@ -92,7 +78,7 @@ def main() -> None:
                 ("gRPC", GrpcTransport, triton.grpc_url, gateway.grpc_url),
                 ("HTTP", HttpTransport, triton.http_url, gateway.http_url),
             ):
-                past = replace(Endpoint.parse(straight), security=Secret(secret=secret))
+                past = replace(Endpoint.parse(straight), security=AsTheGateway(secret=secret))
                 ways = {
                     "straight": transport(past),
                     "through": transport(Endpoint.parse(through).secured(security)),

@@ -13,7 +13,7 @@ from detserve_server.commands.keys import app
 CHECKOUT = Path(__file__).parents[1]
 MODULES = [
     path
-    for package in ("client", "builder", "server", "perf")
+    for package in ("client", "builder", "server", "perf", "rest")
     for path in sorted((CHECKOUT / package).rglob("*.py"))
     if "Console(" in path.read_text()
 ]

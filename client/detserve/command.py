@@ -78,6 +78,12 @@ COMMANDS = {
         "Detect objects in pictures or in a video.",
         "detserve detect street.jpg --save drawn",
     ),
+    "rest": _Command(
+        "detserve_rest.commands.rest",
+        _DETECT,
+        "Answer plain HTTP in front of a server: curl, browsers, cameras.",
+        "detserve rest --url localhost:8001 --port 8080",
+    ),
     "image": _Command(
         "detserve_client.commands.image",
         _DETECT,

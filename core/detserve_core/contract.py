@@ -33,3 +33,8 @@ MODEL_HEADER = "detserve-model"
 #: Header in which the gateway tells the steps which models the key may use; Triton hands it on as
 #: a request parameter.
 SCOPE_HEADER = "detserve-models"
+#: Header in which the gateway proves itself. Triton's gRPC wants it behind :data:`GRPC_PREFIX`.
+GATEWAY_HEADER = "detserve-gateway"
+GRPC_PREFIX = "triton-grpc-protocol-"
+#: Environment variable that holds what is in that header; ``none`` opens the server to whoever reaches it.
+GATEWAY_SECRET = "DETSERVE_GATEWAY_SECRET"  # noqa: S105

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detserve_core.contract import MODEL_HEADER
+from detserve_core.contract import GATEWAY_HEADER, GRPC_PREFIX, MODEL_HEADER
 from detserve_core.errors import SecurityError
 
 ENVIRONMENT = ("DETSERVE_API_KEY", "DETSERVE_CA", "DETSERVE_CERTIFICATE")
@@ -105,6 +105,25 @@ class Security:
         certificate = Path(self.certificate or "")
         beside = certificate.with_suffix(".key")
         return beside if beside.is_file() else certificate
+
+
+@dataclass(frozen=True)
+class AsTheGateway(Security):
+    """What a gateway shows to the Triton behind it, for who stands in its place.
+
+    Args:
+        secret: as ``detserve gateway render`` writes it.
+    """
+
+    secret: str = field(default="", repr=False)
+
+    def headers(self) -> dict[str, str]:
+        """HTTP headers."""
+        return {GATEWAY_HEADER: self.secret}
+
+    def metadata(self, model: str) -> list[tuple[str, str]]:
+        """gRPC metadata of a call to ``model``."""
+        return [(GRPC_PREFIX + GATEWAY_HEADER, self.secret)]
 
 
 #: Nothing is shown, and TLS is checked against the system's authorities.

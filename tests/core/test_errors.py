@@ -11,10 +11,18 @@ import detserve_builder
 import detserve_client
 import detserve_core
 import detserve_perf
+import detserve_rest
 import detserve_server
 from detserve_core.errors import DetserveError, MissingExtra
 
-PACKAGES = (detserve_builder, detserve_client, detserve_core, detserve_perf, detserve_server)
+PACKAGES = (
+    detserve_builder,
+    detserve_client,
+    detserve_core,
+    detserve_perf,
+    detserve_rest,
+    detserve_server,
+)
 
 
 def _every(kind: type[DetserveError]) -> Iterator[type[DetserveError]]:

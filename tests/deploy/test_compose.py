@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from detserve_core.contract import SCOPE_HEADER
+from detserve_core.contract import GATEWAY_HEADER, SCOPE_HEADER
 from detserve_server.doctor.plan_images import SERVING_IMAGE
-from detserve_server.gateway.shared_secret import GATEWAY_PROTOCOLS, HEADER
+from detserve_server.gateway.shared_secret import GATEWAY_PROTOCOLS
 from detserve_server.triton.command_line import ALLOCATOR, CLOSED_PROTOCOLS
 from detserve_server.triton.repository import ModelOutline, read_repository
 from detserve_server.triton.shared_memory import MIB, shm_size_bytes
@@ -256,7 +256,7 @@ def test_serve_passes_a_key_and_further_arguments_on(tmp_path: Path) -> None:
     arguments = run(DETSERVE_ADMIN_KEY="s3cret", DETSERVE_GATEWAY_SECRET="proof")  # noqa: S106
     assert f"--grpc-restricted-protocol={closed}:detserve-admin-key=s3cret" in arguments
     for option in ("--grpc-restricted-protocol", "--http-restricted-api"):
-        assert f"{option}={guarded}:{HEADER}=proof" in arguments
+        assert f"{option}={guarded}:{GATEWAY_HEADER}=proof" in arguments
     free = {"DETSERVE_GATEWAY_SECRET": "none"}
     assert run(**free)[-1] == "--log-verbose=1"
     assert set(run(**free)) != set(run(**free)), "without a key each start must draw its own"

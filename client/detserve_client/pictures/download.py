@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from http.client import HTTPException, HTTPResponse
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import (
+    BaseHandler,
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
     HTTPHandler,
@@ -23,13 +25,20 @@ TIMEOUT_S = 30.0
 MOST_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 16
 _HEADERS = {"User-Agent": "detserve", "Accept": "image/*"}
-_HANDLERS = (HTTPHandler, HTTPSHandler, HTTPRedirectHandler, HTTPDefaultErrorHandler, HTTPErrorProcessor)
+_HANDLERS = (HTTPRedirectHandler, HTTPDefaultErrorHandler, HTTPErrorProcessor)
 
 
-def download(url: str, *, timeout_s: float = TIMEOUT_S, most_bytes: int = MOST_BYTES) -> bytes:
+def download(
+    url: str,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    most_bytes: int = MOST_BYTES,
+    handlers: Sequence[BaseHandler] | None = None,
+) -> bytes:
     """What an http or https URL leads to; redirects and the environment's proxies are followed.
 
-    By urllib.request, which reads the proxies from the environment, as urllib3 does not.
+    By urllib.request, which reads the proxies from the environment, as urllib3 does not. ``handlers`` connect
+    in their place, without proxies.
 
     Raises:
         SourceError: another scheme, no answer within ``timeout_s``, a status other than 200, or more than
@@ -43,7 +52,8 @@ def download(url: str, *, timeout_s: float = TIMEOUT_S, most_bytes: int = MOST_B
     opener = (
         OpenerDirector()
     )  # without urllib's handlers for file:// and ftp://, to which a server could redirect
-    for handler in (ProxyHandler(), *(kind() for kind in _HANDLERS)):
+    connecting = (ProxyHandler(), HTTPHandler(), HTTPSHandler()) if handlers is None else handlers
+    for handler in (*connecting, *(kind() for kind in _HANDLERS)):
         opener.add_handler(handler)
     deadline_s = time.monotonic() + timeout_s
     try:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from detserve_client.engine.call_headers import headers_of_this_call
 from detserve_client.engine.faults import error_from_grpc
 from detserve_client.engine.wire import DetectionRequest, Outputs
 from detserve_client.transports import grpc_messages as messages
@@ -94,7 +95,7 @@ class AsyncGrpcTransport:
         return self._grpc.aio.secure_channel(address, credentials, arguments)
 
     async def _send(self, call: Any, message: Any, model: str, timeout_s: float) -> Any:
-        metadata = self._endpoint.security.metadata(model)
+        metadata = [*self._endpoint.security.metadata(model), *headers_of_this_call().items()]
         try:
             return await call(message, timeout=timeout_s, metadata=metadata)
         except self._grpc.aio.AioRpcError as error:

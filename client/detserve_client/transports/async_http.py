@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Any
 
+from detserve_client.engine.call_headers import headers_of_this_call
 from detserve_client.engine.wire import DetectionRequest, Outputs
 from detserve_client.transports import http_messages as messages
 from detserve_client.transports.async_http_connection import AsyncHttpConnection
@@ -87,7 +88,8 @@ class AsyncHttpTransport:
         body: bytes = b"",
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        request = request_bytes(method, path, {**self._headers, **(headers or {})}, body)
+        given = {**self._headers, **headers_of_this_call(), **(headers or {})}
+        request = request_bytes(method, path, given, body)
         try:
             answer = await self._exchange(request, time.monotonic() + timeout_s)
         except (OSError, self._not_http) as error:

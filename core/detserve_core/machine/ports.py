@@ -14,6 +14,9 @@ GRPC_PORT = 8001
 HTTP_PORT = 8000
 METRICS_PORT = 8002
 
+# Of detserve rest.
+REST_PORT = 8080
+
 # Below the range Linux takes for outgoing connections (32768 up): Triton binds its ports seconds after they
 # are chosen, and an outgoing connection of any process could take one of that range meanwhile.
 _CHOICE = range(20_000, 32_000)

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from detserve_client.client import Client
+from detserve_core.contract import GATEWAY_SECRET
 from detserve_core.endpoint import Endpoint
-from detserve_core.security import Security
-
-#: The secret of detserve gateway render, as in its triton.env.
-SECRET = "DETSERVE_GATEWAY_SECRET"  # noqa: S105
-_HTTP_HEADER = "detserve-gateway"
-
-
-@dataclass(frozen=True)
-class _AsTheGateway(Security):
-    secret: str = ""
-
-    def headers(self) -> dict[str, str]:
-        return {_HTTP_HEADER: self.secret}
-
-    def metadata(self, model: str) -> list[tuple[str, str]]:
-        return [(f"triton-grpc-protocol-{_HTTP_HEADER}", self.secret)]
+from detserve_core.security import AsTheGateway, Security
 
 
 def endpoint_of(
@@ -34,11 +20,11 @@ def endpoint_of(
     Raises :class:`~detserve_core.errors.EndpointError` and
     :class:`~detserve_core.errors.SecurityError`.
     """
-    endpoint, secret = Endpoint.parse(url), os.environ.get(SECRET)
+    endpoint, secret = Endpoint.parse(url), os.environ.get(GATEWAY_SECRET)
     if endpoint.tls or (api_key_file, ca, certificate) != (None, None, None):
         shown = Security.from_environment(api_key_file=api_key_file, ca=ca, certificate=certificate)
         return endpoint.secured(shown)
-    return replace(endpoint, security=_AsTheGateway(secret=secret)) if secret else endpoint
+    return replace(endpoint, security=AsTheGateway(secret=secret)) if secret else endpoint
 
 
 def client_of(endpoint: Endpoint, model: str) -> Client:

@@ -1,4 +1,4 @@
-"""The header that proves to Triton that a request came through the gateway."""
+"""The secret in the header that proves to Triton that a request came through the gateway."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 
 from detserve_core.machine.whole_files import write_whole
 from detserve_server.errors import GatewayError
-
-HEADER = "detserve-gateway"
 
 #: What only the gateway may call; health stays open for probes.
 GATEWAY_PROTOCOLS = ("inference", "metadata", "model-config", "statistics")

@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detserve_core.contract import SCOPE_HEADER
+from detserve_core.contract import GATEWAY_HEADER, SCOPE_HEADER
 from detserve_core.machine.ports import LOOPBACK
-from detserve_server.gateway.shared_secret import GATEWAY_PROTOCOLS, HEADER
+from detserve_server.gateway.shared_secret import GATEWAY_PROTOCOLS
 from detserve_server.triton.distribution import TritonDistribution
 
 _SHARED_MEMORY = "shared-memory"
@@ -44,7 +44,7 @@ def server_arguments(
     protocols = [name for name in CLOSED_PROTOCOLS if name != _SHARED_MEMORY or not allow_shared_memory]
     restricted = [f"{','.join(protocols)}:detserve-{secrets.token_hex(4)}={secrets.token_hex(16)}"]
     if gateway_secret is not None:
-        restricted.append(f"{','.join(GATEWAY_PROTOCOLS)}:{HEADER}={gateway_secret}")
+        restricted.append(f"{','.join(GATEWAY_PROTOCOLS)}:{GATEWAY_HEADER}={gateway_secret}")
     control = ["none"] if models is None else ["explicit", *(f"--load-model={name}" for name in models)]
     return [
         str(binary),

@@ -1,0 +1,109 @@
+"""Refusals as problem documents (RFC 9457): every error of this service, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import orjson
+from starlette.responses import Response
+
+from detserve_core.errors import (
+    AccessDenied,
+    ContractViolation,
+    DeadlineExceeded,
+    DetserveError,
+    ModelNotFound,
+    Overloaded,
+    RequestRejected,
+    ServerFault,
+    ServerUnavailable,
+    SourceError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:detserve:problem:"
+RETRY_AFTER_S = 1
+
+
+class Kind(NamedTuple):
+    """What a problem of one kind has in common with others of it."""
+
+    status: int
+    title: str
+
+
+KINDS = {
+    "bad-request": Kind(400, "The request cannot be read"),
+    "bad-parameter": Kind(400, "A query parameter is wrong"),
+    "not-the-gateway": Kind(403, "The request did not come through the gateway"),
+    "access-denied": Kind(403, "This caller may not do that"),
+    "urls-not-allowed": Kind(403, "Pictures are not fetched from addresses here"),
+    "not-found": Kind(404, "There is nothing at this path"),
+    "model-not-found": Kind(404, "There is no such detector"),
+    "method-not-allowed": Kind(405, "The path does not take this method"),
+    "not-acceptable": Kind(406, "No format that the caller accepts is written here"),
+    "too-large": Kind(413, "The request is too large"),
+    "unsupported-media-type": Kind(415, "The body is of a type that is not read here"),
+    "bad-picture": Kind(422, "The picture cannot be used"),
+    "bug": Kind(500, "The service failed"),
+    "server-fault": Kind(502, "The server behind this service failed"),
+    "unavailable": Kind(503, "The server behind this service cannot be reached"),
+    "overloaded": Kind(503, "There is more to do than can be done in time"),
+    "time-out": Kind(504, "The server behind this service did not answer in time"),
+}
+
+_OF_ERRORS: tuple[tuple[type[DetserveError], str], ...] = (
+    (ModelNotFound, "model-not-found"),
+    (RequestRejected, "bad-picture"),
+    (SourceError, "bad-picture"),
+    (AccessDenied, "access-denied"),
+    (Overloaded, "overloaded"),
+    (DeadlineExceeded, "time-out"),
+    (ServerUnavailable, "unavailable"),
+    (ContractViolation, "server-fault"),
+    (ServerFault, "server-fault"),
+)
+
+
+class Problem(Exception):
+    """A request that is refused: ``kind`` is a key of :data:`KINDS`, ``detail`` one sentence."""
+
+    def __init__(self, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(kind, detail)
+        self.kind, self.detail, self.headers = kind, detail, dict(headers or {})
+
+    @property
+    def status(self) -> int:
+        """Of HTTP."""
+        return KINDS[self.kind].status
+
+
+class CallerGone(Exception):
+    """The caller has closed the connection; nobody waits for an answer."""
+
+
+def problem_of(error: DetserveError) -> Problem:
+    """The problem that one of the client's errors is."""
+    if isinstance(error, RequestRejected) and "message larger than max" in str(error):
+        return Problem("too-large", str(error))
+    for kind, name in _OF_ERRORS:
+        if isinstance(error, kind):
+            return Problem(name, str(error))
+    return Problem("server-fault", str(error))
+
+
+def answer_of(problem: Problem, *, instance: str, request_id: str) -> Response:
+    """The answer: ``instance`` is the path that was asked for."""
+    status, title = KINDS[problem.kind]
+    document = {
+        "type": TYPE_PREFIX + problem.kind,
+        "title": title,
+        "status": status,
+        "detail": problem.detail,
+        "instance": instance,
+        "request_id": request_id,
+    }
+    headers = {"retry-after": str(RETRY_AFTER_S)} if status == 503 else {}
+    body = orjson.dumps(document)
+    return Response(body, status, {**headers, **problem.headers}, media_type=MEDIA_TYPE)
