@@ -2,9 +2,9 @@
 
 Writes into out/bench/: the sweep (speed, beside the same steps in-process), the accuracy on the sample
 scenes, overload, the comparison with other servers, all with fp32 and all with INT8 (in int8/), how many
-machines a rate takes, large JPEGs, what the client and the gateway cost; and report.html. It takes about 20
-minutes; the first time the other servers are installed. Keep the machine quiet meanwhile: the reports say so
-when other work took its cores.
+machines a rate takes, large JPEGs, what the client, plain HTTP and the gateway cost; and report.html. It
+takes about 20 minutes; the first time the other servers are installed. Keep the machine quiet meanwhile: the
+reports say so when other work took its cores.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def main() -> None:
     python("benchmarks.large", repository, pictures, MODEL, INT8)
     python("benchmarks.placements", "ceilings", "detector")
     python("benchmarks.client", pictures)
+    python("benchmarks.rest", pictures)
     if shutil.which("nginx"):
         python("benchmarks.gateway")
     detserve("perf", "report", OUT, OUT / "int8", "--output", OUT / "report.html")

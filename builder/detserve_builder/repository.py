@@ -72,6 +72,7 @@ def write_repository(
             cores=cores.cores(),
             runtime=runtime,
             floats=floats,
+            precision=precision.value,
         )
         for name, config in described.items():
             (staged / name / CONFIG).write_text(to_pbtxt(config))

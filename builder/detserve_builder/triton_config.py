@@ -76,12 +76,14 @@ def configs(
     cores: int,
     runtime: Runtime = Runtime.ONNXRUNTIME,
     floats: str = "f32",
+    precision: str = "fp32",
 ) -> dict[str, Json]:
     """Model name -> configuration, for the ensemble and the models it is made of.
 
     The pipeline gets the processes that it takes to keep ``cores`` busy.
     A request has up to ``max_batch_size`` pictures, and the network takes ``detector_batch_size`` at a time.
-    ``runtime`` and ``floats`` are what the embedded target's detector runs on and computes in.
+    ``runtime`` and ``floats`` are what the embedded target's detector runs on and computes in, ``precision``
+    is what is said of it.
     """
     name = card.name
     if placement is Placement.STEPS:
@@ -93,9 +95,9 @@ def configs(
             f"{name}_preprocess": first,
             f"{name}_detector": detector,
             f"{name}_postprocess": _postprocess(card, batch, warmup),
-            name: _ensemble(card, placement, batch),
+            name: _ensemble(card, placement, batch, precision),
         }
-    described = {name: _ensemble(card, placement, max_batch_size)}
+    described = {name: _ensemble(card, placement, max_batch_size, precision)}
     if target is Target.EMBEDDED:
         network, processes = _opened(runtime, floats), processes_for(cores, calls=False)
     else:
@@ -218,7 +220,7 @@ def _postprocess(card: Card, max_batch_size: int, warmup: Warmup) -> Json:
     }
 
 
-def _ensemble(card: Card, placement: Placement, max_batch_size: int) -> Json:
+def _ensemble(card: Card, placement: Placement, max_batch_size: int, precision: str) -> Json:
     def same(tensors: list[Json]) -> dict[str, str]:
         return {tensor["name"]: tensor["name"] for tensor in tensors}
 
@@ -248,7 +250,7 @@ def _ensemble(card: Card, placement: Placement, max_batch_size: int) -> Json:
                 for step, inputs, outputs in steps
             ]
         },
-        "parameters": _card_parameter(card),
+        "parameters": {**_card_parameter(card), **_said({contract.PRECISION_PARAMETER: precision})},
     }
 
 

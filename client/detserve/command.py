@@ -82,7 +82,7 @@ COMMANDS = {
         "detserve_rest.commands.rest",
         _DETECT,
         "Answer plain HTTP in front of a server: curl, browsers, cameras.",
-        "detserve rest --url localhost:8001 --port 8080",
+        "detserve rest --url localhost:8000 --port 8080",
     ),
     "image": _Command(
         "detserve_client.commands.image",

@@ -10,7 +10,8 @@ Ensemble ``NAME``::
 
 M is the card's ``max_detections``. Request parameters ``score_threshold``, ``iou_threshold`` and
 ``max_detections`` override the card's for one request. The card itself is JSON in the ensemble's
-configuration, under ``parameters`` / :data:`CARD_PARAMETER`.
+configuration, under ``parameters`` / :data:`CARD_PARAMETER`; :data:`PRECISION_PARAMETER` beside it is what
+the network was built in.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ CLASSES = "classes"
 OUTPUTS = (NUM_DETECTIONS, BOXES, SCORES, CLASSES)
 
 CARD_PARAMETER = "detserve_card"
+PRECISION_PARAMETER = "detserve_precision"
 
 SCORE_THRESHOLD = "score_threshold"
 IOU_THRESHOLD = "iou_threshold"

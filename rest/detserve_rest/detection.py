@@ -16,6 +16,8 @@ from detserve_rest.problems import CallerGone, Problem
 from detserve_rest.service import service_of
 
 _Result = TypeVar("_Result")
+#: Who has waited for less has most likely not gone, and looking takes time.
+_LOOK_AFTER_S = 0.05
 
 
 async def detections_in(
@@ -54,15 +56,19 @@ async def while_the_caller_waits(request: Request, call: Coroutine[Any, Any, _Re
         CallerGone: that happened.
     """
     answer = asyncio.ensure_future(call)
-    gone = asyncio.ensure_future(_gone(request))
+    gone: asyncio.Future[None] | None = None
     try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((answer,), timeout=_LOOK_AFTER_S)
         if not answer.done():
-            raise CallerGone
+            gone = asyncio.ensure_future(_gone(request))
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise CallerGone
         return answer.result()
     finally:
         answer.cancel()
-        gone.cancel()
+        if gone is not None:
+            gone.cancel()
 
 
 async def _gone(request: Request) -> None:

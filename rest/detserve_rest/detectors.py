@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from detserve_client.async_client import AsyncClient
 from detserve_client.transports import async_transport_to
 from detserve_core.card import Card
+from detserve_core.contract import PRECISION_PARAMETER
 from detserve_core.endpoint import Endpoint
 from detserve_core.errors import ContractViolation, InferenceError
 from detserve_rest.problems import Problem
@@ -19,6 +21,8 @@ TIMEOUT_S = 30.0
 PATIENCE_S = 2.0
 #: A server that comes back may have a detector of the same name and other labels.
 CARD_AGE_S = 5.0
+#: A server is not asked for a model of another name.
+NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 
 
 @dataclass
@@ -53,6 +57,8 @@ class Detectors:
             return known
         if known is not None:
             known.asked_s = now_s  # one request asks, the others go on
+        if not re.fullmatch(NAME, name):
+            raise Problem("model-not-found", f"{name[:80]!r} is no name of a detector")
         client = self._client(name)
         try:
             detector = Detector(client, await client.card(), now_s)
@@ -76,6 +82,16 @@ class Detectors:
             self._names = await self._client(None).models()
             self._listed_s = now_s
         return self._names
+
+    async def precision(self, name: str) -> str | None:
+        """What a detector's network was built in; None where its build is of a time when that was not said.
+
+        Raises:
+            InferenceError: the server cannot be asked.
+        """
+        config = await self._transport.model_config(name, PATIENCE_S)
+        said = config.get("parameters", {}).get(PRECISION_PARAMETER)
+        return None if said is None else str(said["string_value"])
 
     async def ready(self) -> bool:
         """Whether the server takes requests."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hmac
+import itertools
 import re
-import uuid
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from detserve_core.contract import GATEWAY_HEADER, SCOPE_HEADER
-from detserve_rest.problems import Problem, answer_of
+from detserve_rest.problems import CallerGone, Problem, answer_of, problem_of
+from detserve_rest.service import Service
 
 HEALTH = "/v1/health"
 REQUEST_ID_HEADER = "x-request-id"
@@ -22,8 +23,10 @@ MOST_IN_FLIGHT = 128
 _CALLER = "detserve.caller"
 _EVERYTHING, _NOTHING = "*", ","
 _SCOPE = re.compile(r"\*|,|(?:,[A-Za-z0-9_.-]{1,128})+,")
+_ID_HEADER = REQUEST_ID_HEADER.encode()
+_PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_OURS = {name.encode(): name for name in (GATEWAY_HEADER, SCOPE_HEADER, REQUEST_ID_HEADER)}
+_OURS = {name.encode(): name for name in (GATEWAY_HEADER, SCOPE_HEADER)}
 
 
 @dataclass(frozen=True)
@@ -59,36 +62,44 @@ def caller_of(connection: HTTPConnection) -> Caller:
     return caller
 
 
-def guarded(app: ASGIApp, secret: str | None) -> ASGIApp:
-    """``app`` behind the entrance. With a ``secret``, only requests that show it are let in.
+def guarded(app: ASGIApp, service: Service) -> ASGIApp:
+    """``app`` behind the entrance. With a secret, only requests that show it are let in; health is open.
 
-    The paths of health are open. What is beyond :data:`MOST_IN_FLIGHT` requests is refused: each holds a
-    picture in memory.
+    What is beyond :data:`MOST_IN_FLIGHT` requests is refused: each holds a picture in memory. What ``app``
+    raises becomes a problem document; a bug is raised again, for the log.
     """
+    secret = service.settings.secret
     in_flight = 0
 
-    async def entrance(scope: Scope, receive: Receive, send: Send) -> None:
+    async def let_in(scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         nonlocal in_flight
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
         given = _given(scope)
-        request_id = _request_id(given)
-        send = _with_headers(send, request_id)
-        try:
-            _let_in(given, secret, scope["path"])
-            scope[_CALLER] = Caller(request_id, _scope(given, secret))
-            if in_flight >= MOST_IN_FLIGHT:
-                raise Problem("overloaded", f"{MOST_IN_FLIGHT} requests are in flight; send this one again")
-        except Problem as problem:
-            answer = answer_of(problem, instance=scope["path"], request_id=request_id)
-            await answer(scope, receive, send)
-            return
+        _require_secret(given, secret, scope["path"])
+        scope["app"], scope[_CALLER] = service, Caller(request_id, _scope(given, secret))
+        if in_flight >= MOST_IN_FLIGHT:
+            raise Problem("overloaded", f"{MOST_IN_FLIGHT} requests are in flight; send this one again")
         in_flight += 1
         try:
             await app(scope, receive, send)
         finally:
             in_flight -= 1
+
+    async def entrance(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        send = _with_headers(send, request_id)
+        try:
+            await let_in(scope, receive, send, request_id)
+        except (CallerGone, ClientDisconnect):
+            return
+        except Exception as error:
+            problem = problem_of(error, scope["method"], scope["path"])
+            answer = answer_of(problem, instance=scope["path"], request_id=request_id)
+            await answer(scope, receive, send)
+            if problem.kind == "bug":
+                raise
 
     return entrance
 
@@ -102,12 +113,15 @@ def _given(scope: Scope) -> dict[str, list[str]]:
     return given
 
 
-def _request_id(given: Mapping[str, list[str]]) -> str:
-    said = given.get(REQUEST_ID_HEADER, [])
-    return said[0] if len(said) == 1 and _REQUEST_ID.fullmatch(said[0]) else uuid.uuid4().hex
+def _request_id(scope: Scope) -> str:
+    """The one that is said, or one that no other request has: random numbers would be asked of the kernel."""
+    said: list[str] = [value.decode("latin-1") for name, value in scope["headers"] if name == _ID_HEADER]
+    if len(said) == 1 and _REQUEST_ID.fullmatch(said[0]):
+        return said[0]
+    return f"{_PROCESS}{next(_NUMBERS):016x}"
 
 
-def _let_in(given: Mapping[str, list[str]], secret: str | None, path: str) -> None:
+def _require_secret(given: Mapping[str, list[str]], secret: str | None, path: str) -> None:
     if secret is None or path == HEALTH or path.startswith(f"{HEALTH}/"):
         return
     shown = given.get(GATEWAY_HEADER, [])
@@ -126,11 +140,11 @@ def _scope(given: Mapping[str, list[str]], secret: str | None) -> str:
 
 
 def _with_headers(send: Send, request_id: str) -> Send:
+    said = [(_ID_HEADER, request_id.encode()), (b"x-content-type-options", b"nosniff")]
+
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers[REQUEST_ID_HEADER] = request_id
-            headers["x-content-type-options"] = "nosniff"
+            message["headers"] = [*message["headers"], *said]
         await send(message)
 
     return with_headers

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from detserve_client.engine.call_headers import call_headers
-from detserve_core.card import Card
+from detserve_rest.detectors import Detectors
 from detserve_rest.entrance import caller_of
 from detserve_rest.service import service_of
 
@@ -19,7 +19,7 @@ async def models(request: Request) -> Response:
     caller, detectors = caller_of(request), service_of(request).detectors
     with call_headers(caller.headers):
         names = [name for name in await detectors.names() if caller.may_use(name)]
-        found = [summary(name, (await detectors.of(name)).card) for name in names]
+        found = [await _summary(detectors, name) for name in names]
     return Response(orjson.dumps({"models": found}), media_type="application/json")
 
 
@@ -29,17 +29,19 @@ async def model(request: Request) -> Response:
     caller = caller_of(request)
     caller.require(name)
     with call_headers(caller.headers):
-        detector = await service_of(request).detectors.of(name)
-    return Response(orjson.dumps(summary(name, detector.card)), media_type="application/json")
+        found = await _summary(service_of(request).detectors, name)
+    return Response(orjson.dumps(found), media_type="application/json")
 
 
-def summary(name: str, card: Card) -> dict[str, Any]:
+async def _summary(detectors: Detectors, name: str) -> dict[str, Any]:
     """What a caller may want to know of a detector."""
+    card = (await detectors.of(name)).card
     return {
         "name": name,
         "labels": card.labels,
         "family": card.family,
         "input": {"width": card.input_wh[0], "height": card.input_wh[1]},
+        "precision": await detectors.precision(name),
         "thresholds": {
             "score": card.thresholds.score,
             "iou": card.thresholds.iou,

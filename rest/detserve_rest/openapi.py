@@ -10,13 +10,13 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from detserve_rest.detectors import NAME
 from detserve_rest.formats import FORMATS
 from detserve_rest.parameters import MOST_DETECTIONS
 from detserve_rest.pictures.form import FORM
 from detserve_rest.problems import KINDS, MEDIA_TYPE, TYPE_PREFIX
 
 _RAW_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "application/octet-stream")
-_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 _COUNT = {"type": "integer", "minimum": 0}
 _NUMBER = {"type": "number"}
 _TEXT = {"type": "string"}
@@ -188,7 +188,9 @@ def _schemas() -> dict[str, Any]:
     return {
         "PictureInJson": {
             "oneOf": [
-                _object({"image": {"type": "string", "contentEncoding": "base64"}}, closed=True),
+                _object(
+                    {"image": {"type": "string", "format": "byte", "contentEncoding": "base64"}}, closed=True
+                ),
                 _object({"url": {"type": "string", "format": "uri"}}, closed=True),
             ]
         },
@@ -210,6 +212,7 @@ def _schemas() -> dict[str, Any]:
                 "labels": {"type": "array", "items": _TEXT},
                 "family": _TEXT,
                 "input": size,
+                "precision": {"type": ["string", "null"]},
                 "thresholds": _object({"score": _NUMBER, "iou": _NUMBER, "max": _COUNT}),
                 "origin": _object({"source": _TEXT, "license": _TEXT}),
             }
@@ -250,7 +253,7 @@ def _name_parameter() -> dict[str, Any]:
         "in": "path",
         "required": True,
         "description": "Name of the detector.",
-        "schema": {"type": "string", "pattern": _NAME},
+        "schema": {"type": "string", "pattern": f"^{NAME}$"},
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from detserve_core.errors import (
@@ -83,14 +84,27 @@ class CallerGone(Exception):
     """The caller has closed the connection; nobody waits for an answer."""
 
 
-def problem_of(error: DetserveError) -> Problem:
-    """The problem that one of the client's errors is."""
+def problem_of(error: Exception, method: str = "", path: str = "") -> Problem:
+    """The problem that an exception is: one of the client's errors, of Starlette's, or a bug."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, HTTPException):
+        return _of_starlette(error, method, path)
     if isinstance(error, RequestRejected) and "message larger than max" in str(error):
         return Problem("too-large", str(error))
     for kind, name in _OF_ERRORS:
         if isinstance(error, kind):
             return Problem(name, str(error))
-    return Problem("server-fault", str(error))
+    return Problem("bug", "this is a bug of the service; its log has the traceback")
+
+
+def _of_starlette(error: HTTPException, method: str, path: str) -> Problem:
+    """No such path, or not with this method."""
+    if error.status_code == 405:
+        said = dict(error.headers or {})
+        expected = said.get("Allow", "another one")
+        return Problem("method-not-allowed", f"{path} does not take {method}; expected {expected}", said)
+    return Problem("not-found", f"there is nothing at {path}; /v1/openapi.json says what there is")
 
 
 def answer_of(problem: Problem, *, instance: str, request_id: str) -> Response:

@@ -49,5 +49,5 @@ class Service:
 
 def service_of(connection: HTTPConnection) -> Service:
     """What the application was started with."""
-    service: Service = connection.app.state.service
+    service: Service = connection.scope["app"]
     return service

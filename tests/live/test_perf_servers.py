@@ -40,6 +40,7 @@ def test_every_peer_answers_what_detserve_answers(tmp_path: Path, peer: str) -> 
     assert [(run.name, run.protocol) for run in result.runs] == [
         ("detserve", "gRPC"),
         ("detserve", "HTTP"),
+        ("detserve", "REST"),
         (peer, "HTTP"),
     ] * 2
     assert len(result.references) == 3
@@ -71,7 +72,12 @@ def test_a_server_that_finds_something_else_is_no_contestant(tmp_path: Path) -> 
 
 def test_another_ensemble_runs_beside() -> None:
     result = compare(COMMITTED, DEFAULT, SAMPLES, [], ROUNDS, _quiet, also=["codes_ssd"])
-    assert [run.name for run in result.runs] == ["detserve", "detserve", "detserve, codes_ssd"] * 2
+    assert [run.name for run in result.runs] == [
+        "detserve",
+        "detserve",
+        "detserve",
+        "detserve, codes_ssd",
+    ] * 2
 
 
 def test_an_unknown_peer_is_named() -> None:

@@ -96,6 +96,14 @@ def read_json(answer: bytes) -> Found:
     return boxes, np.array(found["scores"], np.float32), np.array(found["classes"], np.int32)
 
 
+def read_rest(answer: bytes) -> Found:
+    """What ``detserve rest`` answers."""
+    rows = json.loads(answer)["detections"]
+    boxes = np.array([row["box"] for row in rows], np.float32).reshape(-1, 4)
+    scores = np.array([row["score"] for row in rows], np.float32)
+    return boxes, scores, np.array([row["class_id"] for row in rows], np.int32)
+
+
 def _unpadded(result: Any) -> Found:
     count = int(result.as_numpy(contract.NUM_DETECTIONS).reshape(-1)[0])
     boxes, scores, classes = (

@@ -1,4 +1,4 @@
-"""A repository served by ``detserve serve`` for as long as a measurement needs it."""
+"""``detserve serve`` and ``detserve rest`` for as long as a measurement needs them."""
 
 from __future__ import annotations
 
@@ -45,3 +45,31 @@ def served(repository: Path, model: str, *options: str) -> Iterator[ServedReposi
         ) as pid,
     ):
         yield ServedRepository(f"grpc://{LOOPBACK}:{grpc_port}", f"http://{LOOPBACK}:{http_port}", pid)
+
+
+@dataclass(frozen=True)
+class ServedRest:
+    """Where it listens, and its process."""
+
+    url: str
+    pid: int
+
+
+@contextmanager
+def served_rest(server_url: str) -> Iterator[ServedRest]:
+    """``detserve rest`` in front of a server, on a free port of 127.0.0.1.
+
+    Raises :class:`~detserve_perf.errors.MeasurementError` with its own words when it does not start.
+    """
+    (port,) = choose_ports({"REST": None}).values()
+    command = [sys.executable, "-m", "detserve.command", "rest", "--url", server_url, "--port", str(port)]
+    with (
+        tempfile.TemporaryDirectory(prefix="detserve-perf-") as folder,
+        running(
+            command,
+            name=f"detserve rest --url {server_url}",
+            log=Path(folder) / "rest.log",
+            is_ready=lambda: answers(port, "/v1/health"),
+        ) as pid,
+    ):
+        yield ServedRest(f"http://{LOOPBACK}:{port}", pid)

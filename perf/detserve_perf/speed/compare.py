@@ -29,6 +29,8 @@ from detserve_perf.load.corpus import check_pictures, corpus_note, named_picture
 from detserve_perf.load.generator import RequestFailed, Run
 from detserve_perf.load.wire_requests import (
     Found,
+    posted_requests,
+    read_rest,
     read_triton_grpc,
     read_triton_http,
     triton_grpc_requests,
@@ -37,7 +39,7 @@ from detserve_perf.load.wire_requests import (
 from detserve_perf.peers.environment import check_peers, peer_python
 from detserve_perf.peers.peer_server import running_peer
 from detserve_perf.report.machine import Machine, this_machine
-from detserve_perf.server.served import served
+from detserve_perf.server.served import ServedRepository, ServedRest, served, served_rest
 from detserve_perf.server.triton import TritonQueries
 from detserve_perf.speed.reference import ReferenceRun, run_reference
 from detserve_perf.speed.sweep import contention_note
@@ -54,13 +56,21 @@ _IDLE_S = 2.0
 
 @dataclass(frozen=True)
 class Contestant:
-    """A running server: how a caller gets to it, how to read its answers, and its first process."""
+    """A running server: how a caller gets to it, how to read its answers, and the first of its processes."""
 
     name: str
     protocol: str
     connect: Connect
     read: Callable[[bytes], Found]
-    pid: int
+    pids: tuple[int, ...]
+
+    def cpu_s(self) -> float:
+        """The CPU seconds that its processes have used."""
+        return sum(tree_cpu_s(pid) for pid in self.pids)
+
+    def memory_bytes(self) -> int:
+        """The memory that its processes have."""
+        return sum(total_bytes(tree_memory(pid)) for pid in self.pids)
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,8 @@ def compare(
         on_progress("starting detserve")
         own = stack.enter_context(served(repository, model))
         check_pictures(named, Endpoint.parse(own.grpc_url), model)
-        contestants = _ours(own.grpc_url, own.http_url, own.pid, model, pictures)
+        contestants = _ours(own, model, pictures)
+        contestants.append(_rest(stack.enter_context(served_rest(own.http_url)), own, model, pictures))
         with TritonQueries(Endpoint.parse(own.grpc_url)) as queries:
             triton = queries.version()
         for name in peers:
@@ -137,7 +148,7 @@ def compare(
         for name, detect in others.items():
             on_progress(f"starting detserve with {name}")
             other = stack.enter_context(served(repository, name))
-            over_grpc = _ours(other.grpc_url, other.http_url, other.pid, name, pictures)[:1]
+            over_grpc = _ours(other, name, pictures)[:1]
             _check_answers(over_grpc, detect, pictures)
             contestants += [replace(one, name=f"detserve, {name}") for one in over_grpc]
         idle_note = _idle_note(contestants)
@@ -148,13 +159,18 @@ def compare(
     return Contest(model, len(pictures), tuple(runs), tuple(references), machine, tuple(filter(None, notes)))
 
 
-def _ours(grpc_url: str, http_url: str, pid: int, model: str, pictures: Sequence[bytes]) -> list[Contestant]:
-    over_grpc = partial(grpc_call, grpc_url, triton_grpc_requests(model, pictures))
-    over_http = partial(http_call, http_url, f"/v2/models/{model}/infer", triton_http_requests(pictures))
+def _ours(own: ServedRepository, model: str, pictures: Sequence[bytes]) -> list[Contestant]:
+    over_grpc = partial(grpc_call, own.grpc_url, triton_grpc_requests(model, pictures))
+    over_http = partial(http_call, own.http_url, f"/v2/models/{model}/infer", triton_http_requests(pictures))
     return [
-        Contestant("detserve", "gRPC", over_grpc, read_triton_grpc, pid),
-        Contestant("detserve", "HTTP", over_http, read_triton_http, pid),
+        Contestant("detserve", "gRPC", over_grpc, read_triton_grpc, (own.pid,)),
+        Contestant("detserve", "HTTP", over_http, read_triton_http, (own.pid,)),
     ]
+
+
+def _rest(rest: ServedRest, own: ServedRepository, model: str, pictures: Sequence[bytes]) -> Contestant:
+    connect = partial(http_call, rest.url, f"/v1/models/{model}/detect", posted_requests(pictures))
+    return Contestant("detserve", "REST", connect, read_rest, (rest.pid, own.pid))
 
 
 @contextmanager
@@ -163,7 +179,7 @@ def _peer(
 ) -> Iterator[Contestant]:
     with running_peer(name, python, repository, model, pictures, cores()) as peer:
         connect = partial(http_call, peer.url, peer.path, peer.requests)
-        yield Contestant(name, "HTTP", connect, peer.read, peer.pid)
+        yield Contestant(name, "HTTP", connect, peer.read, (peer.pid,))
 
 
 def _check_answers(contestants: Sequence[Contestant], detect: DetectOne, pictures: Sequence[bytes]) -> int:
@@ -230,7 +246,7 @@ def _rounds(
 
 def _idle_note(contestants: Sequence[Contestant]) -> str | None:
     """What to say when servers that nobody asks anything take CPU time from the one that is measured."""
-    names = {contestant.pid: contestant.name for contestant in contestants}
+    names = {contestant.pids[0]: contestant.name for contestant in contestants}
     before_s = {pid: tree_cpu_s(pid) for pid in names}
     time.sleep(_IDLE_S)
     shares = {pid: (tree_cpu_s(pid) - before_s[pid]) / _IDLE_S for pid in names}
@@ -244,13 +260,13 @@ def _measure(contestant: Contestant, settings: ContestSettings) -> tuple[Run, in
 
     def look() -> None:
         nonlocal peak_bytes
-        peak_bytes = max(peak_bytes, total_bytes(tree_memory(contestant.pid)))
+        peak_bytes = max(peak_bytes, contestant.memory_bytes())
 
     with every(_MEMORY_EVERY_S, look), callers(contestant.connect, settings.concurrency) as send:
         warm = send(_WARM_UP_REQUESTS)
-        before_s = tree_cpu_s(contestant.pid)
+        before_s = contestant.cpu_s()
         run = send(settings.requests)
-        used_s = tree_cpu_s(contestant.pid) - before_s
+        used_s = contestant.cpu_s() - before_s
     errors = warm.errors + run.errors
     if errors:
         raise _failed(contestant, errors[0])

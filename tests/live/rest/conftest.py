@@ -13,5 +13,5 @@ from tests.live.rest.rest_server import Rest, running_rest
 @pytest.fixture(scope="session")
 def rest(server: RunningServer) -> Iterator[Rest]:
     """Started once; no test may stop it."""
-    with running_rest(server.grpc_url, "--deepstack-model", "codes_yolo", "--allow-urls") as running:
+    with running_rest(server.http_url, "--deepstack-model", "codes_yolo", "--allow-urls") as running:
         yield running

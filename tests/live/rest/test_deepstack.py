@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+import requests
+from deepstack.core import DeepstackException, DeepstackObject, get_objects
+from PIL import Image
 
 from detserve_client import Client
 from tests.live.conftest import DEFAULT
@@ -63,3 +67,30 @@ def test_refusals_are_in_their_form(rest: Rest, path: str, how: dict, status: in
     content = answer.json()
     assert content["success"] is False
     assert sentence in content["error"]
+
+
+def test_the_client_of_home_assistants_integration(rest: Rest, server, sample: Path) -> None:
+    with Client(server.grpc_url, DEFAULT) as client:
+        expected = client.detect(sample, score_threshold=0.4)
+    found = DeepstackObject("127.0.0.1", rest.port).detect(sample.read_bytes())
+    assert get_objects(found) == sorted(set(expected.labels))
+    custom = DeepstackObject("127.0.0.1", rest.port, custom_model="codes_ssd")
+    assert custom.detect(sample.read_bytes())
+    with pytest.raises(DeepstackException, match="422"):
+        custom.detect(b"no picture")
+
+
+def test_what_frigate_sends_and_reads(rest: Rest, sample: Path) -> None:
+    """Its detector posts a JPEG of its own with requests, and divides the edges by the picture's sides."""
+    frame = Image.open(sample).convert("RGB").resize((320, 320))
+    buffer = io.BytesIO()
+    frame.save(buffer, format="JPEG")
+    url = f"{rest.url}{PATH}"
+    answer = requests.post(url, data={"api_key": ""}, files={"image": buffer.getvalue()}, timeout=10).json()
+    assert answer["predictions"]
+    scores = [row["confidence"] for row in answer["predictions"]]
+    assert scores == sorted(scores, reverse=True), "it stops at the first score below its threshold"
+    assert scores[-1] >= 0.4
+    for row in answer["predictions"]:
+        assert 0 <= row["x_min"] / frame.width < row["x_max"] / frame.width <= 1
+        assert 0 <= row["y_min"] / frame.height < row["y_max"] / frame.height <= 1

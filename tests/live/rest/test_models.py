@@ -17,6 +17,7 @@ def test_the_detectors_are_those_that_the_client_lists(rest: Rest, server) -> No
     assert one["labels"] == card.labels
     assert one["input"] == {"width": 416, "height": 416}
     assert one["thresholds"] == {"score": 0.5, "iou": 0.45, "max": 100}
+    assert one["precision"] == "fp32"
     assert one["origin"]["license"] == "Apache-2.0"
 
 
