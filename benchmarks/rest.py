@@ -1,13 +1,16 @@
 """What plain HTTP costs: gRPC, KServe's HTTP and ``detserve rest`` in turn, one request and four at a time.
 
 ``make bench`` runs it, on the same pictures. Rounds are short, because a machine's own speed drifts within
-seconds; a round's figures are over those of gRPC in the same round. Server, service and load share the cores.
+seconds; a round's figures are over those of gRPC in the same round. Server, service and load share the
+cores.
+A second table is Frigate's request at rates of cameras: it waits for 0.1 s, and connects for each picture.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +38,14 @@ COLUMNS = (
     Column("more than gRPC, ms", "more_ms", 2),
     Column("pictures/s", "pictures_per_s"),
     Column("/ gRPC", "ratio", 3),
+)
+FRIGATE_RATES, FRIGATE_S = (5, 10, 20), 10
+FRIGATE_COLUMNS = (
+    Column("pictures/s", "rate_per_s"),
+    Column("pictures", "pictures"),
+    Column("p50 ms", "p50_ms"),
+    Column("p99 ms", "p99_ms"),
+    Column("most ms", "most_ms"),
 )
 
 
@@ -78,6 +89,30 @@ def measured(connects: dict[str, Connect]) -> dict[tuple[int, str], list[tuple[f
     return found
 
 
+def frigate_rows(rest_url: str, pictures: Sequence[bytes]) -> list[tuple[object, ...]]:
+    """p50, p99 and the most in ms of forms of 320x320 that come at a rate, each on its own connection."""
+    small = [_scaled(picture) for picture in pictures]
+    rows: list[tuple[object, ...]] = []
+    for rate_per_s in FRIGATE_RATES:
+        due_s, taken_ms = time.perf_counter(), []
+        for number in range(rate_per_s * FRIGATE_S):
+            due_s += 1 / rate_per_s
+            time.sleep(max(0.0, due_s - time.perf_counter()))
+            began_s = time.perf_counter()
+            with http_call(rest_url, "/v1/vision/detection", forms(small)) as call:
+                call(number)
+            taken_ms.append(1e3 * (time.perf_counter() - began_s))
+        rows.append((rate_per_s, len(taken_ms), *(float(np.percentile(taken_ms, q)) for q in (50, 99, 100))))
+    return rows
+
+
+def _scaled(picture: bytes) -> bytes:
+    import cv2
+
+    pixels = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.imencode(".jpg", cv2.resize(pixels, (320, 320)))[1].tobytes()
+
+
 def rows_of(found: dict[tuple[int, str], list[tuple[float, float]]]) -> list[tuple[object, ...]]:
     """Medians over the rounds; differences and ratios are medians of those within a round."""
     rows: list[tuple[object, ...]] = []
@@ -101,8 +136,11 @@ def main() -> None:
     ):
         urls = (server.grpc_url, server.http_url, over_http.url, over_grpc.url)
         rows = rows_of(measured(ways(*urls, pictures)))
+        frigate = frigate_rows(over_http.url, pictures)
     table = Table(f"medians of {ROUNDS} rounds of {REQUESTS} pictures, in turns", COLUMNS, rows)
-    report = Report("rest", "What plain HTTP costs", [table], [], [], {"rows": rows})
+    cameras = Table("Frigate's request, which waits for 100 ms", FRIGATE_COLUMNS, frigate)
+    data = {"rows": rows, "frigate": frigate}
+    report = Report("rest", "What plain HTTP costs", [table, cameras], [], [], data)
     report.print(Console(markup=False, emoji=False))
     report.write(OUT)
 

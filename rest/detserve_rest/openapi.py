@@ -77,7 +77,7 @@ def _detect() -> dict[str, Any]:
                 "headers": {"server-timing": {"description": "Milliseconds of each stage.", "schema": _TEXT}},
                 "content": _format_contents(),
             },
-            **_problems(400, 403, 404, 406, 413, 415, 422, 502, 503, 504),
+            **_problems(400, 403, 404, 406, 408, 413, 415, 422, 502, 503, 504),
         },
     }
 
@@ -165,7 +165,7 @@ def _deepstack(operation: str, *, named: bool) -> dict[str, Any]:
         },
         "responses": {
             "200": _json("The predictions.", _ref("DeepstackFound")),
-            **_deepstack_refusals(400, 403, 404, 413, 415, 422, 502, 503, 504),
+            **_deepstack_refusals(400, 403, 404, 408, 413, 415, 422, 502, 503, 504),
         },
     }
 

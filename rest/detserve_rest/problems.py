@@ -44,6 +44,7 @@ KINDS = {
     "model-not-found": Kind(404, "There is no such detector"),
     "method-not-allowed": Kind(405, "The path does not take this method"),
     "not-acceptable": Kind(406, "No format that the caller accepts is written here"),
+    "too-slow": Kind(408, "The request did not arrive in time"),
     "too-large": Kind(413, "The request is too large"),
     "unsupported-media-type": Kind(415, "The body is of a type that is not read here"),
     "bad-picture": Kind(422, "The picture cannot be used"),

@@ -23,6 +23,7 @@ from detserve_rest.app import application
 from detserve_rest.service import Settings
 
 _DEFAULT_URL = f"http://localhost:{HTTP_PORT}"
+_BACKLOG = 2048
 _STOP_S = 10
 _KEEP_ALIVE_S = 75  # as the gateway's, which must not find a connection closed that it means to use
 
@@ -109,13 +110,18 @@ def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens; raises :class:`PortTaken` where it cannot."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((address[0], port), family=family, backlog=2048)
+        # asyncio sends without delay only where the protocol is said.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
     except OSError as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise PortTaken(
             f"{host}:{port} cannot be listened on ({reason}); stop what listens there or give another --port "
             "or --host"
         ) from None
+    return listening
 
 
 def _say_where_nobody_listens(endpoint: Endpoint, console: Console) -> None:

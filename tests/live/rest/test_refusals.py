@@ -11,6 +11,7 @@ import pytest
 
 from tests.live.conftest import DEFAULT
 from tests.live.rest.rest_server import Rest
+from tests.live.test_bad_input import too_large
 
 PATH = f"/v1/models/{DEFAULT}/detect"
 MIB = 2**20
@@ -56,7 +57,9 @@ def test_a_wrong_parameter_is_named(rest: Rest, sample, query: str, sentence: st
         (b"", "the picture is empty"),
         (b"this is a text, not a picture\n" * 5, "not a JPEG"),
         (None, "damaged or truncated"),
+        (too_large(), "larger than the"),
     ],
+    ids=["empty", "text", "truncated", "100 million pixels"],
 )
 def test_a_bad_picture(rest: Rest, sample, picture: bytes | None, sentence: str) -> None:
     sent = sample.read_bytes()[:-2000] if picture is None else picture
