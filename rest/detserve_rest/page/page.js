@@ -27,6 +27,7 @@ async function run(task) {
   } catch (error) {
     if (signal.aborted) return;
     work.abort();
+    show.askNoMore();
     showProblem(error, () => run(task));
   }
 }

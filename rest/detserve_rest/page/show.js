@@ -72,6 +72,11 @@ export function showNoAnswers(words) {
   $("summary").textContent = words;
 }
 
+/** Where an answer is waited for, none comes. */
+export function askNoMore() {
+  if (!shown) showNoAnswers("");
+}
+
 /** Draw and say everything anew, as after the slider has moved. */
 export function render() {
   $("score-value").textContent = score().toFixed(2);

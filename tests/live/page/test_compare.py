@@ -76,8 +76,8 @@ def two(visit: Visit) -> Visit:
 
 def test_what_differs_is_counted_and_marked(two: Visit, server: RunningServer) -> None:
     picture = SAMPLES / "scene_4.jpg"
-    two.score(0.5)
     two.choose(picture)
+    two.score(0.5)
     with Client(server.grpc_url, OLD) as old, Client(server.grpc_url, NEW) as new:
         found = [client.detect(picture, score_threshold=0.5) for client in (old, new)]
     expected = by_canary(*found)
@@ -98,8 +98,8 @@ def test_what_differs_is_counted_and_marked(two: Visit, server: RunningServer) -
 
 def test_pictures_that_differ_are_counted(two: Visit, server: RunningServer) -> None:
     pictures = sorted(SAMPLES.glob("*.jpg"))
-    two.score(0.5)
     two.choose(*pictures)
+    two.score(0.5)
     with Client(server.grpc_url, OLD) as old, Client(server.grpc_url, NEW) as new:
         answers = [client.detect(pictures, score_threshold=0.5) for client in (old, new)]
     differences = Differences(0)

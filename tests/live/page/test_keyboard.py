@@ -79,7 +79,7 @@ def test_every_control_has_a_name(visit: Visit) -> None:
 def test_what_was_found_is_announced(visit: Visit) -> None:
     visit.choose(SAMPLES / "scene_1.jpg")
     status = visit.page.get_by_role("status").first
-    expect(status).to_contain_text("boxes: ")
+    expect(status).to_contain_text("1 box: ")
     expect(visit.page.get_by_role("img").first).to_have_attribute(
         "aria-label", f"scene_1.jpg: {visit.summary()}"
     )
