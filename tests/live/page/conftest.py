@@ -51,7 +51,7 @@ def rest_service(triton_url: str, port: int | None = None) -> Iterator[str]:
 def _wait_for(url: str) -> None:
     for _ in range(200):
         try:
-            urlopen(url, timeout=5).close()
+            urlopen(url, timeout=5).close()  # noqa: S310
             return
         except URLError:
             time.sleep(0.1)
@@ -113,7 +113,7 @@ class Visit:
         )
 
     def until(self, expression: str, argument: object = None, timeout_s: float = 20) -> None:
-        """Wait until a JavaScript expression, of ``it``, is true. Playwright's own way needs eval in the page."""
+        """Wait until JavaScript, of ``it``, is true. Playwright's own way needs eval in the page."""
         for _ in range(round(timeout_s / 0.05)):
             if self.page.evaluate(f"it => Boolean({expression})", argument):
                 return
@@ -140,7 +140,7 @@ class Visit:
 
     def boxes(self) -> list[list[str]]:
         """The cells of the table of boxes."""
-        if not self.page.locator("#boxes-section").get_attribute("open") == "":
+        if self.page.locator("#boxes-section").get_attribute("open") != "":
             self.page.locator("#boxes-section summary").click()
             self.page.wait_for_timeout(100)  # its rows are written once it is open
         rows = self.page.locator("#boxes tbody tr").all()

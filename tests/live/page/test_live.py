@@ -1,4 +1,4 @@
-"""The camera and video files: frames go one at a time, and what is shown is the frame whose boxes these are."""
+"""The camera and video files: frames go one at a time, and each is shown with its own boxes."""
 
 from __future__ import annotations
 

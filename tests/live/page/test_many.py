@@ -34,7 +34,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 def held(visit: Visit) -> dict[str, float]:
-    """Bytes, nodes and listeners that are left after a collection, and the object URLs that are not revoked."""
+    """Bytes, nodes and listeners left after a collection, and the object URLs that are not revoked."""
     session = visit.page.context.new_cdp_session(visit.page)
     session.send("Performance.enable")
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Pictures that are chosen, dropped and pasted: their boxes are the detector's, and the slider needs no request."""
+"""Pictures that are chosen, dropped and pasted: the detector's boxes, and a slider without a request."""
 
 from __future__ import annotations
 
