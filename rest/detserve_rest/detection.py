@@ -55,20 +55,32 @@ async def while_the_caller_waits(request: Request, call: Coroutine[Any, Any, _Re
     Raises:
         CallerGone: that happened.
     """
-    answer = asyncio.ensure_future(call)
-    gone: asyncio.Future[None] | None = None
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    watcher: asyncio.Task[None] | None = None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        await _gone(request)
+        gone = True
+        if task is not None:
+            task.cancel()
+
+    def look() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(watch())
+
+    timer = loop.call_later(_LOOK_AFTER_S, look)
     try:
-        await asyncio.wait((answer,), timeout=_LOOK_AFTER_S)
-        if not answer.done():
-            gone = asyncio.ensure_future(_gone(request))
-            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise CallerGone
-        return answer.result()
+        return await call
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        raise CallerGone from None
     finally:
-        answer.cancel()
-        if gone is not None:
-            gone.cancel()
+        timer.cancel()
+        if watcher is not None:
+            watcher.cancel()
 
 
 async def _gone(request: Request) -> None:

@@ -20,8 +20,6 @@ def media_type_of(request: Request) -> tuple[str, dict[str, str]]:
     Raises:
         Problem: the body is compressed, or the header cannot be read.
     """
-    from python_multipart.multipart import parse_options_header
-
     packed = request.headers.get("content-encoding", "identity")
     if packed.lower() != "identity":
         raise Problem("unsupported-media-type", f"the body is compressed ({packed}); send it as it is")
@@ -30,6 +28,8 @@ def media_type_of(request: Request) -> tuple[str, dict[str, str]]:
         raise Problem("bad-request", "the header content-type has characters beyond ASCII")
     if ";" not in header:
         return header.strip().lower(), {}
+    from python_multipart.multipart import parse_options_header
+
     media_type, options = parse_options_header(header)
     return media_type.decode().lower(), {name.decode(): value.decode() for name, value in options.items()}
 

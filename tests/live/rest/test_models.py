@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from detserve_client import Client
-from tests.live.conftest import DEFAULT
+from detserve_core.machine.ports import choose_ports
+from detserve_server.triton.embedded import embedded_server
+from tests.live.conftest import COMMITTED, DEFAULT
+from tests.live.gateway.conftest import wait_for
 from tests.live.rest.rest_server import Rest, running_rest
 
 
@@ -31,12 +38,29 @@ def test_health(rest: Rest) -> None:
         assert (answer.status, answer.json()) == (200, expected)
 
 
-def test_where_no_server_is_there_yet(sample) -> None:
-    with running_rest("localhost:9") as alone:
-        assert "no server answers at grpc://localhost:9" in alone.log.read_text()
-        assert alone.ask("GET", "/v1/health/live").status == 200
-        assert alone.ask("GET", "/v1/health").json() == {"live": True, "ready": False}
-        refused = alone.detect(DEFAULT, sample.read_bytes())
-        assert refused.status == 503
-        assert refused.headers["retry-after"] == "1"
-        assert refused.json()["type"] == "urn:detserve:problem:unavailable"
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_server_that_comes_and_goes(protocol: str, sample: Path) -> None:
+    ports = choose_ports({"grpc": None, "http": None, "metrics": None})
+    with running_rest(f"{protocol}://localhost:{ports[protocol]}") as rest:
+        assert f"no server answers at {protocol}://localhost:{ports[protocol]}" in rest.log.read_text()
+        _unavailable(rest, sample)
+        with embedded_server(
+            COMMITTED,
+            models=[DEFAULT],
+            grpc_port=ports["grpc"],
+            http_port=ports["http"],
+            metrics_port=ports["metrics"],
+        ):
+            wait_for(lambda: rest.ask("GET", "/v1/health").status == 200)
+            assert rest.detect(DEFAULT, sample.read_bytes()).json()["detections"]
+        _unavailable(rest, sample)
+
+
+def _unavailable(rest: Rest, sample: Path) -> None:
+    assert rest.ask("GET", "/v1/health/live").status == 200
+    health = rest.ask("GET", "/v1/health")
+    assert (health.status, health.json()) == (503, {"live": True, "ready": False})
+    refused = rest.detect(DEFAULT, sample.read_bytes())
+    assert refused.status == 503
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["type"] == "urn:detserve:problem:unavailable"
