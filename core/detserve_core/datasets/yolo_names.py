@@ -14,7 +14,7 @@ from detserve_core.errors import MissingExtra
 
 NAMES_FILE = "classes.txt"
 SPLITS = ("val", "valid", "test", "train")
-_NOTHING = (None, "", [], "~", "null", "Null", "NULL")
+_NOTHING: tuple[object, ...] = (None, "", [], "~", "null", "Null", "NULL")
 
 
 @dataclass(frozen=True)
