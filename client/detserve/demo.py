@@ -45,6 +45,7 @@ def demo(
     print(f"drawn pictures and detections.json are in {output}/")
     if not pictures:
         print("with your own pictures: detserve demo photos/ --model yolox_nano")
+        print("in the browser: detserve serve --repository model_repository, then: detserve rest --open")
 
 
 def shown(model: str, pictures: list[str], output: Path) -> dict[str, list[dict[str, object]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import webbrowser
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -69,6 +70,7 @@ def rest(
             help="The client's certificate, its .key in or beside it. Else: $DETSERVE_CERTIFICATE.",
         ),
     ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Answer plain HTTP in front of a server until Ctrl-C.
 
@@ -90,6 +92,8 @@ def rest(
         _say_where_nobody_listens(settings.endpoint, console)
         console.print("Serving until Ctrl-C.")
         sys.stdout.flush()
+        if open_page:
+            webbrowser.open(f"http://{shown}:{port}/")
         uvicorn.Server(_configuration(settings)).run(sockets=[listening])
         console.print("Stopped.")
 
