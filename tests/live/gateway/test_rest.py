@@ -149,9 +149,9 @@ def test_without_a_key_that_is_known(front: Front, picture: bytes, client, words
 
 
 def test_over_the_rate(front: Front) -> None:
-    answers = [front.ask("GET", "/v1/models", "slow") for _ in range(6)]
+    answers = [front.ask("GET", "/v1/models", "slow") for _ in range(20)]
     refused = [answer for answer in answers if answer.status != 200]
-    assert len(refused) >= 3
+    assert refused
     for answer in refused:
         assert problem(answer)[:2] == ("over-the-limit", 429)
         assert answer.headers["retry-after"] == "1"
