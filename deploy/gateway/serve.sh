@@ -3,8 +3,8 @@
 # certificates or the addresses of Triton have changed, and gives nginx a new copy and a reload, with which it finishes
 # the requests in flight with what was. A folder of which nginx refuses the change keeps its old files; the others do not
 # wait for it. In the copy
-#  - each address of a name is its own server, and one that twice did not answer is "down": nginx itself would
-#    notice only by having a client wait
+#  - each address of a name is its own server, and one of a Triton that twice did not answer is "down": nginx itself
+#    would notice only by having a client wait. A name of detserve rest without an address stops nobody else
 #  - limit_conn's zones have a new name when a worker was killed, for its counts are in the old ones for ever.
 # It also turns the access log over before it grows large. A HUP has it look and reload at once.
 set -u
@@ -17,10 +17,16 @@ say() { echo "gateway: $*" >&2; }
 
 # ---- what there is
 
-# "NUMBER HOST PORT" of each Triton in the configuration's order, the port for HTTP.
-servers() {
-    sed -n '/^ *upstream triton_http/,/}/s/^ *server \(.*\):\([0-9]*\) weight=.*/\1 \2/p' "$given" 2>/dev/null | cat -n
+# "NUMBER HOST PORT" of each server of an upstream in the configuration's order.
+servers_of() {
+    sed -n "/^ *upstream $1 /,/}/s/^ *server \(.*\):\([0-9]*\) weight=.*/\1 \2/p" "$given" 2>/dev/null | cat -n
 }
+
+# Of each Triton, with the port for HTTP, and of each detserve rest, whose number has an r before it.
+servers() { servers_of triton_http; servers_of detserve_rest | sed 's/^ */r/'; }
+
+# What was found of Tritons.
+tritons() { echo "$found" | grep '^ *[0-9]'; }
 
 # "NUMBER PORT ADDRESS", IPv6 in brackets. A name that has no address now keeps those it had, in known.NAME.
 addresses() {
@@ -49,7 +55,7 @@ say_nameless() {
 
 # Which addresses of several do not answer, a second time. When none answers it is not they: none is taken out.
 look_at_servers() {
-    all=$(echo "$found" | cut -d ' ' -f 2,3 | sort -u) silent='' still='' waited=''
+    all=$(tritons | cut -d ' ' -f 2,3 | sort -u) silent='' still='' waited=''
     if [ "$(echo "$all" | wc -l)" -eq 1 ] || ! command -v curl >/dev/null; then
         failing='' down=''
         return
@@ -91,7 +97,7 @@ adapt() {
                 count = split(pairs, lines, ";")
                 for (i = 1; i <= count; i++) {
                     split(lines[i], part, " ")
-                    http_port[part[1]] = part[2]
+                    if (part[1] ~ /^[0-9]/) http_port[part[1]] = part[2]
                 }
             }
             function exchanged(text, old, new,  place, done) {
@@ -104,18 +110,21 @@ adapt() {
             lost && /^ *limit_conn(_zone)? / { sub(/concurrency_/, "concurrency_" lost "_") }
             limit != "unlimited" && /^worker_rlimit_nofile / && $2 + 0 > limit + 0 { $0 = "worker_rlimit_nofile " limit ";"; few = int((limit - 256) / 2) }
             few && /^ *worker_connections / { $0 = "    worker_connections " (few > 64 ? few : 64) ";" }
-            /^ *upstream / { number = 0 }
+            /^ *upstream / { number = 0; is_rest = /detserve_rest/ }
             /^ *server .*:[0-9]+ weight=/ {
                 number++
                 port = $2; sub(/.*:/, "", port)
                 rest = $0; sub(/^.* weight=/, " weight=", rest); sub(/;$/, "", rest)
                 name = $2; sub(/:[0-9]+$/, "", name); gsub(/[][]/, "", name)
                 known = run "/known." name
+                there = 0
                 while ((getline address < known) > 0) {
-                    silent = index(down, " " address ":" http_port[number] " ") ? " down" : ""
+                    there++
+                    silent = !is_rest && index(down, " " address ":" http_port[number] " ") ? " down" : ""
                     print "        server " address ":" port rest silent ";"
                 }
                 close(known)
+                if (is_rest && !there) print "        server 127.0.0.1:" port " down;"
                 next
             }
             { print }
@@ -187,10 +196,10 @@ turn_log_over() {
 trap 'exit 0' TERM INT QUIT
 (umask 077 && mkdir -p "$RUN_DIR") || exit 1
 rm -f "$RUN_DIR"/known.* "$RUN_DIR"/nameless.*
-[ -n "$(servers)" ] || { say "$given names no Triton; write it with: detserve gateway render"; exit 1; }
+[ -n "$(servers_of triton_http)" ] || { say "$given names no Triton; write it with: detserve gateway render"; exit 1; }
 found=$(addresses)
-[ -n "$found" ] || say "waiting for $(servers | awk '{ printf "%s ", $2 }')to have an address"
-until [ -n "$found" ]; do
+[ -n "$(tritons)" ] || say "waiting for $(servers_of triton_http | awk '{ printf "%s ", $2 }')to have an address"
+until [ -n "$(tritons)" ]; do
     sleep 1
     found=$(addresses)
 done

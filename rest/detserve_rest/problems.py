@@ -37,6 +37,7 @@ class Kind(NamedTuple):
 KINDS = {
     "bad-request": Kind(400, "The request cannot be read"),
     "bad-parameter": Kind(400, "A query parameter is wrong"),
+    "not-known": Kind(401, "Nobody known asks"),  # the gateway's own, as others with its status
     "not-the-gateway": Kind(403, "The request did not come through the gateway"),
     "access-denied": Kind(403, "This caller may not do that"),
     "urls-not-allowed": Kind(403, "Pictures are not fetched from addresses here"),
@@ -48,6 +49,8 @@ KINDS = {
     "too-large": Kind(413, "The request is too large"),
     "unsupported-media-type": Kind(415, "The body is of a type that is not read here"),
     "bad-picture": Kind(422, "The picture cannot be used"),
+    "over-the-limit": Kind(429, "The caller is over its limit"),
+    "headers-too-large": Kind(431, "The headers are too large"),
     "bug": Kind(500, "The service failed"),
     "server-fault": Kind(502, "The server behind this service failed"),
     "unavailable": Kind(503, "The server behind this service cannot be reached"),

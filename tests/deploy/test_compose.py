@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from urllib.request import ProxyHandler
 
 import pytest
 import yaml
@@ -26,6 +27,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "docker-compose.yml").read_
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (CHECKOUT / "deploy/images/triton/Dockerfile").read_text()
 ENGINES = (CHECKOUT / "deploy/images/engines/Dockerfile").read_text()
+REST = (CHECKOUT / "deploy/images/rest/Dockerfile").read_text()
 AUDIT = (CHECKOUT / "deploy/images/audit/Dockerfile").read_text()
 SERVE = (CHECKOUT / "deploy/images/triton/serve.sh").read_text()
 
@@ -52,7 +54,7 @@ def test_compose_accepts_the_file(profile: str) -> None:
 @pytest.mark.parametrize("profile", ["gpu", "cpu"])
 def test_each_profile_has_one_triton_and_all_around_it(profile: str) -> None:
     names = [name for name, service in SERVICES.items() if profile in service["profiles"]]
-    assert names == [f"triton-{profile}", "gateway", "audit", "prometheus", "grafana"]
+    assert names == [f"triton-{profile}", "gateway", "rest", "audit", "prometheus", "grafana"]
 
 
 def test_who_reserves_a_gpu() -> None:
@@ -116,11 +118,12 @@ def test_images_are_pinned() -> None:
     assert _resolved(base) == SERVING_IMAGE, "detserve doctor checks plans against this image"
     python = SERVICES["audit"]["build"]["args"]["PYTHON_IMAGE"]
     images = [base, python, *(service["image"] for service in SERVICES.values() if "image" in service)]
+    assert SERVICES["rest"]["build"]["args"]["PYTHON_IMAGE"] == python
     assert len(images) == 5
     for image in map(_resolved, images):
         assert re.search(r":v?\d+\.\d+[\w.-]*$", image), image
     assert all(f"ARG TRITON_IMAGE={_resolved(base)}\n" in text for text in (DOCKERFILE, ENGINES))
-    assert f"ARG PYTHON_IMAGE={_resolved(python)}\n" in AUDIT
+    assert all(f"ARG PYTHON_IMAGE={_resolved(python)}\n" in text for text in (AUDIT, REST))
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dali.txt"])
@@ -147,12 +150,14 @@ def test_services_are_confined(name: str) -> None:
     assert re.match(r"[1-9]", _resolved(service["user"]))
 
 
-@pytest.mark.parametrize("dockerfile", [DOCKERFILE, ENGINES, AUDIT], ids=["triton", "engines", "audit"])
+@pytest.mark.parametrize(
+    "dockerfile", [DOCKERFILE, ENGINES, AUDIT, REST], ids=["triton", "engines", "audit", "rest"]
+)
 def test_no_image_runs_as_root(dockerfile: str) -> None:
     assert re.search(r"^USER (?!0|root)\S+$", dockerfile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("dockerfile", [ENGINES, AUDIT], ids=["engines", "audit"])
+@pytest.mark.parametrize("dockerfile", [ENGINES, AUDIT, REST], ids=["engines", "audit", "rest"])
 def test_all_that_the_wheel_is_made_of_is_copied(dockerfile: str) -> None:
     """hatchling ends a build that lacks a file it is told to include."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
@@ -163,7 +168,7 @@ def test_all_that_the_wheel_is_made_of_is_copied(dockerfile: str) -> None:
         assert copied & {needed, *needed.parents}, needed
 
 
-@pytest.mark.parametrize("dockerfile", [ENGINES, AUDIT], ids=["engines", "audit"])
+@pytest.mark.parametrize("dockerfile", [ENGINES, AUDIT, REST], ids=["engines", "audit", "rest"])
 def test_what_is_copied_is_let_through_to_the_build(dockerfile: str) -> None:
     copied = re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE)
     sources = [source for line in copied for source in line.split()]
@@ -221,6 +226,17 @@ def test_prometheus_scrapes_services_on_its_network() -> None:
     assert "metrics" in SERVICES["audit"]["networks"]
     assert "metrics" in SERVICES["prometheus"]["networks"]
     assert '"--metrics-port", "9400", "--metrics-host", "0.0.0.0"' in AUDIT  # not of this container alone
+
+
+def test_plain_http_is_for_the_gateway_alone() -> None:
+    """It shares a network with the gateway and Triton, has no other, and is given the gateway's secret."""
+    service, triton = SERVICES["rest"], SERVICES["triton-cpu"]
+    assert service["networks"] == ["inference"]
+    assert "inference" in SERVICES["gateway"]["networks"]
+    assert service["env_file"] == triton["env_file"]
+    assert json.loads(REST.rpartition("CMD ")[2])[-1] == "http://triton:8000"
+    assert ProxyHandler.__name__ in service["healthcheck"]["test"][-1]
+    compile(service["healthcheck"]["test"][-1], "healthcheck", "exec")
 
 
 def test_triton_starts_like_the_embedded_server() -> None:

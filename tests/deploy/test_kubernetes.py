@@ -203,14 +203,22 @@ def test_what_is_named_is_there(rendered: dict[str, list[Object]], overlay: str)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_only_the_gateway_reaches_triton(rendered: dict[str, list[Object]], overlay: str) -> None:
+def test_only_the_gateway_and_what_it_asks_reach_triton(
+    rendered: dict[str, list[Object]], overlay: str
+) -> None:
     policies = {
         one["metadata"]["name"]: one["spec"] for one in rendered[overlay] if one["kind"] == "NetworkPolicy"
     }
     assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    inference, metrics = policies["triton"]["ingress"]
+    inference, plain, metrics = policies["triton"]["ingress"]
     assert inference["from"] == [{"podSelector": {"matchLabels": {"app": "gateway"}}}]
     assert {port["port"] for port in inference["ports"]} == {8000, 8001}
+    assert plain == {"from": [{"podSelector": {"matchLabels": {"app": "rest"}}}], "ports": [{"port": 8000}]}
+    (asked,) = policies["rest"]["ingress"]
+    assert asked["from"] == inference["from"]
+    assert {port["port"] for port in asked["ports"]} == {8080}
+    triton, _names = policies["rest"]["egress"]
+    assert triton["to"] == [{"podSelector": {"matchLabels": {"app": "triton"}}}]
     assert {port["port"] for port in metrics["ports"]} == {8002}
     assert "egress" not in policies["triton"]
     assert object_of(rendered[overlay], "Service", "triton")["spec"]["clusterIP"] == "None", (

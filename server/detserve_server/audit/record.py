@@ -22,7 +22,7 @@ from pydantic import (
 _EXCERPT_BYTES = 400
 _TEXTS = ("time", "request_id", "client", "model", "method", "outcome")
 _NUMBERS = ("bytes_in", "bytes_out", "latency_s", "upstream_s")
-_INFERENCES = ("ModelInfer", "ModelStreamInfer", "infer")
+_INFERENCES = ("ModelInfer", "ModelStreamInfer", "infer", "rest-detect", "rest-vision")
 
 
 class Ending(str, Enum):

@@ -33,6 +33,10 @@ def render(
     triton: Annotated[
         list[str], typer.Option(metavar="HOST", help="A Triton, on ports 8001 and 8000; may be repeated.")
     ],
+    rest: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="A detserve rest, opened under /v1; may be repeated."),
+    ] = None,
     listen: Annotated[str, typer.Option(help="PORT or ADDRESS:PORT of both protocols.")] = "8443",
     tls: Annotated[Path, typer.Option(help="Folder of server.crt and server.key, as nginx sees it.")] = Path(
         "/etc/detserve/tls"
@@ -59,6 +63,7 @@ def render(
         settings = GatewaySettings(
             listen=(listen,),
             upstreams=tuple(Upstream(grpc=f"{host}:8001", http=f"{host}:8000") for host in triton),
+            rest=tuple(rest or ()),
             certificate=tls / "server.crt",
             certificate_key=tls / "server.key",
             client_authorities=tls / "clients.crt" if require_client_certificate else None,

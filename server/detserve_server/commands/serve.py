@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import signal
 import sys
+import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from detserve_core.machine.ports import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT
+from detserve_core.machine.ports import GRPC_PORT, HTTP_PORT, LOOPBACK, METRICS_PORT, choose_ports
 from detserve_server.errors import GatewayError
 from detserve_server.gateway.guarded import GuardedServer, guarded_server
+from detserve_server.rest_process import RunningRest, rest_beside
 from detserve_server.triton.detached import announce, builds_of, start_detached, stop_detached
 from detserve_server.triton.embedded import RunningServer, embedded_server
 
 _STARTING = "starting; the first time the backend for the steps is compiled, 12 s"
+_POLL_S = 0.5
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _Server = TypeVar("_Server")
@@ -48,6 +51,16 @@ def serve(
         ),
     ] = False,
     log_file: Annotated[Path | None, typer.Option(help="Triton's log. Default: a temporary file.")] = None,
+    rest_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="Answer plain HTTP (detserve rest) too, and show a page to try detectors. With "
+            "--gateway-port callers use the gateway's port; this one answers nobody else.",
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open that page in the browser.")] = False,
     gateway_port: Annotated[
         int | None,
         typer.Option(
@@ -87,9 +100,13 @@ def serve(
         return
     if repository is None:
         raise typer.BadParameter("give the folder of models", param_hint="--repository")
+    if show and rest_port is None:
+        raise typer.BadParameter("the page is there with --rest-port PORT only", param_hint="--open")
     if detach:
         _detach(console)
         return
+    if rest_port is not None:
+        choose_ports({"plain HTTP": rest_port})
     builds = builds_of(repository)
     for number in _ENDING_SIGNALS:
         signal.signal(number, _interrupt_once)
@@ -108,6 +125,7 @@ def serve(
                 port=gateway_port,
                 access_log=access_log,
                 metrics_port=metrics_port,
+                rest_port=rest_port,
                 models=model,
                 log_file=log_file,
                 require_signature=require_signature,
@@ -117,6 +135,8 @@ def serve(
                 console.print(_table(rows))
                 console.print("Serving until Ctrl-C.")
                 announce(sys.argv[1:], rows, repository, builds)
+                if show:
+                    webbrowser.open(guarded.gateway.http_url)
                 guarded.wait()
         alone = embedded_server(
             repository,
@@ -128,12 +148,14 @@ def serve(
             log_file=log_file,
             require_signature=require_signature,
         )
-        with _started(alone, console) as server:
-            rows = _rows(server)
+        with _started(alone, console) as server, rest_beside(server.http_url, rest_port) as rest:
+            rows = [*_rows(server), *_rest_rows(rest, "")]
             console.print(_table(rows))
             console.print("Serving until Ctrl-C.")
             announce(sys.argv[1:], rows, repository, builds)
-            server.wait()
+            if show and rest is not None:
+                webbrowser.open(f"http://{rest.address}")
+            _wait(server, rest)
     except KeyboardInterrupt:
         console.print("Stopped.")
 
@@ -177,6 +199,7 @@ def _guarded_rows(guarded: GuardedServer) -> Rows:
         ("gateway folder", str(guarded.gateway.folder)),
         ("access log", str(guarded.gateway.access_log)),
         ("log", str(guarded.triton.log_file)),
+        *_rest_rows(guarded.rest, guarded.gateway.http_url),
     )
 
 
@@ -189,6 +212,20 @@ def _rows(server: RunningServer) -> Rows:
         ("steps run", server.steps_run),
         ("log", str(server.log_file)),
     )
+
+
+def _rest_rows(rest: RunningRest | None, gateway_url: str) -> Rows:
+    if rest is None:
+        return ()
+    return (("plain HTTP, page", gateway_url or f"http://{rest.address}"), ("its log", str(rest.log)))
+
+
+def _wait(server: RunningServer, rest: RunningRest | None) -> NoReturn:
+    """Block while both run."""
+    while True:
+        if rest is not None:
+            rest.check_running()
+        server.check_running(_POLL_S if rest is not None else None)
 
 
 def _table(rows: Rows) -> Table:

@@ -7,6 +7,7 @@ import string
 from functools import lru_cache
 from importlib.resources import files
 
+from detserve_server.gateway.plain_http import plain_http
 from detserve_server.gateway.settings import GatewaySettings, RateLimits
 
 _KEY_IDENTITY = r"""
@@ -103,12 +104,13 @@ def render(settings: GatewaySettings) -> str:
     """The text of nginx.conf."""
     template = files("detserve_server.gateway").joinpath("nginx.conf.template").read_text(encoding="utf-8")
     secret = settings.secret is not None
+    pace = "\n".join(_indented(3, line) for line in _PACE)
     return _Template(template).substitute(
         settings.model_dump(),
         workers=settings.workers or "auto",
         error_log=settings.error_log or "stderr",
         open_files=open_files(settings.connections),
-        pace="\n".join(_indented(3, line) for line in _PACE),
+        pace=pace,
         shutdown_timeout_s=settings.shutdown_timeout_s,
         identity=_identity(settings).strip("\n"),
         grpc_servers=_servers([(upstream.grpc, upstream.weight) for upstream in settings.upstreams]),
@@ -122,6 +124,7 @@ def render(settings: GatewaySettings) -> str:
         client_certificates=_client_certificates(settings),
         sessions=_sessions(settings),
         keys_location="" if settings.keys is None else _KEYS_LOCATION.strip("\n") + "\n",
+        **plain_http(settings, pace),
     )
 
 

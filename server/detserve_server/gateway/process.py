@@ -90,12 +90,14 @@ def running_gateway(
     port: int | None = None,
     secret: str | None = None,
     access_log: Path,
+    rest: Sequence[str] = (),
     **limits: int,
 ) -> Iterator[RunningGateway]:
     """Run nginx in front of ``upstreams``; changed keys and certificates are taken up within a second.
 
     ``tls`` holds server.crt, server.key and, for client certificates, clients.crt, with clients.crl from the
-    first revocation on; ``keys`` is a keys.json. ``limits`` are further fields of :class:`GatewaySettings`.
+    first revocation on; ``keys`` is a keys.json; ``rest`` names each ``detserve rest`` as HOST:PORT.
+    ``limits`` are further fields of :class:`GatewaySettings`.
     A change that cannot be read, or that nginx refuses, is said on the standard error stream and in
     ``gateway.prom`` beside the access log; what was in force stays so. A file beside ``keys`` says where it
     runs, for ``detserve keys`` to ask.
@@ -116,6 +118,7 @@ def running_gateway(
         settings = _settings(
             listen=(f"{host}:{port}",),
             upstreams=tuple(upstreams),
+            rest=tuple(rest),
             certificate=folder / SERVER_CERTIFICATE,
             certificate_key=folder / SERVER_KEY,
             client_authorities=folder / CLIENT_AUTHORITIES if require_client_certificate else None,

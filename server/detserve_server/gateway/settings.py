@@ -68,6 +68,7 @@ class GatewaySettings(_Settings):
 
     Attributes:
         upstreams: the Tritons; each request goes to the one with the fewest in flight.
+        rest: ``HOST:PORT`` of each ``detserve rest``; without one, its paths are closed.
         certificate, certificate_key: PEM files, the server's chain and its private key; from
             ``detserve certs`` or a company's own authority.
         client_authorities: PEM file of the authorities whose client certificates are accepted; with it a
@@ -85,6 +86,7 @@ class GatewaySettings(_Settings):
 
     listen: tuple[ListenAddress, ...] = Field(("8443",), min_length=1)
     upstreams: tuple[Upstream, ...] = Field(min_length=1)
+    rest: tuple[ServerAddress, ...] = ()
     certificate: PlainPath
     certificate_key: PlainPath
     client_authorities: PlainPath | None = None

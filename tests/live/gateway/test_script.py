@@ -44,7 +44,7 @@ class Script:
     def status(self, client: str = "alice", path: str = "/v2") -> int:
         headers = {"Authorization": f"Bearer {self.keys[client]}"}
         # A worker that ends may close a connection on which no request has come yet; a client connects again.
-        again = urllib3.Retry(3, redirect=False, status=False)
+        again = urllib3.Retry(3, redirect=False, status=False, respect_retry_after_header=False)
         with urllib3.PoolManager(cert_reqs="CERT_NONE", retries=again, timeout=10) as pool:
             return int(pool.request("GET", f"https://127.0.0.1:{self.port}{path}", headers=headers).status)
 
@@ -108,7 +108,13 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Script]]:
 
 @contextmanager
 def _running(
-    folder: Path, ports: tuple[int, ...], *, concurrency: int = 4, before: str = ":", host: str = "127.0.0.1"
+    folder: Path,
+    ports: tuple[int, ...],
+    *,
+    concurrency: int = 4,
+    before: str = ":",
+    host: str = "127.0.0.1",
+    rest: str | None = None,
 ) -> Iterator[Script]:
     etc = folder / "etc"
     for name in ("gateway", "tls", "keys"):
@@ -126,6 +132,7 @@ def _running(
     settings = GatewaySettings(
         listen=(f"127.0.0.1:{port}",),
         upstreams=tuple(Upstream(grpc=f"{host}:{one}", http=f"{host}:{one}") for one in ports),
+        rest=() if rest is None else (rest,),
         certificate=etc / "tls/server.crt",
         certificate_key=etc / "tls/server.key",
         keys=etc / "keys/keys.conf",
@@ -186,6 +193,22 @@ def test_keys_that_nginx_refuses_hold_up_no_certificate(start) -> None:
         write_certified(script.etc / "tls/server.crt", new_server(new_authority("b"), ["127.0.0.1"]))
         wait_for(lambda: subprocess.run(_shown(script), capture_output=True).stdout != before)
         assert script.status("alice") == 200, "the keys of before are in force"
+
+
+def test_plain_http_without_an_address_stops_nobody_else(start, tmp_path: Path) -> None:
+    """And is served within seconds of having one."""
+    with answering() as triton, answering() as rest:
+        found = tmp_path / "address"
+        known = f'[ "$2" != rest ] || exec cat {found}'
+        (tmp_path / "getent").write_text(f'#!/bin/sh\n{known}\nexec /usr/bin/getent "$@"\n')
+        (tmp_path / "getent").chmod(0o755)
+        script = start(triton, rest=f"rest:{rest}")
+        assert script.status() == 200
+        assert script.status(path="/v1/models") == 503
+        wait_for(lambda: "names without an address: rest" in script.said())
+        found.write_text("127.0.0.1 STREAM rest\n")
+        wait_for(lambda: script.status(path="/v1/models") == 200)
+        assert script.status() == 200
 
 
 def _shown(script: Script) -> list[str]:
