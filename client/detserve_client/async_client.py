@@ -52,6 +52,8 @@ class AsyncClient(BaseClient):
 
     Arguments, errors and retries are those of :class:`~detserve_client.Client`. Each event loop, as each
     ``asyncio.run`` has one, gets connections of its own; those of the loop that closes it are closed at once.
+    After a fork, one over HTTP may be used by the child too, one over gRPC by its parent only: ``grpc.aio``
+    does not fork.
     Cancelling a task
     ends its request on this side; a picture that the server's pipeline has taken is finished there all the
     same, unless its ``timeout_s`` is over before a thread is free for it.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detserve_core.errors import MissingExtra
+from detserve_core.text import name_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -267,14 +268,17 @@ class Detections:
         Args:
             image_id: the picture's id in the annotation file.
             category_ids: category id of each class name, as :func:`detserve_core.datasets.coco_ids.coco_ids`
-                reads them; rows of other classes are left out. Without it the category id is the class index.
+                reads them; case does not count, and rows of other classes are left out. Without it the
+                category id is the class index.
         """
+        given = category_ids or {}
+        by_key = {name_key(name): given[name] for name in reversed(list(given))}
         rows = []
         for row, (x1, y1, x2, y2) in enumerate(self.boxes.astype(np.float64).tolist()):
             class_id = int(self.classes[row])
             category: int | str | None = class_id
             if category_ids is not None:
-                category = category_ids.get(self.names[class_id].strip())
+                category = given.get(self.names[class_id].strip(), by_key.get(name_key(self.names[class_id])))
             if category is not None:
                 bbox = [round(value, 4) for value in (x1, y1, x2 - x1, y2 - y1)]
                 score = _shortest(self.scores[row])

@@ -8,6 +8,11 @@ import re
 _SURROGATE = re.compile("[\ud800-\udfff]")  # how Python holds a name's bytes that are not UTF-8
 
 
+def name_key(name: str) -> str:
+    """What makes two class names the same: case and outer blanks do not count."""
+    return name.strip().casefold()
+
+
 def readable(text: str) -> str:
     """The text with what is no Unicode written out: the byte E9 of a file's name as ``\\xe9``."""
     return _SURROGATE.sub(_written_out, text)

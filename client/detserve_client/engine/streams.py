@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Protocol
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.pictures.encoding import PictureSource
 from detserve_client.results.outcomes import Outcome
+from detserve_core.errors import InferenceError
 
 OutcomeOf = Callable[[int, PictureSource, Cancellation], Outcome]
 """Turns the source of an index into its outcome; ends early with ``CancelledError``."""
@@ -26,12 +28,14 @@ def stream(
     thread has ended when the generator is closed.
     """
     cancellation = Cancellation()
+    process = os.getpid()
     pool = ThreadPoolExecutor(window, thread_name_prefix="detserve-client")
     under_way: _UnderWay = _InOrder() if ordered else _AsCompleted()
     source_error: Exception | None = None
     try:
         iterator = enumerate(sources)
         while True:
+            _require_process(process)
             try:
                 index, source = next(iterator)
             except StopIteration:
@@ -43,12 +47,22 @@ def stream(
             while under_way and (len(under_way) == window or under_way.ready()):
                 yield under_way.pop().result()
         while under_way:
+            _require_process(process)
             yield under_way.pop().result()
         if source_error is not None:
             raise source_error
     finally:
-        cancellation.cancel()
-        pool.shutdown(wait=True, cancel_futures=True)
+        if os.getpid() == process:  # a fork has no threads to wait for
+            cancellation.cancel()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _require_process(process: int) -> None:
+    if os.getpid() != process:
+        raise InferenceError(
+            "outcomes are read in a process that was forked after they were asked for; "
+            "the requests are their parent's: begin the stream in the child"
+        )
 
 
 class _UnderWay(Protocol):

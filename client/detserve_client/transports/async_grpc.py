@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,7 @@ from detserve_client.engine.faults import error_from_grpc
 from detserve_client.engine.wire import DetectionRequest, Outputs
 from detserve_client.transports import grpc_messages as messages
 from detserve_core.endpoint import Endpoint
-from detserve_core.errors import ModelNotFound
+from detserve_core.errors import InferenceError, ModelNotFound
 
 
 class AsyncGrpcTransport:
@@ -26,6 +27,7 @@ class AsyncGrpcTransport:
             asyncio.AbstractEventLoop, tuple[grpc.aio.Channel, messages.Calls]
         ] = WeakKeyDictionary()
         self._closed = False
+        self._process: int | None = None
 
     async def infer(self, request: DetectionRequest, timeout_s: float) -> Outputs:
         """Send one request; see :class:`~detserve_client.transports.base.AsyncTransport`."""
@@ -79,6 +81,12 @@ class AsyncGrpcTransport:
             await opened[0].close()
 
     def _opened(self) -> messages.Calls:
+        self._process = self._process or os.getpid()
+        if self._process != os.getpid():
+            raise InferenceError(
+                "an AsyncClient over gRPC cannot be used on both sides of a fork, where grpc.aio hangs; "
+                "make it in the child, or use http://"
+            )
         loop = asyncio.get_running_loop()
         if loop not in self._opened_in:
             channel = self._made()

@@ -130,10 +130,12 @@ class Container:
             )
 
     def _promised_s(self) -> float | None:
+        """How long the header says it lasts; Matroska's and WebM's is that from 0 to the last frame's end."""
         if self._stream.duration is not None and self._stream.time_base is not None:
             return float(self._stream.duration * self._stream.time_base)
         if self._container.duration is not None and len(self._container.streams) == 1:
-            return self._container.duration / 1_000_000
+            begin_us = (self._container.start_time or 0) if "matroska" in self._container.format.name else 0
+            return (self._container.duration - begin_us) / 1_000_000
         return None
 
 

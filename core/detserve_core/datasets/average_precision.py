@@ -16,6 +16,7 @@ from detserve_core.datasets.dataset import AnnotatedPicture
 from detserve_core.datasets.errors import DatasetError
 from detserve_core.detections import Detections
 from detserve_core.errors import MissingExtra
+from detserve_core.text import name_key
 
 MAX_DETECTIONS = 100  # what COCO's AP looks at
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -187,11 +188,6 @@ def classes_by_name(labels: Sequence[str], dataset_labels: Sequence[str]) -> dic
             f"dataset ({', '.join(dataset_labels[:3])}, ...); both must use the same names"
         )
     return found
-
-
-def name_key(name: str) -> str:
-    """What makes two class names the same: case and outer blanks do not count."""
-    return name.strip().casefold()
 
 
 def _class_matches(boxes: list[dict[str, Any]], detections: list[dict[str, Any]]) -> ClassMatches:

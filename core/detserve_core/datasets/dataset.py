@@ -102,11 +102,15 @@ def exists(path: Path) -> bool:
         return False
 
 
+def parts_below(name: str) -> tuple[str, ...]:
+    """The folders and the file in a ``file_name``, which may be of Windows or begin at the root."""
+    return tuple(part for part in PurePosixPath(name.strip().replace("\\", "/")).parts if part != "/")
+
+
 def named_picture(images: Path, name: str) -> Path:
     """The picture that annotations name: its path below ``images``, or, moved there, the last part of it."""
-    below = PurePosixPath(name.strip().replace("\\", "/"))
-    whole = images.joinpath(*[part for part in below.parts if part != "/"])
-    moved = images / below.name
+    parts = parts_below(name)
+    whole, moved = images.joinpath(*parts), images.joinpath(*parts[-1:])
     return moved if is_file(moved) and not is_file(whole) else whole
 
 

@@ -68,9 +68,12 @@ def _says_which(description: Description, folder: Path, images: Path | None) -> 
     """Whether the ``data.yaml`` of a folder decides, not what lies in ``images/`` and ``labels/``."""
     if not (folder / "labels").is_dir():
         return True
-    own = description.file is not None and description.file.resolve().parent == folder.resolve()
-    inside = images is None or images.resolve().is_relative_to(folder.resolve())
-    return own and inside and bool(description.folders())
+    if description.file is None or description.file.resolve().parent != folder.resolve():
+        return False
+    if images is None:
+        named = bool(description.content.keys() & set(SPLITS))
+        return named and (description.has_sources() or any((folder / "images" / s).is_dir() for s in SPLITS))
+    return images.resolve().is_relative_to(folder.resolve()) and bool(description.folders())
 
 
 def _require_one_split(images: Path) -> None:
@@ -128,7 +131,8 @@ def _is_label(path: Path) -> bool:
 
 def _listed(file: Path) -> list[Path]:
     """The pictures that a text file names, a line each, from the file's folder on."""
-    return [file.parent / line.strip() for line in read_text(file).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(file).splitlines()]
+    return [file.parent / line.replace("\\", "/") for line in lines if line]
 
 
 def _label_beside(picture: Path) -> Path:

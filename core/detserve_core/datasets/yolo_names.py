@@ -14,6 +14,7 @@ from detserve_core.errors import MissingExtra
 
 NAMES_FILE = "classes.txt"
 SPLITS = ("val", "valid", "test", "train")
+_NOTHING: tuple[object, ...] = (None, "", [], "~", "null", "Null", "NULL")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Description:
 
     def sources(self) -> list[Path]:
         """The folders, or text files that list pictures, of ``val``, or else of ``test`` or ``train``."""
-        split = next((key for key in SPLITS if self.content.get(key)), None)
+        split = next((key for key in SPLITS if self.content.get(key) not in _NOTHING), None)
         named = self.content[split] if split else None
         entries = named if isinstance(named, list) else [named]
         if self.file is None or not all(isinstance(entry, str) for entry in entries):
@@ -48,12 +49,16 @@ class Description:
             )
         return [self._found(str(entry), str(split)) for entry in entries]
 
+    def has_sources(self) -> bool:
+        """Whether all of :meth:`sources` are there."""
+        try:
+            return bool(self.sources())
+        except DatasetError:
+            return False
+
     def folders(self) -> list[Path]:
         """Of :meth:`sources` those that are folders; none where they are absent."""
-        try:
-            return [source for source in self.sources() if source.is_dir()]
-        except DatasetError:
-            return []
+        return [source for source in self.sources() if source.is_dir()] if self.has_sources() else []
 
     def _found(self, entry: str, split: str) -> Path:
         beside = self.file.resolve().parent if self.file else Path()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from detserve_core.errors import OutputError
 
@@ -40,7 +43,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary = Path(folder) / (path.name or "output")
             yield temporary
             if temporary.exists():
-                with blamed_on(path), temporary.open("rb") as content, path.open("wb") as stream:
+                with blamed_on(path), temporary.open("rb") as content, _opened_stream(path) as stream:
                     shutil.copyfileobj(content, stream)
         return
     target = link_target(path)
@@ -59,9 +62,27 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _descriptor(path: Path) -> int | None:
+    """The number of this process's descriptor that ``path`` names, as ``/dev/stdout`` does; else None."""
+    found = re.fullmatch(r"/(?:dev|proc/self)/(?:fd/(\d+)|(stdin|stdout|stderr))", str(path))
+    if found is None:
+        return None
+    return int(found[1]) if found[1] else ("stdin", "stdout", "stderr").index(found[2])
+
+
+def _opened_stream(path: Path) -> IO[bytes]:
+    """Opened for writing. What a descriptor has been given before stays, as in ``>> log``."""
+    descriptor = _descriptor(path)
+    if descriptor is None:
+        return path.open("wb")
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return os.fdopen(os.dup(descriptor), "wb")
+
+
 def _is_stream(path: Path) -> bool:
     """Whether it is a device, a pipe, or a descriptor of this process, such as a shell's ``>(command)``."""
-    if str(path).startswith(("/dev/fd/", "/dev/std", "/proc/self/fd/")):
+    if _descriptor(path) is not None:
         return True
     try:
         mode = path.stat().st_mode

@@ -51,7 +51,10 @@ def pixels_of(picture: Path | str | bytes | NDArray[Any] | Image) -> NDArray[np.
             f"got a picture of type {type(picture).__name__}; expected a path, bytes, a uint8 array "
             "(h, w, 3) in BGR or a PIL image"
         )
-    return np.ascontiguousarray(np.asarray(rgb_image(picture), np.uint8)[:, :, ::-1])
+    try:
+        return np.ascontiguousarray(np.asarray(rgb_image(picture), np.uint8)[:, :, ::-1])
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow reads a file when its pixels are asked for
+        raise SourceError(f"a PIL image {picture.size} has no pixels here: {error}") from None
 
 
 def rgb_image(image: Image) -> Image:

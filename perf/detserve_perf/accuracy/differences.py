@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detserve_core.datasets.average_precision import name_key
 from detserve_core.detections import Detections
+from detserve_core.text import name_key
 
 MATCH_IOU = 0.5
 MOVED_BELOW_IOU = 0.9

@@ -16,10 +16,10 @@ from detserve_core.datasets.average_precision import (
     AveragePrecision,
     PrecisionRecall,
     classes_by_name,
-    name_key,
 )
 from detserve_core.detections import Detections
 from detserve_core.endpoint import Endpoint
+from detserve_core.text import name_key
 from detserve_perf.accuracy.differences import Differences
 from detserve_perf.errors import MeasurementError
 from detserve_perf.report.machine import Machine, this_machine

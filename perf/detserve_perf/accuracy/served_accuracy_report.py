@@ -8,7 +8,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from detserve_core.datasets.average_precision import AccuracyTable, GroupAccuracy, name_key
+from detserve_core.datasets.average_precision import AccuracyTable, GroupAccuracy
+from detserve_core.text import name_key
 from detserve_perf.accuracy.curves import precision_recall_png
 from detserve_perf.accuracy.differences import MATCH_IOU, MOVED_BELOW_IOU, Counts, Differences, WorstCase
 from detserve_perf.accuracy.served_accuracy import SCORE_THRESHOLD, Accuracy, ModelAccuracy

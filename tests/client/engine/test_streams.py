@@ -28,6 +28,7 @@ from detserve_client import (
 )
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.wire import Outputs
+from tests.client.forking import in_a_child
 
 Answer = Callable[[DetectionRequest], Detections]
 
@@ -334,3 +335,15 @@ def test_a_batch_that_fails_fails_each_of_its_pictures(card: Card) -> None:
     with client_of(card, answer) as client:
         outcomes = client.detect_batch(numbered(3))
     assert [type(outcome.error) for outcome in outcomes] == [ServerFault] * 3
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_stream_is_read_by_the_process_that_began_it(card: Card, ordered: bool) -> None:
+    """A fork has none of the threads that would finish what is in flight."""
+    with client_of(card, lambda request: Detections.empty(card.labels)) as client:
+        outcomes = client.detect_stream([b"picture"] * 20, window=4, ordered=ordered)
+        assert next(outcomes).ok
+        sentence = in_a_child(lambda: list(outcomes))
+        assert "forked after they were asked for" in sentence
+        assert in_a_child(lambda: client.detect([b"picture"] * 20)) == ""
+        assert len(list(outcomes)) == 19

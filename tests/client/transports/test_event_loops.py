@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from detserve_client import AsyncClient, Card, Detections
+from tests.client.forking import in_a_child
 from tests.client.transports.triton_grpc import grpc_server, infer_response
 from tests.client.transports.triton_http import http_server, infer_reply
 
@@ -50,3 +51,13 @@ def test_two_loops_at_a_time(server: Any, found: Detections) -> None:
             thread.join()
         asyncio.run(client.close())
     assert answers == [found] * 40
+
+
+def test_a_fork_uses_it_or_is_told_why_not(server: Any, found: Detections) -> None:
+    with server as url:
+        client = AsyncClient(url, "pets", timeout_s=10)
+        assert asyncio.run(client.detect(b"picture")) == found
+        sentence = in_a_child(lambda: asyncio.run(client.detect(b"picture")))
+        assert ("cannot be used on both sides of a fork" in sentence) == url.startswith("grpc")
+        assert sentence == "" or url.startswith("grpc")
+        assert asyncio.run(client.detect(b"picture")) == found

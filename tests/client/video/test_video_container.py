@@ -234,3 +234,30 @@ def test_what_holds_no_video(tmp_path: Path) -> None:
 def test_a_stream_that_is_not_there(address: str, sentence: str) -> None:
     with pytest.raises(SourceError, match=re.escape(sentence)):
         Container(VideoSource("stream", address))
+
+
+def write_late(path: Path, first_s: int, frames: int) -> Path:
+    """A part of a recording that goes on: its times do not begin at 0."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for index, pixels in enumerate(panned(frames, (320, 240))):
+            frame = av.VideoFrame.from_ndarray(pixels, format="bgr24")
+            frame.pts, frame.time_base = first_s * 25 + index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts"])
+def test_a_film_that_begins_late_is_whole(tmp_path: Path, suffix: str) -> None:
+    path = write_late(tmp_path / f"late{suffix}", 100, 50)
+    frames, failure = frames_of(path)
+    assert (len(frames), failure) == (50, "")
+    assert frames[-1].time_s == pytest.approx(49 / 25, abs=0.01)
+
+
+def test_a_film_that_begins_late_may_be_cut_off(tmp_path: Path) -> None:
+    path = write_late(tmp_path / "late.mkv", 100, 100)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert "is cut off or damaged" in frames_of(path)[1]

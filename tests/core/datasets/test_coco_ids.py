@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from detserve_core.datasets.coco_ids import coco_ids
 from detserve_core.datasets.errors import DatasetError
+from detserve_core.detections import Detections
 
 
 def written(folder: Path, images: list[dict], categories: list[dict]) -> Path:
@@ -55,3 +57,27 @@ def test_a_detector_of_other_classes_is_refused(tmp_path: Path) -> None:
         DatasetError, match="categories dog, car, and none of the detector's classes qr, aztec"
     ):
         ids.check_classes(["qr", "aztec"])
+
+
+def test_names_are_paired_as_average_precision_pairs_them(tmp_path: Path) -> None:
+    """Case does not count; where two differ by it alone, each is itself."""
+    boxes, classes = np.array([[0, 0, 4, 4]] * 3, np.float32), np.arange(3, dtype=np.int32)
+    found = Detections(boxes, np.ones(3, np.float32), classes, ("DOG", "car ", "qr"))
+    ids = coco_ids(written(tmp_path, [{"id": 1, "file_name": "a.jpg"}], CATEGORIES))
+    ids.check_classes(["Dog"])
+    assert [row["category_id"] for row in found.to_coco(1, ids.categories)] == [18, 3]
+    assert [row["category_id"] for row in found.to_coco(1, {"dog": 7, "DOG": 8})] == [8]
+    assert [row["category_id"] for row in found.to_coco(1, {"dog": 7, "Dog": 8})] == [7]
+
+
+@pytest.mark.parametrize("name", ["val/a.jpg", "./val/a.jpg", "val\\a.jpg", "/val/a.jpg", " val/a.jpg "])
+def test_a_path_is_read_as_the_data_set_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "val").mkdir()
+    monkeypatch.chdir(tmp_path / "val")
+    ids = coco_ids(written(tmp_path, [{"id": 1, "file_name": name}], CATEGORIES))
+    assert ids.image_id(Path("a.jpg")) == 1
+    assert ids.image_id(Path("/data/val/a.jpg")) == 1
+    with pytest.raises(DatasetError, match=r"has val/a\.jpg, in which /data/a\.jpg does not end"):
+        ids.image_id(Path("/data/a.jpg"))

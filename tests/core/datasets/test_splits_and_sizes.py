@@ -69,3 +69,29 @@ def test_boxes_of_the_picture_on_its_side_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(DatasetError, match=words):
         open_dataset(file, None, CODE)
+
+
+@pytest.mark.parametrize("line", ["./images/c.jpg", "images/c.jpg", "images\\c.jpg"])
+def test_data_yaml_chooses_by_a_list_of_pictures(tmp_path: Path, line: str) -> None:
+    for name in ("a", "b", "c"):
+        picture(tmp_path / f"images/{name}.jpg")
+        text(tmp_path / f"labels/{name}.txt", "0 0.5 0.5 0.5 0.5\n")
+    text(tmp_path / "val.txt", f"{line}\n")
+    text(tmp_path / "data.yaml", "train: train.txt\nval: val.txt\nnames: [code]\n")
+    assert scored(tmp_path) == scored(tmp_path / "data.yaml") == ["c"]
+
+
+def test_a_split_that_is_absent_is_not_another_one(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b"):
+        picture(tmp_path / f"images/{name}.jpg")
+        text(tmp_path / f"labels/{name}.txt", "0 0.5 0.5 0.5 0.5\n")
+    text(tmp_path / "data.yaml", "train: images/train\nval: images/val\nnames: [code]\n")
+    with pytest.raises(DatasetError, match="val is images/val, which is not in"):
+        open_dataset(tmp_path, None, CODE)
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "~", "[]"])
+def test_a_split_that_is_null_is_none(tmp_path: Path, nothing: str) -> None:
+    folder = splits(tmp_path)
+    text(folder / "data.yaml", f"train: images/train\nval: {nothing}\nnames: [code]\n")
+    assert scored(folder) == scored(folder / "data.yaml") == ["a", "b"]

@@ -83,3 +83,24 @@ def test_a_shells_process_substitution_and_standard_output(tmp_path: Path) -> No
     while not (tmp_path / "done").exists() and time.monotonic() < deadline_s:
         time.sleep(0.05)
     assert (tmp_path / "got").read_text() == "content"
+
+
+WRITTEN = """
+import sys
+from pathlib import Path
+from detserve_core.machine.whole_files import write_whole
+print("before")
+write_whole(Path(sys.argv[1]), b"one\\n")
+write_whole(Path(sys.argv[1]), b"two\\n")
+print("after")
+"""
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_what_a_descriptor_was_given_before_stays(tmp_path: Path, name: str) -> None:
+    for mode, before in (("wb", b""), ("ab", b"an earlier line\n")):
+        log = tmp_path / mode
+        log.write_bytes(before)
+        with log.open(mode) as stdout:
+            subprocess.run([sys.executable, "-c", WRITTEN, name], stdout=stdout, check=True)
+        assert log.read_bytes() == before + b"before\none\ntwo\nafter\n"

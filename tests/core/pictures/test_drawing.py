@@ -73,3 +73,14 @@ def test_what_cannot_be_decoded_here(tmp_path: Path, found: Detections, content:
     with pytest.raises(SourceError, match=r"absent\.jpg cannot be read: No such file"):
         save_drawn(tmp_path / "absent.jpg", found, tmp_path / "out.jpg")
     assert not (tmp_path / "out.jpg").exists()
+
+
+def test_a_pil_image_of_a_damaged_file_is_a_sentence(found: Detections, tmp_path: Path) -> None:
+    """Pillow reads the file when its pixels are asked for."""
+    whole = tmp_path / "whole.png"
+    Image.effect_noise((64, 64), 50).save(whole)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole.read_bytes()[:1000])
+    for image in (Image.open(cut), Image.new("La", (8, 8))):
+        with pytest.raises(SourceError, match="has no pixels here"):
+            found.draw(image)

@@ -29,10 +29,48 @@ def tab(visit: Visit, times: int = 1) -> str:
     return str(name)
 
 
+def tab_to(visit: Visit, name: str) -> None:
+    """Press Tab until what begins with ``name`` has the focus."""
+    for _ in range(30):
+        if tab(visit).startswith(name):
+            return
+    raise AssertionError(f"{name} is not reached by Tab")
+
+
 def test_the_way_through_the_page(visit: Visit) -> None:
     assert [tab(visit) for _ in range(6)] == [
         "To the picture", "model", "other", "choose", "choose-folder", "camera",
     ]  # fmt: skip
+
+
+def test_a_picture_without_a_mouse(visit: Visit) -> None:
+    page = visit.page
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "stage"
+    assert tab(visit) == "choose"
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files([SAMPLES / "scene_1.jpg", SAMPLES / "scene_2.jpg"])
+    visit.answered()
+    at_first = visit.summary()
+    assert tab(visit, 3) == "pictures"
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#summary")).not_to_have_text(at_first)
+    assert tab(visit) == "score"
+    value = page.locator("#score").input_value()
+    page.keyboard.press("ArrowRight")
+    assert float(page.locator("#score").input_value()) == pytest.approx(float(value) + 0.01)
+    page.keyboard.press("End")
+    assert visit.summary() == "No box with a score of 1.00 or more."
+    page.keyboard.press("Home")
+    tab_to(visit, "aztec")
+    before = visit.summary()
+    page.keyboard.press("Space")
+    assert visit.summary() != before
+    tab_to(visit, "save-json")
+    with page.expect_download():
+        page.keyboard.press("Enter")
 
 
 def test_every_control_has_a_name(visit: Visit) -> None:
