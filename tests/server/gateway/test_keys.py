@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 from base64 import urlsafe_b64encode
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta, timezone
@@ -365,3 +367,19 @@ def test_a_guessed_gateway_that_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "gateway/gateway.json").write_text(rendered.model_dump_json())
     with pytest.raises(GatewayError, match="gateway.json suggests https://127.0.0.1:9: nobody listens"):
         keys_command("revoke", read_keys(file).keys[0].id, file=file)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("command", ["list", "revoke", "create"])
+def test_a_file_of_keys_that_is_no_file_is_refused_at_once(tmp_path: Path, kind: str, command: str) -> None:
+    file = tmp_path / "keys.json"
+    if kind == "fifo":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    more = {"list": [], "revoke": ["0" * 12, "--no-gateway"], "create": ["--client", "a", "--no-gateway"]}
+    asked = [sys.executable, "-m", "detserve", "keys", command, *more[command], "--keys", str(file)]
+    ended = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert "cannot be read (it is not a regular file)" in " ".join(ended.stderr.split())
+    assert "Traceback" not in ended.stderr

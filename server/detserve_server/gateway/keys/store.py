@@ -15,6 +15,9 @@ from detserve_core.machine.whole_files import blamed_on, link_target, owned_as_f
 from detserve_server.errors import KeyFileError
 from detserve_server.gateway.keys.key import KeyRecord
 from detserve_server.gateway.keys.nginx import marked, nginx_keys, read_marked
+from detserve_server.regular_file import read_regular
+
+_MOST_BYTES = 2**28  # 100,000 keys are some 40 MB
 
 
 class KeyFile(BaseModel):
@@ -42,7 +45,7 @@ def read_keys(path: Path) -> KeyFile:
     """Read ``keys.json``; raises :class:`KeyFileError` when it is not there or is not what this writes."""
     try:
         with _no_collection():
-            return KeyFile.model_validate_json(path.read_bytes())
+            return KeyFile.model_validate_json(read_regular(path, _MOST_BYTES))
     except FileNotFoundError:
         raise KeyFileError(
             f"{path} does not exist; make a first key with: detserve keys create --keys {path} --client NAME"
@@ -73,7 +76,7 @@ def keys_for_nginx(path: Path) -> bytes:
     Raises :class:`KeyFileError`.
     """
     with suppress(OSError):
-        if (written := read_marked(nginx_file(path), path.read_bytes())) is not None:
+        if (written := read_marked(nginx_file(path), read_regular(path, _MOST_BYTES))) is not None:
             return written
     return nginx_keys(read_keys(path)).encode()
 
