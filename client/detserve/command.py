@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from detserve_core.errors import DetserveError, MissingExtra
+from detserve_core.text import printable
 
 
 class _Command(NamedTuple):
@@ -233,7 +234,7 @@ def main() -> None:
         app()
         sys.stdout.flush()
     except DetserveError as error:
-        print(f"detserve: {error}", file=sys.stderr)
+        print(f"detserve: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if error.errno != errno.ENOSPC or error.filename is not None:

@@ -87,7 +87,8 @@ class Endpoint:
 def is_loopback(host: str) -> bool:
     """Whether ``host`` is this machine by its very name or address."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback  # ::ffff:127.0.0.1 too
     except ValueError:
         name = host.rstrip(".").lower()
         return name == "localhost" or name.endswith(".localhost")

@@ -6,6 +6,7 @@ import json
 import re
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # how Python holds a name's bytes that are not UTF-8
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # tabs and line breaks are text
 
 
 def name_key(name: str) -> str:
@@ -16,6 +17,11 @@ def name_key(name: str) -> str:
 def readable(text: str) -> str:
     """The text with what is no Unicode written out: the byte E9 of a file's name as ``\\xe9``."""
     return _SURROGATE.sub(_written_out, text)
+
+
+def printable(text: str) -> str:
+    """:func:`readable`, and nothing in it steers a terminal: an escape character of a file's name is ``\\x1b``."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", readable(text))
 
 
 def json_text(content: object, indent: int | None = None) -> str:

@@ -16,7 +16,10 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost.", "a.localhost", "127.3.2.1", "::1", "0.0.0.0"])  # noqa: S104
+LOOPBACK = ["localhost", "localhost.", "a.localhost", "127.3.2.1", "::1", "::ffff:127.0.0.1"]
+
+
+@pytest.mark.parametrize("host", [*LOOPBACK, "0.0.0.0"])  # noqa: S104
 def test_no_proxy_is_asked_for_this_machine(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     assert grpc_arguments(host) == NO_PROXY_ASKED
