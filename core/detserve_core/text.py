@@ -20,7 +20,7 @@ def readable(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """:func:`readable`, and nothing in it steers a terminal: an escape character of a file's name is ``\\x1b``."""
+    """:func:`readable`, and nothing in it steers a terminal: an escape character is ``\\x1b``."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", readable(text))
 
 
