@@ -85,8 +85,8 @@ class AccessLine(BaseModel):
     """What the gateway says of one request; any other field it writes is dropped.
 
     ``key`` is the id of the API key that was let in, ``claimed_key`` the one that a refused request named,
-    whoever sent it. ``trace_id`` is of the client's ``traceparent``, else the request's own id; lines of older
-    gateways have none. ``one_in`` stands for how many refusals like it the line was written.
+    whoever sent it. ``trace_id`` is of the client's ``traceparent``, else the request's own id; older lines
+    have none. ``one_in`` stands for how many refusals like it the line was written.
     ``bytes_in`` and ``bytes_out`` are of whole messages with their headers. ``latency_s`` runs from the
     first byte of the request to the last of the answer; ``upstream_s`` is the time for which Triton had the
     request.
