@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from detserve_client.engine.tracing import trace_headers
+
 _HEADERS: ContextVar[Mapping[str, str]] = ContextVar("call_headers")
 _NONE: Mapping[str, str] = {}
 
@@ -27,5 +29,5 @@ def call_headers(headers: Mapping[str, str]) -> Iterator[None]:
 
 
 def headers_of_this_call() -> Mapping[str, str]:
-    """What the block around this call says; empty where there is none."""
-    return _HEADERS.get(_NONE)
+    """The current span's ``traceparent``, and what the block around this call says, which goes first."""
+    return {**trace_headers(), **_HEADERS.get(_NONE)}

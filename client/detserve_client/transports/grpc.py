@@ -6,6 +6,7 @@ from typing import Any
 
 from detserve_client.engine.cancellation import Cancellation
 from detserve_client.engine.faults import unreachable
+from detserve_client.engine.tracing import trace_headers
 from detserve_client.engine.wire import DetectionRequest, Outputs
 from detserve_client.transports import grpc_messages as messages
 from detserve_core.endpoint import Endpoint
@@ -82,7 +83,7 @@ class GrpcTransport:
     def _send(
         self, call: Any, message: Any, model: str, timeout_s: float, cancellation: Cancellation | None = None
     ) -> Any:
-        metadata = self._endpoint.security.metadata(model)
+        metadata = [*self._endpoint.security.metadata(model), *trace_headers().items()]
         try:
             if cancellation is None:
                 return call(message, timeout=timeout_s, metadata=metadata)

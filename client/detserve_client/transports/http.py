@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from detserve_client.engine.cancellation import Cancellation
+from detserve_client.engine.tracing import trace_headers
 from detserve_client.engine.wire import DetectionRequest, Outputs
 from detserve_client.transports import http_messages as messages
 from detserve_client.transports.http_connection import HttpConnection
@@ -89,7 +90,7 @@ class HttpTransport:
         headers: dict[str, str] | None = None,
         cancellation: Cancellation | None = None,
     ) -> Answer:
-        request = request_bytes(method, path, {**self._headers, **(headers or {})}, body)
+        request = request_bytes(method, path, {**self._headers, **trace_headers(), **(headers or {})}, body)
         try:
             answer = self._exchange(request, time.monotonic() + timeout_s, cancellation)
         except (OSError, self._not_http) as error:

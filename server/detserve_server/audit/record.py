@@ -76,6 +76,7 @@ def _seconds(value: object) -> object:
 _Text = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
 _LongText = Annotated[str, Field(max_length=4096), AfterValidator(_printable)]
 _KeyId = Annotated[str, Field(pattern="^([0-9a-f]{12})?$")]
+_TraceId = Annotated[str, Field(pattern="^([0-9a-f]{32})?$")]
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 _Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, lt=1e9, allow_inf_nan=False)]
 
@@ -84,7 +85,8 @@ class AccessLine(BaseModel):
     """What the gateway says of one request; any other field it writes is dropped.
 
     ``key`` is the id of the API key that was let in, ``claimed_key`` the one that a refused request named,
-    whoever sent it. ``one_in`` stands for how many refusals like it the line was written.
+    whoever sent it. ``trace_id`` is of the client's ``traceparent``, else the request's own id; older lines
+    have none. ``one_in`` stands for how many refusals like it the line was written.
     ``bytes_in`` and ``bytes_out`` are of whole messages with their headers. ``latency_s`` runs from the
     first byte of the request to the last of the answer; ``upstream_s`` is the time for which Triton had the
     request.
@@ -94,6 +96,7 @@ class AccessLine(BaseModel):
 
     time: Annotated[AwareDatetime, AfterValidator(_utc)]
     request_id: _Text
+    trace_id: _TraceId = ""
     client: _Text = ""
     key: _KeyId = ""
     claimed_key: _KeyId = ""
@@ -165,7 +168,7 @@ def is_complete(record: Mapping[str, Any]) -> bool:
     """
     match record["kind"]:
         case "request":
-            texts = (*map(record.get, _TEXTS), record.get("key", ""))
+            texts = (*map(record.get, _TEXTS), record.get("key", ""), record.get("trace_id", ""))
             numbers = (*map(record.get, _NUMBERS), record.get("one_in", 1))
             return all(map(_is_text, texts)) and all(map(_is_number, numbers))
         case "untrusted":

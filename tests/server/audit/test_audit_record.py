@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from detserve_server.audit.record import record_of
+from detserve_server.audit.record import is_complete, record_of
 from detserve_server.audit.usage import Usage, usage_csv
 from detserve_server.audit.verify import verify
 from detserve_server.commands.audit import app
@@ -94,6 +94,16 @@ def test_injected_text_makes_no_second_record_and_no_control_character(
     assert [row.client for row in usage.rows()] == ["shop"]
 
 
+def test_lines_and_logs_of_gateways_without_trace_ids_are_still_read() -> None:
+    assert record_of(access_line(1).strip())["trace_id"] == ""
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert record_of(access_line(1, trace_id=trace_id).strip())["trace_id"] == trace_id
+    old, new = record_of(access_line(1).strip()), record_of(access_line(1, trace_id=trace_id).strip())
+    del old["trace_id"]
+    assert is_complete(old)
+    assert is_complete(new)
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -107,6 +117,7 @@ def test_injected_text_makes_no_second_record_and_no_control_character(
         access_line(1, key="0123456789ab_secret").strip(), access_line(1, claimed_key='","client":"').strip(),
         access_line(1, key="0123456789ab\n").strip(), access_line(1, one_in=0).strip(),
         access_line(1, one_in=1.5).strip(), access_line(1, one_in=10**30).strip(),
+        access_line(1, trace_id="../x").strip(), access_line(1, trace_id="0" * 31).strip(),
         access_line(1, protocol="ftp").strip(), access_line(1, model="\ud800").strip(),
     ],
 )  # fmt: skip
