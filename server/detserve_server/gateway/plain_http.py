@@ -86,6 +86,8 @@ _LOCATIONS = r"""
             proxy_set_header X-Request-Id $request_id;
             proxy_set_header detserve-model "";
             proxy_set_header detserve-models $detserve_scope;
+            proxy_set_header traceparent $detserve_traceparent;
+            add_header X-Trace-Id $detserve_trace_id always;
 @{secret}
             proxy_next_upstream error timeout non_idempotent;
             proxy_next_upstream_tries 2;
@@ -126,6 +128,7 @@ _LOCATIONS = r"""
         location @refused_problem {
             default_type application/problem+json;
             add_header X-Request-Id $request_id always;
+            add_header X-Trace-Id $detserve_trace_id always;
             add_header WWW-Authenticate $detserve_challenge always;
             add_header Retry-After $detserve_retry_after always;
             return 200 '{$detserve_problem,@{particulars}}';
