@@ -62,7 +62,7 @@ def expiries_of_lists(path: Path, now: datetime) -> list[Expiry]:
 
 
 def ends_in(folder: Path) -> dict[str, int]:
-    """Metrics of when a gateway's certificate ends, and its first revocation list; what is not there has none.
+    """Metrics of when a gateway's certificate ends, and its first revocation list; what is absent has none.
 
     Seconds since 1970. A certificate or list that cannot be read has none either: nginx refuses it.
     """
