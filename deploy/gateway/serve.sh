@@ -170,6 +170,21 @@ take_up() {
     copied "$RUN_DIR/taken" && taken "$RUN_DIR/taken"
 }
 
+# When the blocks of a PEM file end, in seconds since 1970: $1 is their kind, $2 asks openssl, $3 is the file.
+ends() {
+    file=$RUN_DIR/taken/tls/$3
+    [ -f "$file" ] && command -v openssl >/dev/null || return 0
+    awk -v block="$1" -v ask="$2" '
+        index($0, "-----BEGIN " block "-----") { within = 1 }
+        within { print | ask }
+        index($0, "-----END " block "-----") { close(ask); within = 0 }
+    ' "$file" | sed -n 's/^[a-zA-Z]*=\(.* GMT\)$/\1/p' | while read -r end; do date -ud "$end" +%s; done
+}
+
+expires() {
+    [ -z "$2" ] || printf '# TYPE %s gauge\n%s %s\n' "$1" "$1" "$2"
+}
+
 # For whoever watches: detserve audit collect shows it to Prometheus.
 report() {
     prom=$(dirname "$ACCESS_LOG")/gateway.prom
@@ -180,6 +195,10 @@ report() {
         echo "detserve_gateway_changes_total $changes"
         echo "# TYPE detserve_gateway_workers_lost_total counter"
         echo "detserve_gateway_workers_lost_total $lost"
+        expires detserve_gateway_certificate_expires_timestamp_seconds \
+            "$(ends CERTIFICATE 'openssl x509 -noout -enddate' server.crt | head -n 1)"
+        expires detserve_gateway_revocations_expire_timestamp_seconds \
+            "$(ends 'X509 CRL' 'openssl crl -noout -nextupdate' clients.crl | sort -n | head -n 1)"
     } >"$prom.new" && mv "$prom.new" "$prom"
 }
 
@@ -206,6 +225,7 @@ done
 
 served=$(state)
 take_up || exit 1
+command -v openssl >/dev/null || say "openssl is not here: gateway.prom does not say when certificates end"
 already=$(killed)
 nginx -e stderr -c "$RUN_DIR/now/gateway/nginx.conf" -g 'daemon off;' &
 nginx=$!

@@ -44,6 +44,10 @@ def _check_schema(one: Object) -> None:
         from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
 
         ServiceMonitor.model_validate(one)
+    elif one["kind"] == "PrometheusRule":
+        from cloudcoil.models.prometheus_operator.v1 import PrometheusRule
+
+        PrometheusRule.model_validate(one)
     elif group == "serving.kserve.io":  # no package carries its schema: the pod in it is checked as a pod
         metadata = {"name": one["metadata"]["name"]}
         _check_schema({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_of(one)})

@@ -10,6 +10,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ import yaml
 from detserve_client import Client
 from detserve_core.machine.ports import choose_ports
 from detserve_server.audit.client_metrics import serve_client_metrics
+from detserve_server.audit.collector_state import CollectorState
+from detserve_server.gateway.prom_file import write_state
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.deploy.dashboard import panels_of
 from tests.deploy.kubernetes import FOLDER
@@ -27,6 +30,7 @@ from tests.live.conftest import CHECKOUT, COMMITTED, DEFAULT, SAMPLES
 PROMETHEUS = shutil.which("prometheus")
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="apt-get install prometheus")
 
+RULES = CHECKOUT / "deploy/monitoring/prometheus/rules/detserve.yml"
 REPLICAS = 2
 WAIT_S = 60
 
@@ -38,10 +42,20 @@ def replicas() -> Iterator[list[RunningServer]]:
 
 
 @pytest.fixture(scope="module")
-def ask(replicas, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], list[Any]]]:  # type: ignore[no-untyped-def]
-    """What Prometheus answers to a query, the shipped configuration being its own but for the targets."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prometheus")
+
+
+@pytest.fixture(scope="module")
+def ask(replicas, folder: Path) -> Iterator[Callable[[str], list[Any]]]:  # type: ignore[no-untyped-def]
+    """What Prometheus answers to a query, the shipped configuration being its own but for the targets.
+
+    The alert rules are the shipped ones too, but do not wait: an alert fires at once.
+    """
     ports = choose_ports({"audit": None, "prometheus": None})
-    count = serve_client_metrics(ports["audit"])
+    _write_gateways_state(folder, change_refused=0, ends_in_s=60 * 86400)
+    state = CollectorState({"audit": folder, "log": folder})
+    count = serve_client_metrics(ports["audit"], gateway=folder / "gateway.prom", state=state)
     request = {"kind": "request", "client": "shop", "latency_s": 0.03, "bytes_in": 100, "bytes_out": 10}
     targets = {
         "triton": [urllib.parse.urlsplit(replica.metrics_url).netloc for replica in replicas],
@@ -49,10 +63,11 @@ def ask(replicas, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
         "prometheus": [f"127.0.0.1:{ports['prometheus']}"],
     }
     config = yaml.safe_load((CHECKOUT / "deploy/monitoring/prometheus/prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s"}
+    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(folder / "rules.yml")]
+    (folder / "rules.yml").write_text(re.sub(r"^ *for: .*\n", "", RULES.read_text(), flags=re.MULTILINE))
     for job in config["scrape_configs"]:
         job["static_configs"] = [{"targets": targets[job["job_name"]]}]
-    folder = tmp_path_factory.mktemp("prometheus")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     url = f"http://127.0.0.1:{ports['prometheus']}"
     process = subprocess.Popen(
@@ -77,6 +92,18 @@ def ask(replicas, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _write_gateways_state(folder: Path, *, change_refused: int, ends_in_s: int) -> None:
+    ends = int(time.time()) + ends_in_s
+    write_state(
+        folder / "access.jsonl",
+        {
+            "detserve_gateway_change_refused": change_refused,
+            "detserve_gateway_certificate_expires_timestamp_seconds": ends,
+            "detserve_gateway_revocations_expire_timestamp_seconds": ends,
+        },
+    )
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
@@ -143,3 +170,41 @@ def test_the_counters_of_all_replicas_add_up(replicas, ask) -> None:  # type: ig
     time.sleep(3)
     assert total(query) - before == 5 * REPLICAS
     assert total(buckets) == total(query)
+
+
+def test_every_metric_of_the_alert_rules_is_scraped(replicas, ask) -> None:  # type: ignore[no-untyped-def]
+    """A rule that names a metric which nobody exports would never fire, and nothing would say so."""
+    rules = yaml.safe_load(RULES.read_text())
+    expressions = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    named = {name for one in expressions for name in re.findall(r"\b(?:detserve|nv)_\w+", one)}
+    assert len(named) > 5
+    missing: set[str] = set()
+
+    def all_are_there() -> bool:
+        _detect(replicas)
+        missing.clear()
+        missing.update(name for name in named if not ask(name))
+        return not missing
+
+    try:
+        _wait_for(all_are_there)
+    except AssertionError:
+        raise AssertionError(f"no exporter has {sorted(missing)}") from None
+
+
+def test_alerts_fire_on_what_the_gateway_says_and_stop_when_it_is_well(folder: Path, ask) -> None:  # type: ignore[no-untyped-def]
+    of_the_gateway = {
+        "DetserveChangeRefused",
+        "DetserveCertificateExpires",
+        "DetserveCertificateExpiresNow",
+        "DetserveRevocationsExpire",
+    }
+
+    def firing() -> set[str]:
+        return {one["metric"]["alertname"] for one in ask('ALERTS{alertstate="firing"}')} & of_the_gateway
+
+    _wait_for(lambda: firing() == set())
+    _write_gateways_state(folder, change_refused=1, ends_in_s=3600)
+    _wait_for(lambda: firing() == of_the_gateway)
+    _write_gateways_state(folder, change_refused=0, ends_in_s=60 * 86400)
+    _wait_for(lambda: firing() == set())

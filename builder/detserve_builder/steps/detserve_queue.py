@@ -51,6 +51,7 @@ class PictureQueue:
             self._change(0)
             return {
                 ("detserve_queue_pictures",): self.waiting,
+                ("detserve_queue_limit_pictures",): self.max_waiting,
                 ("detserve_queue_picture_seconds_total",): self.picture_seconds,
                 ("detserve_queue_taken_total",): self.taken,
                 ("detserve_queue_refused_total",): self.refused,

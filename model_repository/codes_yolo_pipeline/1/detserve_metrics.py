@@ -24,6 +24,7 @@ BUCKETS_S = (
 #: What Triton is told of each name. Its python models of 2.51 know no histogram: a bucket is a counter.
 FAMILIES = {
     "detserve_queue_pictures": ("GAUGE", "Pictures that wait for a thread"),
+    "detserve_queue_limit_pictures": ("GAUGE", "Pictures that may wait; a request beyond them is refused"),
     "detserve_queue_picture_seconds_total": ("COUNTER", "Sum of all waits"),
     "detserve_queue_taken_total": ("COUNTER", "Pictures that waited no longer"),
     "detserve_queue_refused_total": ("COUNTER", "Pictures refused, the queue being full or slow"),

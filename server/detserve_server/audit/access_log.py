@@ -35,10 +35,14 @@ GATEWAY_METRICS = "gateway.prom"
 
 @dataclass(frozen=True)
 class Batch:
-    """Records in the order of their lines, and the position behind them."""
+    """Records in the order of their lines, and the position behind them.
+
+    ``whole`` is whether nothing but a line that was not complete was left.
+    """
 
     records: list[dict[str, Any]]
     position: Position
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,10 @@ class AccessLog:
                 gap("the access log that was read is gone; lines written to it later may be missing")
             )
         offsets: dict[str, int] = {}
-        room_bytes = _BATCH_BYTES
+        room_bytes, whole = _BATCH_BYTES, True
         for file in files:
             start_bytes = end_bytes = position.offsets_bytes.get(file.identity, 0)
+            whole = whole and file.size_bytes - start_bytes <= max(room_bytes, 0)
             if room_bytes > 0 and file.size_bytes > start_bytes:
                 found, end_bytes = _read_lines(file, start_bytes, room_bytes)
                 records += found
@@ -100,7 +105,7 @@ class AccessLog:
             else:
                 os.close(self._handles.pop(file.key))
         current = [file.identity for file in files if file.name == self._path.name] or [position.current]
-        return Batch(records, Position(offsets, current[0] if current[0] in offsets else ""))
+        return Batch(records, Position(offsets, current[0] if current[0] in offsets else ""), whole)
 
     def _files(self) -> list[_LogFile]:
         """What there is to read: oldest first, the one the gateway writes to last, each identity once."""

@@ -13,6 +13,8 @@ from detserve_server.regular_file import read_regular
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
+    from detserve_server.audit.collector_state import CollectorState
+
 #: Upper ends of the latency buckets, seconds.
 BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -21,7 +23,11 @@ _LARGEST_FILE_BYTES = 2**16
 
 
 def serve_client_metrics(
-    port: int, *, address: str = "127.0.0.1", gateway: Path | None = None
+    port: int,
+    *,
+    address: str = "127.0.0.1",
+    gateway: Path | None = None,
+    state: CollectorState | None = None,
 ) -> Callable[[Mapping[str, Any]], None]:
     """Serve ``/metrics`` on ``port`` from its own thread; returns what is to be told of each record.
 
@@ -32,7 +38,7 @@ def serve_client_metrics(
     Who has no key is the client "". A model is named only where an inference succeeded: any other request can
     be for any name, and each would become a series that is kept. A line that stands for n refusals counts as
     n requests; its seconds and bytes count once. ``gateway`` is a file of further metrics, which the gateway
-    writes; there are none while it cannot be read.
+    writes; there are none while it cannot be read. ``state`` tells of the collector itself.
 
     Raises :class:`AuditError` when it cannot listen there.
     """
@@ -52,8 +58,12 @@ def serve_client_metrics(
     received = Counter("detserve_client_request_bytes", "Bytes received.", ["client"], registry=registry)
     sent = Counter("detserve_client_response_bytes", "Bytes sent.", ["client"], registry=registry)
     records = Counter("detserve_audit_records", "Records of the audit log.", ["kind"], registry=registry)
+    for kind in ("gap", "untrusted"):  # at 0 from the beginning: Prometheus sees no increase in a first value
+        records.labels(kind)
     if gateway is not None:
         registry.register(_GatewayMetrics(gateway))
+    if state is not None:
+        registry.register(state)
 
     def count(record: Mapping[str, Any]) -> None:
         records.labels(record["kind"]).inc()

@@ -30,13 +30,15 @@ def collect(
     file_bytes: int = FILE_BYTES,
     on_note: Callable[[str], None],
     on_record: Callable[[Mapping[str, Any]], None] = lambda record: None,
+    on_caught_up: Callable[[float], None] = lambda since_s: None,
 ) -> int:
     """Chain what the gateway writes to ``log``, until ``ending`` or, with ``once``, until nothing is left.
 
     Once ``ending()`` is true, what was written until then is still read, for eight seconds at most.
     ``on_note`` is told one sentence when something had to be fixed, when the folder cannot be written (the
     collector waits there until it can, unless ``once`` or ``ending``) and when it goes on. ``on_record`` is
-    told every record that is safely written. Returns the number of records collected.
+    told every record that is safely written, and ``on_caught_up`` a time of ``time.monotonic()`` until which
+    all that the gateway wrote is. Returns the number of records collected.
 
     Raises :class:`AuditError` (the log or the folder cannot be used; with ``once`` or ``ending``: the disk is
     full) and :class:`AuditBroken` (the audit log was changed).
@@ -49,12 +51,15 @@ def collect(
             while True:
                 if ending():
                     end_s = min(end_s, time.monotonic() + _LAST_READ_S)
+                read_s = time.monotonic()
                 batch = access_log.read(ledger.head.position)
                 if batch.records or batch.position != ledger.head.position:
                     _commit(ledger, batch, lambda: once or ending(), on_note)
                     collected += len(batch.records)
                     for record in batch.records:
                         on_record(record)
+                if batch.whole:
+                    on_caught_up(read_s)
                 if batch.records and time.monotonic() < end_s:
                     continue
                 if once or end_s < math.inf:

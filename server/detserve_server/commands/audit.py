@@ -67,6 +67,7 @@ def collect(
     from detserve_server.audit.access_log import GATEWAY_METRICS
     from detserve_server.audit.client_metrics import serve_client_metrics
     from detserve_server.audit.collect import collect as run
+    from detserve_server.audit.collector_state import CollectorState
     from detserve_server.signing.keys import create_key as create
     from detserve_server.signing.keys import read_private_key
 
@@ -76,9 +77,10 @@ def collect(
         typer.echo(f"made {key}; verify with {create(key)}", err=True)
     private = read_private_key(key)
     on_record: Callable[[Mapping[str, Any]], None] = lambda record: None  # noqa: E731
+    state = CollectorState({"audit": directory, "log": log.parent})
     if metrics_port is not None:
         gateway = log.with_name(GATEWAY_METRICS)
-        on_record = serve_client_metrics(metrics_port, address=metrics_host, gateway=gateway)
+        on_record = serve_client_metrics(metrics_port, address=metrics_host, gateway=gateway, state=state)
     try:
         count = run(
             log,
@@ -89,6 +91,7 @@ def collect(
             file_bytes=file_mib * 2**20,
             on_note=lambda note: typer.echo(f"detserve audit: {note}", err=True),
             on_record=on_record,
+            on_caught_up=state.caught_up,
         )
     except KeyboardInterrupt:
         return

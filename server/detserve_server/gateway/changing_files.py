@@ -14,6 +14,7 @@ from pathlib import Path
 from detserve_core.errors import DetserveError, OutputError
 from detserve_core.machine.whole_files import write_whole
 from detserve_server.errors import GatewayError
+from detserve_server.gateway.certificates.expiry import ends_in
 from detserve_server.gateway.prom_file import write_state
 from detserve_server.gateway.upkeep import ALERTS, killed_workers
 
@@ -179,6 +180,7 @@ def _write_state(access_log: Path, told: dict[str, str], files: ChangingFiles) -
             {
                 "detserve_gateway_change_refused": int(bool(told)),
                 "detserve_gateway_changes_total": files.changes,
+                **ends_in(files.folder),
                 "detserve_gateway_workers_lost_total": killed_workers(files.folder / ALERTS),
             },
         )

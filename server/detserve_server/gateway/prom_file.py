@@ -13,6 +13,8 @@ FILE = "gateway.prom"
 _HELP = {
     "detserve_gateway_change_refused": "1 while a change of keys or certificates is not in force",
     "detserve_gateway_changes_total": "changes of keys and certificates that were taken up",
+    "detserve_gateway_certificate_expires_timestamp_seconds": "when the certificate in force ends",
+    "detserve_gateway_revocations_expire_timestamp_seconds": "when the first revocation list in force ends",
     "detserve_gateway_workers_lost_total": "workers of nginx that a signal ended",
 }
 

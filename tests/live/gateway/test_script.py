@@ -19,10 +19,18 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from detserve_core.machine.ports import choose_ports, is_free
 from detserve_server.gateway import GatewaySettings, RateLimits, Upstream, render
-from detserve_server.gateway.certificates.authority import new_authority, new_server, write_certified
+from detserve_server.gateway.certificates.authority import (
+    Certified,
+    new_authority,
+    new_server,
+    write_certified,
+)
+from detserve_server.gateway.certificates.expiry import expiries_of_lists, expiry_of
 from detserve_server.gateway.keys.key import new_key, utc_now
 from detserve_server.gateway.keys.store import KeyFile, change_keys
 from tests.live.gateway.conftest import CHECKOUT, wait_for
@@ -164,6 +172,28 @@ def _running(
     finally:
         process.terminate()
         assert process.wait(20) == 0
+
+
+def test_when_the_certificate_and_the_first_revocation_list_end(start) -> None:
+    with answering() as triton:
+        script = start(triton)
+        ends = expiry_of(script.etc / "tls/server.crt", utc_now()).expires.timestamp()
+        assert script.metric("detserve_gateway_certificate_expires_timestamp_seconds") == ends
+        assert "revocations_expire" not in (script.log.parent / "gateway.prom").read_text()
+        lists = [_revocation_list(new_authority(name, days=days)) for name, days in (("a", 9), ("b", 5))]
+        (script.etc / "tls/clients.crl").write_bytes(b"".join(lists))
+        first = min(one.expires for one in expiries_of_lists(script.etc / "tls/clients.crl", utc_now()))
+        metric = "detserve_gateway_revocations_expire_timestamp_seconds"
+        wait_for(lambda: metric in (script.log.parent / "gateway.prom").read_text())
+        assert script.metric(metric) == first.timestamp()
+
+
+def _revocation_list(authority: Certified) -> bytes:
+    """An empty one, as good as its authority."""
+    certificate = authority.certificate
+    builder = x509.CertificateRevocationListBuilder().issuer_name(certificate.subject).last_update(utc_now())
+    builder = builder.next_update(certificate.not_valid_after_utc)
+    return builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def test_a_certificate_that_nginx_refuses_holds_up_no_revocation(start) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from detserve_core.machine.ports import choose_ports
 from detserve_server.audit.client_metrics import serve_client_metrics
-from detserve_server.signing.keys import create_key
+from detserve_server.audit.collect import collect
+from detserve_server.signing.keys import create_key, read_private_key
 from tests.server.audit.audit_logs import access_line, records
 
 #: As the gateway's own script writes it.
@@ -68,7 +69,7 @@ def test_the_figures_of_the_gateway_are_shown_while_their_file_can_be_read(tmp_p
             assert f"{line}.0" in lines
     assert "# TYPE detserve_gateway_changes_total counter" in lines
     assert "# HELP detserve_gateway_change_refused Whether nginx refused the last change." in lines
-    assert not [line for line in lines if "99" in line or "process_cpu" in line]
+    assert not [line for line in lines if line.endswith(" 99.0") or "process_cpu" in line]
     for text in (b"\xff", b"detserve_gateway_changes_total one\n", b'detserve_gateway_x{a="', b"x" * 100_000):
         path.write_bytes(text)
         assert _scraped(port) == without
@@ -90,6 +91,14 @@ def test_it_listens_on_this_machine_alone_unless_said(tmp_path: Path) -> None:
         process = subprocess.Popen([*command, str(port), *to], stderr=subprocess.PIPE, text=True)
         try:
             assert "detserve_gateway_changes_total 7.0" in _when_up(port)
+            assert 'detserve_audit_records_total{kind="gap"} 0.0' in _scraped(port)
+            assert _value(port, "detserve_audit_lag_seconds") < 5
+            for folder in ("audit", "log"):
+                free, size = (
+                    _value(port, f'detserve_disk_{what}_bytes{{folder="{folder}"}}')
+                    for what in ("free", "size")
+                )
+                assert 0 < free <= size
             assert _answers("127.0.0.2", port) == others
             again = subprocess.run(
                 [*command, str(port), "--to", str(tmp_path / "other")],
@@ -105,6 +114,30 @@ def test_it_listens_on_this_machine_alone_unless_said(tmp_path: Path) -> None:
             process.communicate()
         # gateway.prom beside a log called gateway is none of its rotated siblings
         assert [record["kind"] for record in records(tmp_path / host)] == ["file", "request"]
+
+
+def _value(port: int, series: str) -> float:
+    (line,) = [line for line in _scraped(port) if line.startswith(f"{series} ")]
+    return float(line.split()[1])
+
+
+def test_the_collector_is_behind_until_all_that_was_written_is_read(tmp_path: Path) -> None:
+    """Only the read that leaves nothing counts, not each that is committed."""
+    log, caught_up = tmp_path / "access.jsonl", list[int]()
+    log.write_bytes(b"".join(map(access_line, range(1, 12_000))))
+    assert log.stat().st_size > 2 * 2**20, "several batches"
+    read = list[int]()
+    create_key(tmp_path / "audit.pem")
+    key = read_private_key(tmp_path / "audit.pem")
+    collect(
+        *(log, tmp_path / "audit", key),
+        once=True,
+        on_note=print,
+        on_record=lambda record: read.append(1),
+        on_caught_up=lambda since_s: caught_up.append(len(read)),
+    )
+    assert caught_up
+    assert set(caught_up) == {len(read)}
 
 
 def _when_up(port: int) -> list[str]:

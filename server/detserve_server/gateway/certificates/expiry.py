@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from detserve_server.errors import CertificateError
 from detserve_server.gateway.certificates.authority import common_name, hosts_of, read_certificate
 from detserve_server.gateway.certificates.revocation import read_lists
+from detserve_server.gateway.keys.key import utc_now
 
 #: A certificate is due when less than this share of its life is left.
 DUE_SHARE = 1 / 3
@@ -56,6 +59,21 @@ def expiries_of_lists(path: Path, now: datetime) -> list[Expiry]:
         for revoked in read_lists(path)
         if (expires := revoked.next_update_utc) is not None
     ]
+
+
+def ends_in(folder: Path) -> dict[str, int]:
+    """Metrics of when a gateway's certificate ends, and its first revocation list; what is absent has none.
+
+    Seconds since 1970. A certificate or list that cannot be read has none either: nginx refuses it.
+    """
+    now, found = utc_now(), dict[str, int]()
+    with suppress(CertificateError, ValueError):
+        ends = expiry_of(folder / "server.crt", now).expires
+        found["detserve_gateway_certificate_expires_timestamp_seconds"] = int(ends.timestamp())
+    with suppress(CertificateError, ValueError):
+        ends = min(each.expires for each in expiries_of_lists(folder / "clients.crl", now))
+        found["detserve_gateway_revocations_expire_timestamp_seconds"] = int(ends.timestamp())
+    return found
 
 
 def _state(begins: datetime, expires: datetime, now: datetime) -> str:
