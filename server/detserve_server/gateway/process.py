@@ -236,6 +236,9 @@ def _keys(path: Path, run_dir: Path, said: set[str]) -> dict[str, bytes]:
 def _present(tls: Path, name: str) -> Path:
     path = (tls / name).absolute()
     if not path.is_file():
+        beneath = tls / "gateway" / name
+        if beneath.is_file():
+            raise GatewayError(f"{path} is missing, but there is {beneath}; give --tls {tls / 'gateway'}")
         raise GatewayError(f"{path} is missing; make it with detserve certs, or put your own file there")
     return path
 

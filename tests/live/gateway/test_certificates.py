@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from detserve_client import AccessDenied, Client, InferenceError, Security, ServerUnavailable
+from detserve_server.errors import GatewayError
 from detserve_server.gateway.certificates.authority import (
     new_authority,
     new_client,
@@ -21,6 +22,7 @@ from detserve_server.gateway.certificates.authority import (
 )
 from detserve_server.gateway.certificates.folder import CertificateFolder
 from detserve_server.gateway.process import RunningGateway, running_gateway
+from detserve_server.gateway.settings import Upstream
 from tests.live.gateway.conftest import YOLO, Site, own_certificates, read_all, upstream
 
 
@@ -144,3 +146,12 @@ def allowing_weak_tls(
 
         pool.submit(serve)
         yield listener.getsockname()
+
+
+def test_the_folder_above_the_gateway_s_is_told_from_none(tmp_path: Path) -> None:
+    (tmp_path / "gateway").mkdir()
+    (tmp_path / "gateway/server.crt").touch()
+    at = Upstream(grpc="127.0.0.1:1", http="127.0.0.1:1")
+    starting = running_gateway([at], tls=tmp_path, keys=None, access_log=tmp_path / "access.jsonl")
+    with pytest.raises(GatewayError, match=rf"give --tls {tmp_path}/gateway"), starting:
+        pass
