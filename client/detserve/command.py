@@ -16,7 +16,6 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from detserve_core.errors import DetserveError, MissingExtra
-from detserve_core.text import printable
 
 
 class _Command(NamedTuple):
@@ -234,6 +233,8 @@ def main() -> None:
         app()
         sys.stdout.flush()
     except DetserveError as error:
+        from detserve_core.text import printable
+
         print(f"detserve: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:

@@ -9,7 +9,6 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from detserve_perf.load.generator import Run, closed_loop, grpc_sender, is_refus
 from detserve_perf.load.wire_requests import triton_grpc_requests
 from detserve_server.triton.embedded import RunningServer, embedded_server
 from tests.live.conftest import SAMPLES
-from tests.live.sleeping_detector import NAME, bound_by_triton, build_sleeping
+from tests.live.sleeping_detector import NAME, build_sleeping
 
 BATCH_S = 0.2
 PLACES = {"own": False, "server": True}
@@ -118,13 +117,3 @@ def cancelled(server: RunningServer) -> float:
     text = urllib3.request("GET", server.metrics_url).data.decode()
     lines = [line for line in text.splitlines() if line.startswith("detserve_requests_total")]
     return sum(float(line.split()[-1]) for line in lines if 'outcome="cancelled"' in line)
-
-
-def test_three_steps_without_a_queue_policy_leave_triton_no_pause(tmp_path: Path) -> None:
-    """The same load in the same run: with Triton's bounds most of the time nothing is computed."""
-    answered = {}
-    for name, bounded in (("bounded by triton", True), ("as built", False)):
-        folder = build_sleeping(tmp_path / name, sleep_s=0.04, placement=Placement.STEPS)
-        with embedded_server(bound_by_triton(folder) if bounded else folder) as running:
-            answered[name] = load(running, in_flight=96, requests=600).pictures_per_s
-    assert answered["as built"] > 2 * answered["bounded by triton"]

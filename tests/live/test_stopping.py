@@ -158,7 +158,8 @@ def test_the_gateway_answers_what_it_has_before_triton_ends(
         telling.repository, tls=tls.gateway, keys=tmp_path / "keys.json", access_log=tmp_path / "access.jsonl"
     )
     with ThreadPoolExecutor(4) as pool:
-        with serving as (triton, gateway):
+        with serving as guarded:
+            triton, gateway = guarded.triton, guarded.gateway
             url = gateway.grpc_url if protocol == "grpc" else gateway.http_url
             client = Client(url, NAME, security=Security(api_key=key, ca=tls.authority))
             numbers = _four_in_flight(client, telling, pool)

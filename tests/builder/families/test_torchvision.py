@@ -72,7 +72,8 @@ def test_rows_are_the_graphs_own_padded_to_k(
     found = len(expected)
     np.testing.assert_allclose(scores[0, :found], [row[0] for row in expected], rtol=1e-5)
     assert classes[0, :found].tolist() == [row[1] - 1 for row in expected]
-    np.testing.assert_allclose(boxes[0, :found], np.reshape([row[2] for row in expected], (-1, 4)), rtol=1e-4)
+    places = np.reshape([row[2] for row in expected], (-1, 4))  # px; near the edge they cancel out
+    np.testing.assert_allclose(boxes[0, :found], places, rtol=1e-4, atol=1e-4)
     assert set(classes[0, found:]) <= {-1}
     assert not scores[0, found:].any()
 

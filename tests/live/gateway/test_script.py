@@ -178,6 +178,7 @@ def test_when_the_certificate_and_the_first_revocation_list_end(start) -> None:
     with answering() as triton:
         script = start(triton)
         ends = expiry_of(script.etc / "tls/server.crt", utc_now()).expires.timestamp()
+        wait_for(lambda: (script.log.parent / "gateway.prom").exists())
         assert script.metric("detserve_gateway_certificate_expires_timestamp_seconds") == ends
         assert "revocations_expire" not in (script.log.parent / "gateway.prom").read_text()
         lists = [_revocation_list(new_authority(name, days=days)) for name, days in (("a", 9), ("b", 5))]

@@ -13,6 +13,8 @@ from detserve_perf.accuracy.differences import Differences, pair
 from detserve_server.triton.embedded import RunningServer
 from tests.live.page.conftest import SAMPLES, Visit
 
+pytestmark = pytest.mark.slow  # a browser takes its time
+
 OLD, NEW = "codes_yolo", "codes_ssd"
 LABELS = ("qr", "Aztec ", "aztec", "Straße")
 

@@ -12,6 +12,8 @@ from tests.live.page.conftest import SAMPLES, Visit, visiting
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytestmark = pytest.mark.slow  # a browser takes its time
+
 FOCUSED = """() => {
   const one = document.activeElement;
   const { outlineStyle, outlineWidth } = getComputedStyle(one);

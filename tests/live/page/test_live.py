@@ -14,6 +14,8 @@ from playwright.sync_api import expect
 
 from tests.live.page.conftest import SAMPLES, Visit
 
+pytestmark = pytest.mark.slow  # a browser takes its time
+
 FRAMES, RATE = 50, 25
 
 

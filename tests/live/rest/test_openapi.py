@@ -9,6 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.live.rest.rest_server import Rest
 
 CHECKOUT = Path(__file__).parents[3]
@@ -20,6 +22,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "422"]
 """
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_no_failure(rest: Rest, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(tmp_path / "schemathesis.toml")]

@@ -149,6 +149,7 @@ def test_a_picture_that_fails_is_no_silent_gap(tmp_path: Path) -> None:
         measured(yolo(tmp_path, 2), client_of("codes", refuse))
 
 
+@pytest.mark.slow
 def test_memory_grows_by_the_results_alone(tmp_path: Path) -> None:
     """Ten times the pictures, 200 kB each, six in flight at a time: 108 more of them would be 21 MB."""
 
