@@ -13,6 +13,7 @@ import typer
 from detserve_client.client import Client
 from detserve_client.commands.detect_report import print_report, progress_of
 from detserve_client.commands.detect_video import VideoOptions, detect_video
+from detserve_client.commands.security_options import ApiKeyFile, Ca, Certificate
 from detserve_client.results.outcomes import Failed, Outcome
 from detserve_client.results.run_files import write_coco, write_json
 from detserve_client.video.sources import VideoSource, video_source
@@ -98,20 +99,9 @@ def detect(
     track: Annotated[
         bool, typer.Option("--track", help="Give each object of a video an id that it keeps (ByteTrack).")
     ] = False,
-    api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The gateway's API key. Else: $DETSERVE_API_KEY.")
-    ] = None,
-    ca: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Authority of the gateway's certificate. Else: $DETSERVE_CA."),
-    ] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The client's certificate, its .key in or beside it. Else: $DETSERVE_CERTIFICATE.",
-        ),
-    ] = None,
+    api_key_file: ApiKeyFile = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
 ) -> None:
     """Detect objects in pictures or in a video."""
     thresholds: dict[str, Any] = {

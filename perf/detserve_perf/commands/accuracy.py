@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from detserve_perf.commands.security_options import ApiKeyFile, Ca, Certificate
+from detserve_client.commands.security_options import ApiKeyFile, Ca, Certificate
 
 
 def accuracy(

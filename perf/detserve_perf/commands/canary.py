@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from detserve_client.client import Client
+from detserve_client.commands.security_options import ApiKeyFile, Ca, Certificate
 from detserve_core.machine.whole_files import write_whole
 from detserve_core.picture_sources import expand_sources
 from detserve_core.text import json_text
-from detserve_perf.commands.security_options import ApiKeyFile, Ca, Certificate
 from detserve_perf.server.access import client_of, endpoint_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from detserve_perf.commands.security_options import ApiKeyFile, Ca, Certificate
+from detserve_client.commands.security_options import ApiKeyFile, Ca, Certificate
 from detserve_perf.errors import MeasurementError
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from detserve_client.commands.security_options import ApiKeyFile, Ca, Certificate
 from detserve_perf.commands.progress import phases
-from detserve_perf.commands.security_options import ApiKeyFile, Ca, Certificate
 from detserve_perf.errors import MeasurementError
 
 

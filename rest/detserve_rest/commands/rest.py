@@ -14,6 +14,7 @@ import typer
 import uvicorn
 from rich.console import Console
 
+from detserve_client.commands.security_options import ApiKeyFile, Ca, Certificate
 from detserve_client.commands.signals import told_to_stop
 from detserve_core.contract import GATEWAY_SECRET
 from detserve_core.endpoint import Endpoint
@@ -56,20 +57,9 @@ def rest(
             help="The detector of /v1/vision/detection. Without it: the only one there is.",
         ),
     ] = None,
-    api_key_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The gateway's API key. Else: $DETSERVE_API_KEY.")
-    ] = None,
-    ca: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Authority of the gateway's certificate. Else: $DETSERVE_CA."),
-    ] = None,
-    certificate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The client's certificate, its .key in or beside it. Else: $DETSERVE_CERTIFICATE.",
-        ),
-    ] = None,
+    api_key_file: ApiKeyFile = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Answer plain HTTP in front of a server until Ctrl-C.

@@ -1,4 +1,4 @@
-"""What a gateway wants to see, as options: those of ``detserve detect``."""
+"""What a gateway wants to see, as options of every command that calls one."""
 
 from __future__ import annotations
 
