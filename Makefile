@@ -10,7 +10,7 @@ setup: .venv/.installed  ## make .venv and install everything into it
 
 .venv/.installed: pyproject.toml
 	@sh examples/needs.sh $(PYTHON)
-	@echo "make setup downloads about 900 MB and fills 1.8 GB of .venv, which takes some minutes."
+	@echo "make setup downloads some 1 GB and fills 2.1 GB of .venv, which takes some minutes."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[all,dev]'
 	@touch $@
@@ -26,7 +26,7 @@ setup: .venv/.installed  ## make .venv and install everything into it
 demo: $(if $(wildcard .venv/.installed),setup,.venv/.installed-for-demo)  ## serve the committed detectors, detect on sample pictures, write out/demo/
 	$(BIN)/python examples/demo.py
 
-test: setup  ## the tests, the real server included; 7 minutes on two cores
+test: setup  ## the tests, the real server included; 16 minutes at most on two cores
 	$(PYTEST) -n auto --dist loadgroup -m 'not slow and not compose'
 
 test-fast: setup  ## of those, the ones that start no server
